@@ -1,0 +1,194 @@
+"""What the HTTP routes need of the engine: one Protocol per resource. `engine` implements them; `daemon` connects the two.
+
+All methods run on wherryd's event loop. `ref` is what a client may name an object by: full id, unique id prefix, or name (with or without
+the leading slash). Errors are `wherry.errors` kinds with Docker's words; `api.errors` turns the kind into the HTTP status.
+Answers that are JSON objects are plain dictionaries with Docker's keys (`Json`), ready to encode.
+"""
+
+from __future__ import annotations
+
+import socket
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any, Protocol
+
+from wherry.spec.ids import ContainerId, ExecId
+from wherry.wire.engine import ContainerCreate, ExecCreate, ExecStart, VolumeCreate
+
+Json = dict[str, Any]
+Filters = Mapping[str, list[str]]
+"""Docker's `filters` query, decoded: name → accepted values. The older {"name": {"value": true}} form is already folded in."""
+
+ProgressSink = Callable[[Json], None]
+"""Takes one object of Docker's JSON progress stream ({"status": …, "id": …, "progressDetail": …}); never blocks."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachOptions:
+    stream: bool = True
+    logs: bool = False
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+
+
+@dataclass(slots=True)
+class AttachedStream:
+    """A live connection to a process's standard streams.
+
+    `socket` is one end of a connected AF_UNIX stream socket, non-blocking, owned by the caller: what is written goes to stdin
+    (shutdown(SHUT_WR) is end of file), what is read is to be sent to the client as it is. `multiplexed`: the bytes are stdcopy frames
+    (no terminal); otherwise raw. End of file means that the process's output is complete.
+    `replay` is sent before the stream (attach with logs=1).
+    """
+
+    socket: socket.socket
+    multiplexed: bool
+    replay: AsyncIterator[bytes] | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class LogOptions:
+    stdout: bool = False
+    stderr: bool = False
+    follow: bool = False
+    timestamps: bool = False
+    tail: int | None = None  # None: all
+    since_ns: int | None = None
+    until_ns: int | None = None
+
+
+@dataclass(slots=True)
+class LogStream:
+    """`chunks` yields stdcopy frames if `multiplexed`, raw bytes otherwise; closing the iterator ends a follow."""
+
+    chunks: AsyncIterator[bytes]
+    multiplexed: bool
+
+
+@dataclass(frozen=True, slots=True)
+class WaitResult:
+    status_code: int
+    error: str | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class RegistryAuth:
+    """Decoded X-Registry-Auth header; empty: anonymous."""
+
+    username: str = ""
+    password: str = ""
+    identity_token: str = ""
+    registry_token: str = ""
+    server_address: str = ""
+
+
+class ContainerBackend(Protocol):
+    async def create(self, name: str | None, request: ContainerCreate, *, platform: str | None) -> tuple[ContainerId, list[str]]:
+        """→ id, warnings. NotFound "No such image: …"; Conflict when the name is taken; InvalidArgument."""
+        ...
+
+    async def start(self, ref: str) -> None:
+        """NotModified when running already; StartError when the process cannot be started."""
+        ...
+
+    async def stop(self, ref: str, *, timeout: int | None, signal: str | None) -> None: ...
+    async def restart(self, ref: str, *, timeout: int | None, signal: str | None) -> None: ...
+    async def kill(self, ref: str, *, signal: str | None) -> None: ...
+    async def pause(self, ref: str) -> None: ...
+    async def unpause(self, ref: str) -> None: ...
+    async def rename(self, ref: str, name: str) -> None: ...
+    async def resize(self, ref: str, *, height: int, width: int) -> None: ...
+    async def remove(self, ref: str, *, force: bool, volumes: bool, link: bool) -> None: ...
+
+    async def wait(self, ref: str, condition: str) -> Awaitable[WaitResult]:
+        """condition: "not-running", "next-exit", "removed" ("" is the first). The outer await registers the waiter (and raises NotFound
+        or InvalidArgument), so that the caller can send its headers before the exit; the inner one ends with it."""
+        ...
+
+    async def attach(self, ref: str, options: AttachOptions) -> AttachedStream:
+        """Also before start: the stream then begins with the first byte of output. Conflict when paused."""
+        ...
+
+    async def logs(self, ref: str, options: LogOptions) -> LogStream: ...
+    async def inspect(self, ref: str, *, size: bool, api_version: tuple[int, int]) -> Json: ...
+    async def list(self, *, all: bool, limit: int | None, size: bool, filters: Filters) -> list[Json]: ...
+    async def top(self, ref: str, ps_args: str) -> Json: ...
+    async def prune(self, filters: Filters) -> Json: ...
+    async def stats(self, ref: str) -> Json:
+        """One sample, in the shape of GET /containers/{id}/stats."""
+        ...
+
+
+class ExecBackend(Protocol):
+    async def create(self, ref: str, request: ExecCreate) -> ExecId: ...
+    async def start(self, exec_id: str, request: ExecStart) -> AttachedStream | None:
+        """None when request.detach; otherwise the streams asked for at create."""
+        ...
+
+    async def inspect(self, exec_id: str) -> Json: ...
+    async def resize(self, exec_id: str, *, height: int, width: int) -> None: ...
+
+
+class ImageBackend(Protocol):
+    async def list(self, *, all: bool, digests: bool, filters: Filters) -> list[Json]: ...
+    async def inspect(self, ref: str) -> Json: ...
+    async def history(self, ref: str) -> list[Json]: ...
+    async def tag(self, ref: str, repository: str, tag: str) -> None: ...
+    async def remove(self, ref: str, *, force: bool, prune_parents: bool) -> list[Json]:
+        """→ [{"Untagged": …}, {"Deleted": …}]."""
+        ...
+
+    async def prune(self, filters: Filters) -> Json: ...
+
+    async def pull(self, reference: str, *, platform: str | None, auth: RegistryAuth, progress: ProgressSink) -> None:
+        """Errors found before anything was reported are raised; the route also turns a late one into an errorDetail message."""
+        ...
+
+    async def load(self, archive: AsyncIterator[bytes], *, quiet: bool, progress: ProgressSink) -> None: ...
+
+    async def import_(
+        self, archive: AsyncIterator[bytes] | str, *, repository: str, tag: str, message: str, changes: list[str], platform: str | None,
+        progress: ProgressSink,
+    ) -> None:
+        """`archive`: a root file system as a (compressed) tar stream."""
+        ...
+
+
+class NetworkBackend(Protocol):
+    async def list(self, filters: Filters) -> list[Json]: ...
+    async def inspect(self, ref: str) -> Json: ...
+
+
+class VolumeBackend(Protocol):
+    async def create(self, request: VolumeCreate) -> Json: ...
+    async def list(self, filters: Filters) -> Json: ...
+    async def inspect(self, name: str) -> Json: ...
+    async def remove(self, name: str, *, force: bool) -> None: ...
+    async def prune(self, filters: Filters) -> Json: ...
+
+
+class SystemBackend(Protocol):
+    async def info(self) -> Json: ...
+    async def version(self) -> Json:
+        """The body of GET /version."""
+        ...
+
+    async def disk_usage(self, types: list[str]) -> Json: ...
+
+    def events(self, *, since_ns: int | None, until_ns: int | None, filters: Filters) -> AsyncIterator[Json]:
+        """Past events that are still remembered, then live ones until `until_ns` (or for ever). The listener counts from the call on,
+        not from the first `anext`."""
+        ...
+
+
+@dataclass(slots=True)
+class Backends:
+    containers: ContainerBackend
+    execs: ExecBackend
+    images: ImageBackend
+    networks: NetworkBackend
+    volumes: VolumeBackend
+    system: SystemBackend
+    api_versions: tuple[str, str] = field(default=("1.24", "1.56"))
+    """Lowest and highest version of the Engine API that is spoken."""

@@ -1,0 +1,274 @@
+"""The Engine API's request bodies as typed data (msgspec): Docker's JSON names, unknown fields refused by the decoder that cares.
+
+Source: the Engine API's OpenAPI description, v1.56. A field that wherry does not carry out yet is not declared here: `unsupported` finds those that a
+request sets to something other than their zero value, so that nothing asked for is ignored in silence.
+"""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar
+
+import msgspec
+
+from wherry.errors import InvalidArgument
+
+
+class Body(msgspec.Struct, rename="pascal", kw_only=True, omit_defaults=False):
+    """Base: attributes are snake_case, JSON keys PascalCase; keys that do not follow are named one by one."""
+
+
+class LogConfig(Body):
+    type: str = ""
+    config: dict[str, str] | None = None
+
+
+class RestartPolicy(Body):
+    name: str = ""
+    maximum_retry_count: int = 0
+
+
+class PortBinding(Body):
+    host_ip: str = ""
+    host_port: str = ""
+
+
+class DeviceMapping(Body):
+    path_on_host: str = ""
+    path_in_container: str = ""
+    cgroup_permissions: str = ""
+
+
+class ThrottleDevice(Body):
+    path: str = ""
+    rate: int = 0
+
+
+class WeightDevice(Body):
+    path: str = ""
+    weight: int = 0
+
+
+class Ulimit(Body):
+    name: str = ""
+    soft: int = 0
+    hard: int = 0
+
+
+class BindOptions(Body):
+    propagation: str = ""
+    non_recursive: bool = False
+    create_mountpoint: bool = False
+    read_only_non_recursive: bool = False
+    read_only_force_recursive: bool = False
+
+
+class DriverConfig(Body):
+    name: str = ""
+    options: dict[str, str] | None = None
+
+
+class VolumeOptions(Body):
+    no_copy: bool = False
+    labels: dict[str, str] | None = None
+    driver_config: DriverConfig | None = None
+    subpath: str = ""
+
+
+class TmpfsOptions(Body):
+    size_bytes: int = 0
+    mode: int = 0
+    options: list[list[str]] | None = None
+
+
+class Mount(Body):
+    type: str = ""
+    source: str = ""
+    target: str = ""
+    read_only: bool = False
+    consistency: str = ""
+    bind_options: BindOptions | None = None
+    volume_options: VolumeOptions | None = None
+    tmpfs_options: TmpfsOptions | None = None
+
+
+class HostConfig(Body):
+    binds: list[str] | None = None
+    mounts: list[Mount] | None = None
+    tmpfs: dict[str, str] | None = None
+    log_config: LogConfig | None = None
+    network_mode: str = ""
+    port_bindings: dict[str, list[PortBinding] | None] | None = None
+    publish_all_ports: bool = False
+    restart_policy: RestartPolicy | None = None
+    auto_remove: bool = False
+    console_size: list[int] | None = None
+    annotations: dict[str, str] | None = None
+    cap_add: list[str] | None = None
+    cap_drop: list[str] | None = None
+    cgroupns_mode: str = ""
+    dns: list[str] | None = None
+    dns_options: list[str] | None = None
+    dns_search: list[str] | None = None
+    extra_hosts: list[str] | None = None
+    group_add: list[str] | None = None
+    ipc_mode: str = ""
+    oom_score_adj: int = 0
+    pid_mode: str = ""
+    privileged: bool = False
+    readonly_rootfs: bool = False
+    security_opt: list[str] | None = None
+    uts_mode: str = msgspec.field(name="UTSMode", default="")
+    userns_mode: str = ""
+    shm_size: int = 0
+    sysctls: dict[str, str] | None = None
+    runtime: str = ""
+    init: bool | None = None
+    masked_paths: list[str] | None = None
+    readonly_paths: list[str] | None = None
+    container_id_file: str = msgspec.field(name="ContainerIDFile", default="")
+    # resources
+    cgroup_parent: str = ""
+    cpu_shares: int = 0
+    nano_cpus: int = 0
+    cpu_period: int = 0
+    cpu_quota: int = 0
+    cpuset_cpus: str = ""
+    cpuset_mems: str = ""
+    memory: int = 0
+    memory_reservation: int = 0
+    memory_swap: int = 0
+    memory_swappiness: int | None = None
+    oom_kill_disable: bool | None = None
+    pids_limit: int | None = None
+    ulimits: list[Ulimit] | None = None
+    blkio_weight: int = 0
+    blkio_weight_device: list[WeightDevice] | None = None
+    blkio_device_read_bps: list[ThrottleDevice] | None = None
+    blkio_device_write_bps: list[ThrottleDevice] | None = None
+    blkio_device_read_iops: list[ThrottleDevice] | None = msgspec.field(name="BlkioDeviceReadIOps", default=None)
+    blkio_device_write_iops: list[ThrottleDevice] | None = msgspec.field(name="BlkioDeviceWriteIOps", default=None)
+    devices: list[DeviceMapping] | None = None
+    device_cgroup_rules: list[str] | None = None
+
+
+class EndpointSettings(Body):
+    """Per-network settings of create. Only what the predefined networks can do; the rest is refused."""
+
+    network_id: str = msgspec.field(name="NetworkID", default="")
+    aliases: list[str] | None = None
+    mac_address: str = ""
+
+
+class NetworkingConfig(Body):
+    endpoints_config: dict[str, EndpointSettings | None] | None = None
+
+
+class ContainerConfig(Body):
+    hostname: str = ""
+    domainname: str = ""
+    user: str = ""
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    exposed_ports: dict[str, dict[str, Any]] | None = None
+    tty: bool = False
+    open_stdin: bool = False
+    stdin_once: bool = False
+    env: list[str] | None = None
+    cmd: list[str] | str | None = None
+    image: str = ""
+    volumes: dict[str, dict[str, Any]] | None = None
+    working_dir: str = ""
+    entrypoint: list[str] | str | None = None
+    labels: dict[str, str] | None = None
+    stop_signal: str = ""
+    stop_timeout: int | None = None
+    args_escaped: bool = False
+
+
+class ContainerCreate(ContainerConfig):
+    """POST /containers/create."""
+
+    host_config: HostConfig | None = None
+    networking_config: NetworkingConfig | None = None
+
+
+class ExecCreate(Body):
+    """POST /containers/{id}/exec."""
+
+    attach_stdin: bool = False
+    attach_stdout: bool = False
+    attach_stderr: bool = False
+    console_size: list[int] | None = None
+    detach_keys: str = ""
+    tty: bool = False
+    env: list[str] | None = None
+    cmd: list[str] | None = None
+    privileged: bool = False
+    user: str = ""
+    working_dir: str = ""
+
+
+class ExecStart(Body):
+    """POST /exec/{id}/start."""
+
+    detach: bool = False
+    tty: bool = False
+    console_size: list[int] | None = None
+
+
+class VolumeCreate(Body):
+    """POST /volumes/create."""
+
+    name: str = ""
+    driver: str = ""
+    driver_opts: dict[str, str] | None = None
+    labels: dict[str, str] | None = None
+
+
+# Fields that Docker's own clients send and that carry no wish: read, and left.
+_WITHOUT_EFFECT = {"Isolation"}  # Windows only
+
+
+def _is_zero(value: object) -> bool:
+    return value in (None, False, 0, "", -1) or value == [] or value == {} or (isinstance(value, list) and not any(value))
+
+
+def unsupported(raw: object, body: type[Body], prefix: str = "") -> list[str]:
+    """The names ("HostConfig.VolumesFrom") of the fields of `raw` that ask for something that `body` does not declare."""
+    if not isinstance(raw, dict):
+        return []
+    known = {info.encode_name: info for info in msgspec.structs.fields(body)}
+    found: list[str] = []
+    for key, value in raw.items():
+        info = known.get(key)
+        if info is None:
+            if not _is_zero(value) and key not in _WITHOUT_EFFECT:
+                found.append(prefix + key)
+            continue
+        for nested in _nested(info.type):
+            values = value if isinstance(value, list) else [value]
+            for item in values:
+                found += unsupported(item, nested, f"{prefix}{key}.")
+    return found
+
+
+def _nested(annotation: Any) -> list[type[Body]]:
+    if isinstance(annotation, type) and issubclass(annotation, Body):
+        return [annotation]
+    arguments = getattr(annotation, "__args__", ())
+    if getattr(annotation, "__origin__", None) is dict:
+        return []
+    return [found for argument in arguments for found in _nested(argument)]
+
+
+_T = TypeVar("_T", bound=Body)
+
+
+def parse(data: bytes, body: type[_T]) -> tuple[_T, list[str]]:
+    """The typed body, and the names of fields set that wherry does not support. InvalidArgument when it is not JSON or has wrong types."""
+    try:
+        raw = msgspec.json.decode(data)
+        return msgspec.convert(raw, body, strict=False), unsupported(raw, body)
+    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+        raise InvalidArgument(f"invalid JSON: {error}") from error
