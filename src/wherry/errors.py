@@ -61,7 +61,7 @@ class Unavailable(WherryError):
     pass
 
 
-class NotImplemented(WherryError):  # noqa: A001 - the kind's name in every engine's error tree
+class NotImplemented(WherryError):
     pass
 
 
@@ -84,7 +84,9 @@ class SyscallError(Internal):
     """
 
     def __init__(self, call: str, subject: str, errno: int) -> None:
-        super().__init__(f"{call} {subject}: {os.strerror(errno).lower()}" if subject else f"{call}: {os.strerror(errno).lower()}")
+        super().__init__(
+            f"{call} {subject}: {os.strerror(errno).lower()}" if subject else f"{call}: {os.strerror(errno).lower()}"
+        )
         self.call = call
         self.subject = subject
         self.errno = errno

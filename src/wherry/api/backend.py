@@ -16,6 +16,9 @@ from wherry.spec.ids import ContainerId, ExecId
 from wherry.wire.engine import ContainerCreate, ExecCreate, ExecStart, VolumeCreate
 
 Json = dict[str, Any]
+JsonList = list[Json]
+"""Named, because the backends have methods called `list`."""
+Names = list[str]
 Filters = Mapping[str, list[str]]
 """Docker's `filters` query, decoded: name → accepted values. The older {"name": {"value": true}} form is already folded in."""
 
@@ -84,7 +87,9 @@ class RegistryAuth:
 
 
 class ContainerBackend(Protocol):
-    async def create(self, name: str | None, request: ContainerCreate, *, platform: str | None) -> tuple[ContainerId, list[str]]:
+    async def create(
+        self, name: str | None, request: ContainerCreate, *, platform: str | None
+    ) -> tuple[ContainerId, Names]:
         """→ id, warnings. NotFound "No such image: …"; Conflict when the name is taken; InvalidArgument."""
         ...
 
@@ -112,7 +117,7 @@ class ContainerBackend(Protocol):
 
     async def logs(self, ref: str, options: LogOptions) -> LogStream: ...
     async def inspect(self, ref: str, *, size: bool, api_version: tuple[int, int]) -> Json: ...
-    async def list(self, *, all: bool, limit: int | None, size: bool, filters: Filters) -> list[Json]: ...
+    async def list(self, *, all: bool, limit: int | None, size: bool, filters: Filters) -> JsonList: ...
     async def top(self, ref: str, ps_args: str) -> Json: ...
     async def prune(self, filters: Filters) -> Json: ...
     async def stats(self, ref: str) -> Json:
@@ -131,11 +136,11 @@ class ExecBackend(Protocol):
 
 
 class ImageBackend(Protocol):
-    async def list(self, *, all: bool, digests: bool, filters: Filters) -> list[Json]: ...
+    async def list(self, *, all: bool, digests: bool, filters: Filters) -> JsonList: ...
     async def inspect(self, ref: str) -> Json: ...
-    async def history(self, ref: str) -> list[Json]: ...
+    async def history(self, ref: str) -> JsonList: ...
     async def tag(self, ref: str, repository: str, tag: str) -> None: ...
-    async def remove(self, ref: str, *, force: bool, prune_parents: bool) -> list[Json]:
+    async def remove(self, ref: str, *, force: bool, prune_parents: bool) -> JsonList:
         """→ [{"Untagged": …}, {"Deleted": …}]."""
         ...
 
@@ -148,7 +153,14 @@ class ImageBackend(Protocol):
     async def load(self, archive: AsyncIterator[bytes], *, quiet: bool, progress: ProgressSink) -> None: ...
 
     async def import_(
-        self, archive: AsyncIterator[bytes] | str, *, repository: str, tag: str, message: str, changes: list[str], platform: str | None,
+        self,
+        archive: AsyncIterator[bytes] | str,
+        *,
+        repository: str,
+        tag: str,
+        message: str,
+        changes: Names,
+        platform: str | None,
         progress: ProgressSink,
     ) -> None:
         """`archive`: a root file system as a (compressed) tar stream."""
@@ -156,7 +168,7 @@ class ImageBackend(Protocol):
 
 
 class NetworkBackend(Protocol):
-    async def list(self, filters: Filters) -> list[Json]: ...
+    async def list(self, filters: Filters) -> JsonList: ...
     async def inspect(self, ref: str) -> Json: ...
 
 
@@ -174,7 +186,7 @@ class SystemBackend(Protocol):
         """The body of GET /version."""
         ...
 
-    async def disk_usage(self, types: list[str]) -> Json: ...
+    async def disk_usage(self, types: Names) -> Json: ...
 
     def events(self, *, since_ns: int | None, until_ns: int | None, filters: Filters) -> AsyncIterator[Json]:
         """Past events that are still remembered, then live ones until `until_ns` (or for ever). The listener counts from the call on,

@@ -231,7 +231,9 @@ _WITHOUT_EFFECT = {"Isolation"}  # Windows only
 
 
 def _is_zero(value: object) -> bool:
-    return value in (None, False, 0, "", -1) or value == [] or value == {} or (isinstance(value, list) and not any(value))
+    return (
+        value in (None, False, 0, "", -1) or value == [] or value == {} or (isinstance(value, list) and not any(value))
+    )
 
 
 def unsupported(raw: object, body: type[Body], prefix: str = "") -> list[str]:

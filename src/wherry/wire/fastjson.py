@@ -30,7 +30,7 @@ try:
         def parse_constant(name: str) -> object:
             raise ValueError(f"{name} is not JSON")
 
-    _scan = _make_scanner(_Context())
+    _scan = _make_scanner(_Context())  # type: ignore[arg-type]
 
     def loads(data: bytes | str) -> object:
         """The value that `data` encodes. ValueError when it is not exactly one JSON value (RFC 8259; no NaN or Infinity)."""
@@ -42,7 +42,7 @@ try:
             raise ValueError(f"no JSON value at character {error.value}") from None
         if text[end:].strip(_WHITESPACE):
             raise ValueError(f"more than one JSON value: character {end}")
-        return value  # type: ignore[no-any-return]
+        return value
 
     def dumps(value: object) -> bytes:
         """Compact JSON of None, bool, int, float, str, list, tuple and dict with string keys. TypeError for anything else."""
