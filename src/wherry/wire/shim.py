@@ -182,7 +182,11 @@ def error_to_message(error: BaseException) -> Message:
     for name, kind in _KINDS.items():
         if isinstance(error, kind):
             return {"kind": name, "message": str(error), "errno": getattr(error, "errno", 0)}
-    return {"kind": "Internal", "message": f"{type(error).__name__}: {error}", "errno": getattr(error, "errno", None) or 0}
+    return {
+        "kind": "Internal",
+        "message": f"{type(error).__name__}: {error}",
+        "errno": getattr(error, "errno", None) or 0,
+    }
 
 
 def error_from_message(error: object) -> errors.WherryError:

@@ -75,5 +75,7 @@ def test_values_that_json_lacks_are_type_errors(value: object) -> None:
 
 def test_importing_it_does_not_load_the_json_package() -> None:
     source = "import sys; sys.path[:] = sys.argv[1:]; import wherry.wire.fastjson; print('json' in sys.modules, 're' in sys.modules)"
-    shown = subprocess.run([sys.executable, "-I", "-S", "-c", source, *sys.path], capture_output=True, text=True, check=True)
+    shown = subprocess.run(
+        [sys.executable, "-I", "-S", "-c", source, *sys.path], capture_output=True, text=True, check=True
+    )
     assert shown.stdout.split() == ["False", "False"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import array
+import itertools
 import os
 import socket
 from typing import Any
@@ -23,7 +24,9 @@ bodies = st.dictionaries(st.text().filter(lambda key: key != "fds"), values, max
 
 
 @given(st.lists(st.tuples(bodies, st.integers(0, 4)), max_size=6), st.lists(st.integers(0, 5000)))
-def test_messages_come_out_whole_with_their_descriptors(sent: list[tuple[dict[str, Any], int]], cuts: list[int]) -> None:
+def test_messages_come_out_whole_with_their_descriptors(
+    sent: list[tuple[dict[str, Any], int]], cuts: list[int]
+) -> None:
     wire, first_bytes, next_fd = b"", {}, 100
     expected = []
     for body, count in sent:
@@ -37,7 +40,7 @@ def test_messages_come_out_whole_with_their_descriptors(sent: list[tuple[dict[st
     starts = [at for at, fds in first_bytes.items() if fds]
     bounds = sorted({0, len(wire), *starts, *(min(cut, len(wire)) for cut in cuts)})
     decoder, received = shim.Decoder(), []
-    for start, end in zip(bounds, bounds[1:], strict=False):
+    for start, end in itertools.pairwise(bounds):
         decoder.receive(wire[start:end], first_bytes.get(start, []))
         while (frame := decoder.next_frame()) is not None:
             received.append(frame)
@@ -127,7 +130,9 @@ def test_a_start_error_keeps_its_step_and_errno() -> None:
     assert (received.step, received.message, received.errno) == ("exec", "exec: nope", 2)
 
 
-@pytest.mark.parametrize("error", [ValueError("x"), OSError(2, "gone"), errors.SyscallError("mount", "overlay", 22), KeyError("k")])
+@pytest.mark.parametrize(
+    "error", [ValueError("x"), OSError(2, "gone"), errors.SyscallError("mount", "overlay", 22), KeyError("k")]
+)
 def test_an_exception_of_no_kind_is_internal(error: Exception) -> None:
     message = shim.error_to_message(error)
     assert message["kind"] == "Internal"

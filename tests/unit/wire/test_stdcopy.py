@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -27,7 +29,7 @@ def test_a_stream_cut_anywhere_decodes_to_the_same_output(sent: list[tuple[int, 
     wire = b"".join(stdcopy.frame(stream, payload) for stream, payload in sent)
     bounds = [0, *sorted(min(cut, len(wire)) for cut in cuts), len(wire)]
     decoder = stdcopy.Decoder()
-    received = [piece for start, end in zip(bounds, bounds[1:], strict=False) for piece in decoder.feed(wire[start:end])]
+    received = [piece for start, end in itertools.pairwise(bounds) for piece in decoder.feed(wire[start:end])]
     assert _joined(received) == _joined(sent)
     assert decoder.at_boundary
 
