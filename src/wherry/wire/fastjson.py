@@ -40,6 +40,8 @@ try:
             value, end = _scan(text, start)
         except StopIteration as error:
             raise ValueError(f"no JSON value at character {error.value}") from None
+        except RecursionError:
+            raise ValueError("JSON nested too deeply") from None
         if text[end:].strip(_WHITESPACE):
             raise ValueError(f"more than one JSON value: character {end}")
         return value
@@ -87,8 +89,12 @@ try:
 except ImportError:  # an interpreter without the C accelerator
     import json
 
+    def _refuse_constant(name: str) -> object:
+        raise ValueError(f"{name} is not JSON")
+
     def loads(data: bytes | str) -> object:
-        return json.loads(data)
+        text = data if isinstance(data, str) else str(data, "utf-8")
+        return json.loads(text, parse_constant=_refuse_constant)
 
     def dumps(value: object) -> bytes:
-        return json.dumps(value, separators=(",", ":")).encode("ascii")
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
