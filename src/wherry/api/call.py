@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, TypeVar
 import msgspec
 from aiohttp import web
 
+from wherry import errors
 from wherry.api.errors import BodyTooLarge
 from wherry.api.query import Values, as_dimension, as_filters, as_flag, as_integer, as_timestamp, parse_query
 from wherry.api.version import Version
-from wherry.errors import DeadlineExceeded, InvalidArgument, NotImplemented
+from wherry.errors import DeadlineExceeded, InvalidArgument
 from wherry.wire import engine as wire
 
 if TYPE_CHECKING:
@@ -126,7 +127,7 @@ class Call:
             return body()
         parsed, missing = wire.parse(data, body)
         if missing:
-            raise NotImplemented(f"wherry does not support {', '.join(sorted(set(missing)))} yet")
+            raise errors.NotImplemented(f"wherry does not support {', '.join(sorted(set(missing)))} yet")
         return parsed
 
     # -- the client's presence -------------------------------------------------------------------------------------------------------

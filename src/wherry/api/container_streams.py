@@ -12,12 +12,13 @@ from typing import TypeVar
 
 from aiohttp import web
 
+from wherry import errors
 from wherry.api.backend import AttachOptions, ContainerBackend, Json, LogOptions
 from wherry.api.call import Call, encode_line
 from wherry.api.detach import parse_keys
 from wherry.api.hijack import hijack, stream_type
 from wherry.api.router import Route
-from wherry.errors import InvalidArgument, NotFound, NotImplemented
+from wherry.errors import InvalidArgument, NotFound
 
 STATS_SECONDS = 1.0
 """Docker's period between two samples."""
@@ -56,7 +57,7 @@ class ContainerStreamRoutes:
         if not stdout and not stderr:
             raise InvalidArgument("Bad parameters: you must choose at least one stream")
         if call.flag("details"):
-            raise NotImplemented("wherry does not support the log parameter details yet")
+            raise errors.NotImplemented("wherry does not support the log parameter details yet")
         options = LogOptions(
             stdout=stdout,
             stderr=stderr,

@@ -60,9 +60,7 @@ class ContainerRoutes:
         return call.answer({"Id": container_id, "Warnings": warnings}, 201)
 
     async def inspect(self, call: Call) -> web.StreamResponse:
-        return call.answer(
-            await self._backend.inspect(call.name, size=call.flag("size"), api_version=call.version)
-        )
+        return call.answer(await self._backend.inspect(call.name, size=call.flag("size"), api_version=call.version))
 
     async def top(self, call: Call) -> web.StreamResponse:
         return call.answer(await self._backend.top(call.name, call.text("ps_args")))

@@ -1,8 +1,8 @@
 """From error kind to HTTP status: the one translator of this edge, and the body that carries the words.
 
-Source: the Engine API's error object `{"message": …}`, and Docker's choice of status for each kind. A start that failed because of what was to be
-executed (not found, not executable, a directory) is the client's mistake, 400; every other failed start is the machine's, 500. The exit codes 125, 126
-and 127 are the client's reading of the message, not of the status.
+Source: the Engine API's error object `{"message": …}`, and Docker's choice of status for each kind. A start that failed because of
+what was to be executed (not found, not executable, a directory) is the client's mistake, 400; every other failed start is the machine's, 500.
+The exit codes 125, 126 and 127 are the client's reading of the message, not of the status.
 """
 
 from __future__ import annotations

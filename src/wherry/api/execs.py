@@ -11,7 +11,7 @@ from wherry.api.hijack import hijack, hijack_text
 from wherry.api.router import Route
 from wherry.errors import InvalidArgument, StartError
 from wherry.wire.engine import ExecCreate, ExecStart
-from wherry.wire.stdcopy import STDOUT, encode_frame
+from wherry.wire.stdcopy import STDOUT, frame
 
 
 class ExecRoutes:
@@ -46,9 +46,7 @@ class ExecRoutes:
             if request.detach:
                 raise
             text = f"{error}\r\n".encode("utf-8", "replace")
-            return await hijack_text(
-                call, text if request.tty else encode_frame(STDOUT, text), multiplexed=not request.tty
-            )
+            return await hijack_text(call, text if request.tty else frame(STDOUT, text), multiplexed=not request.tty)
         if stream is None:
             return call.empty(200)
         return await hijack(call, stream, stdin=True)

@@ -19,7 +19,6 @@ import asyncio
 import select
 import socket
 from collections.abc import AsyncIterator
-from typing import cast
 
 from aiohttp import web
 
@@ -123,7 +122,7 @@ class Relay(asyncio.Protocol):
         connection = http.protocol
         early, connection._message_tail = connection._message_tail, b""
         self._previous = connection
-        self._transport = cast(asyncio.Transport, transport)
+        self._transport = transport
         self._transport.set_protocol(self)
         self._transport.set_write_buffer_limits(high=CLIENT_BUFFER)
         self._transport.write(head)

@@ -25,7 +25,7 @@ class UnsupportedVersion(InvalidArgument):
 
 
 def parse_version(text: str) -> Version:
-    """"1.50" → (1, 50)."""
+    """ "1.50" → (1, 50)."""
     match = _NUMBER.match(text)
     if match is None:
         raise InvalidArgument(f"invalid API version: {text}")
