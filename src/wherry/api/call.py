@@ -22,7 +22,7 @@ from wherry.errors import DeadlineExceeded, InvalidArgument
 from wherry.wire import engine as wire
 
 if TYPE_CHECKING:
-    from wherry.api.server import Connection
+    from wherry.api.connection import Connection
 
 JSON_BODY_LIMIT = 16 << 20
 BODY_SECONDS = 300.0

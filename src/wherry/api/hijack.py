@@ -19,11 +19,13 @@ import asyncio
 import select
 import socket
 from collections.abc import AsyncIterator
+from typing import cast
 
 from aiohttp import web
 
 from wherry.api.backend import AttachedStream
 from wherry.api.call import Call
+from wherry.api.connection import Connection
 from wherry.api.detach import DetachScanner, parse_keys
 
 CHUNK = 64 << 10
@@ -119,8 +121,8 @@ class Relay(asyncio.Protocol):
         transport = http.transport
         if transport is None:
             raise ConnectionResetError("the client is gone")
-        connection = http.protocol
-        early, connection._message_tail = connection._message_tail, b""
+        connection = cast(Connection, http.protocol)
+        early, ended = connection.take_early()
         self._previous = connection
         self._transport = transport
         self._transport.set_protocol(self)
@@ -128,7 +130,8 @@ class Relay(asyncio.Protocol):
         self._transport.write(head)
         if early:
             self.data_received(early)
-            self._transport.resume_reading()
+        if ended:
+            self.eof_received()
 
     async def run(self, replay: AsyncIterator[bytes] | None) -> None:
         """Ends when the stream has ended and the client has read it, or is gone. Leaves no reader, writer or descriptor behind."""
@@ -142,6 +145,7 @@ class Relay(asyncio.Protocol):
             self._replayed = True
             self._read_process()
             await self._finished
+            self._process.close()  # the process learns of it now, whatever the client does
             if not self._client_closed.done():
                 await self._linger()
         finally:

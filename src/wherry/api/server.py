@@ -12,54 +12,20 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Callable, Iterable
-from typing import Any
+from typing import Any, cast
 
 from aiohttp import web
 
 from wherry import __version__
 from wherry.api.backend import Backends
 from wherry.api.call import Call, encode_line
+from wherry.api.connection import HEADER_LIMIT, Connection
 from wherry.api.errors import MethodNotAllowed, message_of, status_of
+from wherry.api.hijack import Hijacked
 from wherry.api.router import Route, Router
 from wherry.api.version import UnsupportedVersion, Versions, parse_version
 
 log = logging.getLogger("wherry.api")
-
-HEADER_LIMIT = 64 << 10
-"""Bytes of the request line, and of one header: registry tokens and filters are long, but not longer."""
-
-
-class Connection(web.RequestHandler):
-    """One client's connection. `on_lost` is called once if the client goes away while a handler has set it."""
-
-    __slots__ = ("on_lost",)
-
-    def __init__(self, manager: web.Server, **options: Any) -> None:
-        super().__init__(manager, **options)
-        self.on_lost: Callable[[], object] | None = None
-
-    def connection_lost(self, exc: BaseException | None) -> None:
-        super().connection_lost(exc)
-        if self.on_lost is not None:
-            lost, self.on_lost = self.on_lost, None
-            lost()
-
-    def handle_error(
-        self, request: web.BaseRequest, status: int = 500, exc: BaseException | None = None, message: str | None = None
-    ) -> web.StreamResponse:
-        """What is not HTTP. (Errors of handlers never come here: `Api.handle` answers them.)"""
-        if status >= 500:
-            log.error("error handling request", exc_info=exc)
-        else:
-            log.debug("malformed request: %s", message or exc)
-        if request.writer.output_size > 0:
-            raise ConnectionError("the answer had begun")
-        text = (message or "bad request").partition("\n")[0].strip(" :")
-        response = web.Response(
-            status=status, body=encode_line({"message": text}), headers={"Content-Type": "application/json"}
-        )
-        response.force_close()
-        return response
 
 
 class HttpServer(web.Server):
@@ -103,11 +69,14 @@ class Api:
         try:
             version, path = self._versions.negotiate(path)
             handler, name = self._router.resolve(http.method, path)
-            return await handler(Call(http, version, name, self._headers))
+            response = await handler(Call(http, version, name, self._headers))
         except ConnectionError:
             raise
         except Exception as error:
-            return self._failed(http, path, error)
+            response = self._failed(http, path, error)
+        if not isinstance(response, Hijacked):
+            cast(Connection, http.protocol).release(response)
+        return response
 
     def _failed(self, http: web.BaseRequest, path: str, error: Exception) -> web.StreamResponse:
         status, message = status_of(error), message_of(error)
