@@ -222,6 +222,12 @@ def _encode(line: bytes, options: LogOptions, multiplexed: bool) -> bytes:
         at = parse_rfc3339_nano(parsed.time)
         if (options.since_ns is not None and at < options.since_ns) or (options.until_ns is not None and at > options.until_ns):
             return b""
-    text = f"{parsed.time} {parsed.log}" if options.timestamps else parsed.log
+    text = f"{_padded(parsed.time)} {parsed.log}" if options.timestamps else parsed.log
     data = text.encode("utf-8", "surrogatepass")
     return stdcopy.frame(stream, data) if multiplexed else data
+
+
+def _padded(time: str) -> str:
+    """With nine digits of fraction, so that columns line up."""
+    base, _, fraction = time.removesuffix("Z").partition(".")
+    return f"{base}.{fraction.ljust(9, '0')}Z"

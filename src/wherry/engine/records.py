@@ -35,10 +35,6 @@ class Status(StrEnum):
     DEAD = "dead"
 
 
-ZERO_TIME = "0001-01-01T00:00:00Z"
-"""How Go prints a time that never was; clients compare with it."""
-
-
 class MountPoint(msgspec.Struct, frozen=True):
     """A mount that the user asked for, resolved: what inspect shows under Mounts, and what the OCI config needs."""
 

@@ -60,7 +60,7 @@ class System:
         running = sum(container.status is Status.RUNNING for container in containers)
         paused = sum(container.status is Status.PAUSED for container in containers)
         uname = os.uname()
-        mode = cgroups.mode()
+        is_v2 = cgroups.detect().mode == "v2"
         runtimes = {services.settings.default_runtime: {"path": services.settings.default_runtime}}
         runtimes |= {"wherry": {"path": "wherry-runc"}}
         runtimes |= {name: {"path": path} for name, path in services.settings.runtimes.items()}
@@ -75,7 +75,7 @@ class System:
             "DriverStatus": [["Backing Filesystem", _filesystem(services.settings.data_root)], ["Native Overlay Diff", "true"]],
             "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": None, "Log": ["json-file"]},
             "MemoryLimit": True,
-            "SwapLimit": cgroups.can_limit_swap(),
+            "SwapLimit": _can_limit_swap(),
             "CpuCfsPeriod": True,
             "CpuCfsQuota": True,
             "CPUShares": True,
@@ -84,12 +84,12 @@ class System:
             "IPv4Forwarding": _reads("/proc/sys/net/ipv4/ip_forward") == "1",
             "Debug": False,
             "NFd": len(os.listdir("/proc/self/fd")),
-            "OomKillDisable": mode == "v1",
+            "OomKillDisable": not is_v2,
             "NGoroutines": len(asyncio.all_tasks()),
             "SystemTime": rfc3339_nano(time.time_ns()),
             "LoggingDriver": "json-file",
             "CgroupDriver": "cgroupfs",
-            "CgroupVersion": "1" if mode == "v1" else "2",
+            "CgroupVersion": "2" if is_v2 else "1",
             "NEventsListener": 0,
             "KernelVersion": uname.release,
             "OperatingSystem": _os_release().get("PRETTY_NAME", "Linux"),
@@ -167,6 +167,13 @@ def _engine_id(data_root: str) -> str:
         with open(path, "w") as file:
             file.write(f"{text}\n")
         return text
+
+
+def _can_limit_swap() -> bool:
+    """v1 needs the kernel's swap accounting, which shows as a file; v2 always has it."""
+    layout = cgroups.detect()
+    memory = next((hierarchy for hierarchy in layout.v1 if "memory" in hierarchy.controllers), None)
+    return memory is None or os.path.exists(os.path.join(memory.mountpoint, "memory.memsw.limit_in_bytes"))
 
 
 def _go_arch(machine: str) -> str:

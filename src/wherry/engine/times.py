@@ -6,13 +6,14 @@ import time
 
 from wherry.errors import InvalidArgument
 
-_ZERO = "0001-01-01T00:00:00Z"
+ZERO = "0001-01-01T00:00:00Z"
+"""How Go prints a time that never was; clients compare with it."""
 
 
 def rfc3339_nano(ns: int) -> str:
     """Unix nanoseconds as Go's RFC3339Nano in UTC; 0 is Go's zero time. Trailing zeros of the fraction are cut, as Go does."""
     if ns == 0:
-        return _ZERO
+        return ZERO
     seconds, fraction = divmod(ns, 1_000_000_000)
     text = time.strftime("%Y-%m-%dT%H:%M:%S", time.gmtime(seconds))
     digits = f"{fraction:09d}".rstrip("0")
