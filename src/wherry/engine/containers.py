@@ -7,7 +7,6 @@ import socket
 import time
 from collections.abc import Awaitable, Mapping
 
-from wherry.api.backend import AttachedStream, AttachOptions, Json, JsonList, LogOptions, LogStream, Names, WaitResult
 from wherry.core.tasks import AttachRequest, ExitEvent
 from wherry.engine import create, inspect, listing, logs, names, top
 from wherry.engine.execs import Execs
@@ -19,6 +18,7 @@ from wherry.engine.stats import sample
 from wherry.engine.store import describe
 from wherry.engine.times import parse_timestamp
 from wherry.errors import Conflict, InvalidArgument, NotFound
+from wherry.spec.calls import AttachedStream, AttachOptions, Json, JsonList, LogOptions, LogStream, Names, WaitResult
 from wherry.spec.ids import ContainerId
 from wherry.wire.engine import ContainerCreate
 
@@ -45,7 +45,9 @@ class Containers:
     def _get(self, ref: str) -> Container:
         return self._services.containers.get(ref)
 
-    async def create(self, name: str | None, request: ContainerCreate, *, platform: str | None) -> tuple[ContainerId, Names]:
+    async def create(
+        self, name: str | None, request: ContainerCreate, *, platform: str | None
+    ) -> tuple[ContainerId, Names]:
         return await create.create_container(self._services, name, request, platform=platform)
 
     async def start(self, ref: str) -> None:
@@ -73,13 +75,18 @@ class Containers:
         async with container.lock:
             old = container.name
             await self._services.containers.rename(container, names.check(name))
-        self._services.events.publish("container", "rename", container.id, {**describe(container.record), "oldName": f"/{old}"})
+        self._services.events.publish(
+            "container", "rename", container.id, {**describe(container.record), "oldName": f"/{old}"}
+        )
 
     async def resize(self, ref: str, *, height: int, width: int) -> None:
         container = self._get(ref)
         await self.lifecycle.task(container, "resize").resize(width, height)
         self._services.events.publish(
-            "container", "resize", container.id, {**describe(container.record), "height": str(height), "width": str(width)}
+            "container",
+            "resize",
+            container.id,
+            {**describe(container.record), "height": str(height), "width": str(width)},
         )
 
     async def remove(self, ref: str, *, force: bool, volumes: bool, link: bool) -> None:
@@ -120,7 +127,9 @@ class Containers:
         ours.setblocking(False)
         replay = None
         try:
-            request = AttachRequest(theirs, stdin=options.stdin and config.open_stdin, stdout=options.stdout, stderr=options.stderr)
+            request = AttachRequest(
+                theirs, stdin=options.stdin and config.open_stdin, stdout=options.stdout, stderr=options.stderr
+            )
             if options.logs:
                 replay = (await self.logs(ref, LogOptions(stdout=options.stdout, stderr=options.stderr))).chunks
             if not options.stream:
@@ -135,8 +144,11 @@ class Containers:
         except BaseException:
             ours.close()
             raise
-        self._services.events.publish("container", "attach", container.id, describe(container.record))
-        return AttachedStream(ours, multiplexed=not config.tty, replay=replay)
+        publish, attributes = self._services.events.publish, describe(container.record)
+        publish("container", "attach", container.id, attributes)
+        return AttachedStream(
+            ours, not config.tty, replay, on_detach=lambda: publish("container", "detach", container.id, attributes)
+        )
 
     async def logs(self, ref: str, options: LogOptions) -> LogStream:
         container = self._get(ref)
@@ -194,8 +206,9 @@ class Containers:
             if name not in ("until", "label", "label!"):
                 raise InvalidArgument(f"invalid filter '{name}'")
 
-
-        deadline = min((parse_timestamp(text, now_ns=time.time_ns()) for text in filters.get("until", [])), default=None)
+        deadline = min(
+            (parse_timestamp(text, now_ns=time.time_ns()) for text in filters.get("until", [])), default=None
+        )
         deleted, reclaimed = [], 0
         wanted = {name: filters[name] for name in ("label",) if name in filters}
         for container in listing.select(self._services, all=True, limit=None, filters=wanted):

@@ -16,7 +16,7 @@ from wherry.engine import mounts, names, oci_config, resources, security, signal
 from wherry.engine.records import Container, MountPoint, Record
 from wherry.engine.services import Services
 from wherry.engine.store import describe
-from wherry.errors import InvalidArgument, NotFound, NotImplemented
+from wherry.errors import InvalidArgument, NotFound
 from wherry.spec.ids import ContainerId
 from wherry.wire.engine import ContainerConfig, ContainerCreate, HostConfig, VolumeCreate
 
@@ -24,7 +24,9 @@ LOG_DRIVERS = {"", "json-file", "none"}
 _JSON_FILE_OPTIONS = {"max-size", "max-file"}
 
 
-async def create_container(services: Services, name: str | None, request: ContainerCreate, *, platform: str | None) -> tuple[ContainerId, list[str]]:
+async def create_container(
+    services: Services, name: str | None, request: ContainerCreate, *, platform: str | None
+) -> tuple[ContainerId, list[str]]:
     """→ id, warnings. NotFound for an absent image, Conflict for a taken name, InvalidArgument for the rest."""
     host = request.host_config or HostConfig()
     wanted_name = names.check(name) if name else None
@@ -42,7 +44,6 @@ async def create_container(services: Services, name: str | None, request: Contai
     argv = [*entrypoint, *command]
     if not argv:
         raise InvalidArgument("no command specified")
-    points = mounts.resolve(host, config.volumes or {})
     record = Record(
         id=id,
         name="",
@@ -53,12 +54,14 @@ async def create_container(services: Services, name: str | None, request: Contai
         host_config=host,
         path=argv[0],
         args=argv[1:],
+        mounts=mounts.resolve(host, config.volumes or {}),
     )
-    oci_config.build(record, _nowhere())  # what the OCI configuration refuses is refused now, not at start
+    _check_configuration(record)
     async with AsyncExitStack() as undo:
         record.name = _reserve_name(services, wanted_name, id)
         undo.callback(services.containers.release, record.name)
-        record.mounts = [await _prepare_mount(services, point, undo) for point in points]
+        for point in record.mounts:
+            await _prepare_mount(services, point, undo)
         await services.snapshots.prepare(id, image.layers[-1] if image.layers else None)
         undo.push_async_callback(services.snapshots.remove, id)
         os.makedirs(services.settings.container_dir(id), 0o710)
@@ -73,12 +76,10 @@ def _remove_dir(path: str) -> None:
     os.rmdir(path)
 
 
-def _nowhere() -> oci_config.Surroundings:
-    class AnyVolume(dict[str, str]):
-        def get(self, key: str, default: object = None) -> str:  # type: ignore[override]
-            return "/"
-
-    return oci_config.Surroundings("", "", "", "/", None, False, volume_paths=AnyVolume())
+def _check_configuration(record: Record) -> None:
+    """What the OCI configuration refuses is refused at create, not at start."""
+    volume_paths = {point.name: "/" for point in record.mounts}
+    oci_config.build(record, oci_config.Surroundings("", "", "", "/", None, False, volume_paths=volume_paths))
 
 
 def _reserve_name(services: Services, wanted: str | None, id: ContainerId) -> str:
@@ -92,15 +93,16 @@ def _reserve_name(services: Services, wanted: str | None, id: ContainerId) -> st
     return name
 
 
-async def _prepare_mount(services: Services, point: MountPoint, undo: AsyncExitStack) -> MountPoint:
+async def _prepare_mount(services: Services, point: MountPoint, undo: AsyncExitStack) -> None:
     if point.type == "volume":
         existed = services.volumes.exists(point.name)
-        await services.volumes.create(VolumeCreate(name=point.name, labels={"com.docker.volume.anonymous": ""} if point.anonymous else None))
+        await services.volumes.create(
+            VolumeCreate(name=point.name, labels={"com.docker.volume.anonymous": ""} if point.anonymous else None)
+        )
         if not existed:
             undo.push_async_callback(services.volumes.remove, point.name, force=True)
     elif point.type == "bind":
         await asyncio.to_thread(mounts.create_bind_source, point)
-    return point
 
 
 def _check_platform(image: Image, platform: str | None, ref: str) -> None:
@@ -110,9 +112,7 @@ def _check_platform(image: Image, platform: str | None, ref: str) -> None:
     wanted_os, wanted_arch = parts[0], parts[1] if len(parts) > 1 else ""
     have_os, have_arch = str(image.config.get("os", "linux")), str(image.config.get("architecture", ""))
     if wanted_os != have_os or (wanted_arch and wanted_arch != have_arch):
-        raise NotFound(
-            f"image with reference {ref} was found but does not provide the specified platform ({platform})"
-        )
+        raise NotFound(f"image with reference {ref} was found but does not provide the specified platform ({platform})")
 
 
 def merge(request: ContainerCreate, image: Image) -> ContainerConfig:
@@ -122,7 +122,10 @@ def merge(request: ContainerCreate, image: Image) -> ContainerConfig:
     config.user = config.user or base.get("User") or ""
     config.working_dir = config.working_dir or base.get("WorkingDir") or "/"
     config.stop_signal = config.stop_signal or base.get("StopSignal") or ""
-    config.exposed_ports = {**{port: {} for port in base.get("ExposedPorts") or {}}, **(config.exposed_ports or {})} or None
+    config.exposed_ports = {
+        **{port: {} for port in base.get("ExposedPorts") or {}},
+        **(config.exposed_ports or {}),
+    } or None
     config.volumes = {**{path: {} for path in base.get("Volumes") or {}}, **(config.volumes or {})} or None
     config.labels = {**(base.get("Labels") or {}), **(config.labels or {})}
     given = {item.partition("=")[0] for item in config.env or []}
@@ -154,9 +157,17 @@ def check(services: Services, config: ContainerConfig, host: HostConfig) -> list
     security.effective_capabilities(host)
     security.parse_options(host.security_opt)
     if not config.working_dir.startswith("/"):
-        raise InvalidArgument(f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path")
+        raise InvalidArgument(
+            f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
+        )
     signals.parse(config.stop_signal or "SIGTERM")
-    for item in [*(config.env or []), *_as_list(config.entrypoint), *_as_list(config.cmd), config.working_dir, config.user]:
+    for item in [
+        *(config.env or []),
+        *_as_list(config.entrypoint),
+        *_as_list(config.cmd),
+        config.working_dir,
+        config.user,
+    ]:
         if "\0" in item:
             raise InvalidArgument("invalid configuration: a string has a NUL byte")
     for item in config.env or []:
@@ -168,7 +179,9 @@ def check(services: Services, config: ContainerConfig, host: HostConfig) -> list
     restart = host.restart_policy
     if restart:
         if restart.name not in ("", "no", "always", "on-failure", "unless-stopped"):
-            raise InvalidArgument(f"invalid restart policy: unknown policy '{restart.name}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'")
+            raise InvalidArgument(
+                f"invalid restart policy: unknown policy '{restart.name}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+            )
         if restart.maximum_retry_count and restart.name != "on-failure":
             raise InvalidArgument("invalid restart policy: maximum retry count can only be used with 'on-failure'")
         if host.auto_remove and restart.name not in ("", "no"):
@@ -184,8 +197,11 @@ def check(services: Services, config: ContainerConfig, host: HostConfig) -> list
     if host.cgroupns_mode not in ("", "host", "private"):
         raise InvalidArgument(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
     if host.cgroup_parent:
-        raise NotImplemented("wherry does not support HostConfig.CgroupParent yet")
-    for mode, flag, words in ((host.pid_mode, "PID", ("", "private", "host")), (host.ipc_mode, "IPC", ("", "private", "shareable", "host", "none"))):
+        raise NotImplementedError("wherry does not support HostConfig.CgroupParent yet")
+    for mode, flag, words in (
+        (host.pid_mode, "PID", ("", "private", "host")),
+        (host.ipc_mode, "IPC", ("", "private", "shareable", "host", "none")),
+    ):
         if mode not in words and not (mode.startswith("container:") and len(mode) > len("container:")):
             raise InvalidArgument(f"invalid {flag} mode: {mode}")
     for key in host.sysctls or {}:
@@ -230,7 +246,16 @@ def _parse_size(text: str) -> int:
     return size
 
 
-_NAMESPACED_SYSCTLS = ("kernel.msgmax", "kernel.msgmnb", "kernel.msgmni", "kernel.sem", "kernel.shmall", "kernel.shmmax", "kernel.shmmni", "kernel.shm_rmid_forced")
+_NAMESPACED_SYSCTLS = (
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+)
 
 
 def _check_sysctl(key: str, host: HostConfig) -> None:
@@ -256,7 +281,9 @@ def check_network(services: Services, config: ContainerConfig, host: HostConfig,
     endpoints = (request.networking_config.endpoints_config if request.networking_config else None) or {}
     for network, settings in endpoints.items():
         if network not in (mode, "default") or (settings and settings.aliases):
-            raise NotImplemented(f"wherry does not support NetworkingConfig.EndpointsConfig of {network!r} yet: user-defined networks and aliases")
+            raise NotImplementedError(
+                f"wherry does not support NetworkingConfig.EndpointsConfig of {network!r} yet: user-defined networks and aliases"
+            )
     if mode.startswith("container:"):
         services.containers.get(mode.removeprefix("container:"))
         if request.hostname:
@@ -276,5 +303,3 @@ def check_network(services: Services, config: ContainerConfig, host: HostConfig,
     for mode in (host.pid_mode, host.ipc_mode):
         if mode.startswith("container:"):
             services.containers.get(mode.removeprefix("container:"))
-
-

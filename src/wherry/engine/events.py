@@ -32,7 +32,9 @@ class Events:
         self._recent: deque[Json] = deque(maxlen=REMEMBERED)
         self._listeners: set[_Listener] = set()
 
-    def publish(self, type: str, action: str, actor_id: str, attributes: Mapping[str, str], *, time_ns: int | None = None) -> None:
+    def publish(
+        self, type: str, action: str, actor_id: str, attributes: Mapping[str, str], *, time_ns: int | None = None
+    ) -> None:
         """`type`: container, image, network, volume, daemon. `action`: Docker's verb, e.g. "start" or "exec_create: sh"."""
         now = time_ns or time.time_ns()
         event: Json = {
@@ -55,7 +57,9 @@ class Events:
             except asyncio.QueueFull:
                 listener.dropped = True
 
-    def listen(self, *, since_ns: int | None, until_ns: int | None, filters: Mapping[str, list[str]]) -> AsyncIterator[Json]:
+    def listen(
+        self, *, since_ns: int | None, until_ns: int | None, filters: Mapping[str, list[str]]
+    ) -> AsyncIterator[Json]:
         """Remembered events from `since_ns` on, then live ones until `until_ns`. Listening begins with this call."""
         past = [event for event in self._recent if since_ns is not None and event["timeNano"] >= since_ns]
         if since_ns is None and until_ns is not None:
@@ -64,7 +68,9 @@ class Events:
         self._listeners.add(listener)
         return self._stream(listener, past, until_ns, filters)
 
-    async def _stream(self, listener: _Listener, past: list[Json], until_ns: int | None, filters: Mapping[str, list[str]]) -> AsyncIterator[Json]:
+    async def _stream(
+        self, listener: _Listener, past: list[Json], until_ns: int | None, filters: Mapping[str, list[str]]
+    ) -> AsyncIterator[Json]:
         try:
             for event in past:
                 if (until_ns is None or event["timeNano"] <= until_ns) and matches(event, filters):
@@ -120,7 +126,9 @@ def _is_actor(event: Json, type: str, wanted: list[str]) -> bool:
         names = {attributes[type]}
     else:
         return False
-    return any(value in names or (len(value) >= 2 and actor_id.startswith(value) and event["Type"] == type) for value in wanted) or any(
+    return any(
+        value in names or (len(value) >= 2 and actor_id.startswith(value) and event["Type"] == type) for value in wanted
+    ) or any(
         fnmatch.fnmatchcase(name.partition(":")[0], value) for name in names if type == "image" for value in wanted
     )
 

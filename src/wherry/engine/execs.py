@@ -9,7 +9,6 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wherry.api.backend import AttachedStream, Json
 from wherry.core.tasks import AttachRequest, ExitEvent
 from wherry.engine import oci_config, security
 from wherry.engine.records import Container, Status
@@ -17,6 +16,7 @@ from wherry.engine.services import Services
 from wherry.engine.start import Starter
 from wherry.engine.store import describe
 from wherry.errors import Conflict, InvalidArgument, NotFound, StartError
+from wherry.spec.calls import AttachedStream, Json
 from wherry.spec.ids import ExecId
 from wherry.wire.engine import ExecCreate, ExecStart
 
@@ -50,7 +50,9 @@ class Execs:
         if not request.cmd:
             raise InvalidArgument("No exec command specified")
         if request.working_dir and not request.working_dir.startswith("/"):
-            raise InvalidArgument(f"the working directory '{request.working_dir}' is invalid, it needs to be an absolute path")
+            raise InvalidArgument(
+                f"the working directory '{request.working_dir}' is invalid, it needs to be an absolute path"
+            )
         for text in [*request.cmd, *(request.env or []), request.working_dir, request.user]:
             if "\0" in text:
                 raise InvalidArgument("invalid exec configuration: a string has a NUL byte")
@@ -93,7 +95,11 @@ class Execs:
         exec = self._get(exec_id)
         container, wanted = exec.container, exec.request
         if exec.started:
-            raise Conflict(f"Error: Exec command {exec_id} has already run" if exec.exit_code is not None else f"Error: Exec command {exec_id} is already running")
+            raise Conflict(
+                f"Error: Exec command {exec_id} has already run"
+                if exec.exit_code is not None
+                else f"Error: Exec command {exec_id} is already running"
+            )
         self._check_running(container)
         task = container.task
         assert task is not None
@@ -103,7 +109,11 @@ class Execs:
         if not request.detach:
             ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
             ours.setblocking(False)
-            attach = [AttachRequest(theirs, stdin=wanted.attach_stdin, stdout=wanted.attach_stdout, stderr=wanted.attach_stderr)]
+            attach = [
+                AttachRequest(
+                    theirs, stdin=wanted.attach_stdin, stdout=wanted.attach_stdout, stderr=wanted.attach_stderr
+                )
+            ]
         self._publish(exec, f"exec_start: {' '.join(wanted.cmd or [])}")
         try:
             exec.pid = await task.exec(
@@ -127,7 +137,7 @@ class Execs:
         finally:
             for item in attach:
                 item.socket.close()
-        return None if ours is None else AttachedStream(ours, multiplexed=not wanted.tty)
+        return None if ours is None else AttachedStream(ours, not wanted.tty, detach_keys=wanted.detach_keys)
 
     def _process(self, exec: Exec, start: ExecStart) -> oci.Process:
         record, wanted = exec.container.record, exec.request

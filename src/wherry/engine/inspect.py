@@ -7,13 +7,13 @@ from typing import Any
 
 import msgspec
 
-from wherry.api.backend import Json
 from wherry.core.images import Image
 from wherry.engine import security
 from wherry.engine.records import Container, MountPoint, Record, Status
 from wherry.engine.services import Services
 from wherry.engine.start import log_path
 from wherry.engine.times import human_duration, rfc3339_nano
+from wherry.spec.calls import Json
 
 
 def inspect(services: Services, container: Container, *, api_version: tuple[int, int]) -> Json:
@@ -44,9 +44,16 @@ def inspect(services: Services, container: Container, *, api_version: tuple[int,
         "HostConfig": host_config(services, record),
         "GraphDriver": {
             "Name": "overlay2",
-            "Data": {"LowerDir": ":".join(mounts.lower), "MergedDir": "", "UpperDir": mounts.upper, "WorkDir": mounts.work},
+            "Data": {
+                "LowerDir": ":".join(mounts.lower),
+                "MergedDir": "",
+                "UpperDir": mounts.upper,
+                "WorkDir": mounts.work,
+            },
         },
-        "Mounts": [_mount(services, point) for point in record.mounts if point.type != "tmpfs" or point.from_mounts_api],
+        "Mounts": [
+            _mount(services, point) for point in record.mounts if point.type != "tmpfs" or point.from_mounts_api
+        ],
         "Config": _config(record),
         "NetworkSettings": _network_settings(services, container),
     }
@@ -86,7 +93,10 @@ def _config(record: Record) -> Json:
 def host_config(services: Services, record: Record) -> Json:
     host: Json = msgspec.to_builtins(record.host_config)
     host["Runtime"] = host["Runtime"] or services.settings.default_runtime
-    host["LogConfig"] = {"Type": (host["LogConfig"] or {}).get("Type") or "json-file", "Config": (host["LogConfig"] or {}).get("Config") or {}}
+    host["LogConfig"] = {
+        "Type": (host["LogConfig"] or {}).get("Type") or "json-file",
+        "Config": (host["LogConfig"] or {}).get("Config") or {},
+    }
     host["RestartPolicy"] = host["RestartPolicy"] or {"Name": "no", "MaximumRetryCount": 0}
     host["RestartPolicy"]["Name"] = host["RestartPolicy"]["Name"] or "no"
     host["IpcMode"] = host["IpcMode"] or "private"
@@ -94,12 +104,32 @@ def host_config(services: Services, record: Record) -> Json:
     host["ShmSize"] = host["ShmSize"] or 64 * 1024 * 1024
     host["PortBindings"] = host["PortBindings"] or {}
     host["MaskedPaths"] = host["MaskedPaths"] if host["MaskedPaths"] is not None else list(security.MASKED_PATHS)
-    host["ReadonlyPaths"] = host["ReadonlyPaths"] if host["ReadonlyPaths"] is not None else list(security.READONLY_PATHS)
+    host["ReadonlyPaths"] = (
+        host["ReadonlyPaths"] if host["ReadonlyPaths"] is not None else list(security.READONLY_PATHS)
+    )
     if record.host_config.privileged:
         host["MaskedPaths"] = host["ReadonlyPaths"] = None
     host["ConsoleSize"] = host["ConsoleSize"] or [0, 0]
-    host.update({"VolumeDriver": "", "VolumesFrom": None, "Links": None, "Isolation": "", "CpuRealtimePeriod": 0, "CpuRealtimeRuntime": 0})
-    host.update({"CpuCount": 0, "CpuPercent": 0, "IOMaximumIOps": 0, "IOMaximumBandwidth": 0, "DeviceRequests": None, "Cgroup": ""})
+    host.update(
+        {
+            "VolumeDriver": "",
+            "VolumesFrom": None,
+            "Links": None,
+            "Isolation": "",
+            "CpuRealtimePeriod": 0,
+            "CpuRealtimeRuntime": 0,
+        }
+    )
+    host.update(
+        {
+            "CpuCount": 0,
+            "CpuPercent": 0,
+            "IOMaximumIOps": 0,
+            "IOMaximumBandwidth": 0,
+            "DeviceRequests": None,
+            "Cgroup": "",
+        }
+    )
     return host
 
 
@@ -112,7 +142,12 @@ def _mount(services: Services, point: MountPoint) -> Json:
     else:
         shown |= {"Source": source, "Destination": point.destination}
     propagation = "" if point.type != "bind" else point.propagation
-    return {**shown, "Mode": point.mode, "RW": not point.read_only and "ro" not in point.options, "Propagation": propagation}
+    return {
+        **shown,
+        "Mode": point.mode,
+        "RW": not point.read_only and "ro" not in point.options,
+        "Propagation": propagation,
+    }
 
 
 def _network_settings(services: Services, container: Container) -> Json:
@@ -213,15 +248,22 @@ def summary(services: Services, container: Container, image: Image | None) -> Js
         "Names": [f"/{record.name}"],
         "Image": record.image_ref if image is not None else record.image,
         "ImageID": record.image,
-        "Command": " ".join([record.path, *(f"'{item}'" if any(c.isspace() for c in item) else item for item in record.args)]),
+        "Command": " ".join(
+            [record.path, *(f"'{item}'" if any(c.isspace() for c in item) else item for item in record.args)]
+        ),
         "Created": record.created_ns // 1_000_000_000,
         "Ports": _ports_list(container),
         "Labels": record.config.labels or {},
         "State": record.state.status.value,
         "Status": status_text(container, time.time_ns()),
-        "HostConfig": {"NetworkMode": mode, **({"Annotations": record.host_config.annotations} if record.host_config.annotations else {})},
+        "HostConfig": {
+            "NetworkMode": mode,
+            **({"Annotations": record.host_config.annotations} if record.host_config.annotations else {}),
+        },
         "NetworkSettings": {"Networks": networks},
-        "Mounts": [_mount(services, point) for point in record.mounts if point.type != "tmpfs" or point.from_mounts_api],
+        "Mounts": [
+            _mount(services, point) for point in record.mounts if point.type != "tmpfs" or point.from_mounts_api
+        ],
     }
 
 
@@ -233,7 +275,9 @@ def _ports_list(container: Container) -> list[Json]:
     published = set()
     for port in endpoint.ports:
         published.add((port.port, port.protocol))
-        found.append({"IP": port.host_ip, "PrivatePort": port.port, "PublicPort": port.host_port, "Type": port.protocol})
+        found.append(
+            {"IP": port.host_ip, "PrivatePort": port.port, "PublicPort": port.host_port, "Type": port.protocol}
+        )
     for spec in container.record.config.exposed_ports or {}:
         number, _, protocol = spec.partition("/")
         if number.isdecimal() and (int(number), protocol or "tcp") not in published:

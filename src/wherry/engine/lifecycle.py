@@ -128,18 +128,27 @@ class Lifecycle:
             case "always" | "unless-stopped":
                 return True
             case "on-failure":
-                return state.exit_code != 0 and (not policy.maximum_retry_count or state.restart_count < policy.maximum_retry_count)
+                return state.exit_code != 0 and (
+                    not policy.maximum_retry_count or state.restart_count < policy.maximum_retry_count
+                )
             case _:
                 return False
 
     def _schedule_restart(self, container: Container) -> None:
         state = container.record.state
         steady = state.finished_at_ns - state.started_at_ns >= _STEADY_SECONDS * 1_000_000_000
-        delay = _RESTART_DELAY if steady or not container.restart_delay else min(container.restart_delay * 2, _RESTART_DELAY_MAX)
+        delay = (
+            _RESTART_DELAY
+            if steady or not container.restart_delay
+            else min(container.restart_delay * 2, _RESTART_DELAY_MAX)
+        )
         container.restart_delay = delay
         loop = asyncio.get_running_loop()
         container.restart_timer = loop.call_later(
-            delay, lambda: self._services.background.start(self._restart_by_policy(container), name=f"restart of {container.id[:12]}")
+            delay,
+            lambda: self._services.background.start(
+                self._restart_by_policy(container), name=f"restart of {container.id[:12]}"
+            ),
         )
 
     async def _restart_by_policy(self, container: Container) -> None:
@@ -270,7 +279,11 @@ class Lifecycle:
         if container.is_running or container.status is Status.RESTARTING:
             if not force:
                 state = "paused" if container.status is Status.PAUSED else container.status.value
-                hint = "unpause and stop the container before attempting removal or force remove" if state == "paused" else "stop the container before removing or force remove"
+                hint = (
+                    "unpause and stop the container before attempting removal or force remove"
+                    if state == "paused"
+                    else "stop the container before removing or force remove"
+                )
                 raise Conflict(f'cannot remove container "/{container.name}": container is {state}: {hint}')
             await self._kill_for_removal(container)
         async with container.lock:
@@ -376,5 +389,3 @@ class Lifecycle:
 
     def _publish(self, container: Container, action: str, **more: str) -> None:
         self._services.events.publish("container", action, container.id, {**describe(container.record), **more})
-
-

@@ -10,7 +10,23 @@ from wherry.engine.services import Services
 from wherry.errors import InvalidArgument, NotFound
 
 FILTERS = frozenset(
-    ("ancestor", "before", "exited", "expose", "health", "id", "is-task", "isolation", "label", "name", "network", "publish", "since", "status", "volume")
+    (
+        "ancestor",
+        "before",
+        "exited",
+        "expose",
+        "health",
+        "id",
+        "is-task",
+        "isolation",
+        "label",
+        "name",
+        "network",
+        "publish",
+        "since",
+        "status",
+        "volume",
+    )
 )
 _STATES = {status.value for status in Status}
 
@@ -46,10 +62,14 @@ def _are_numbers(values: list[str]) -> bool:
 def _test(services: Services, name: str, values: list[str]) -> Callable[[Container], bool]:
     match name:
         case "id":
-            return lambda container: any(container.id.startswith(value) or re.search(_pattern(value), container.id) for value in values)
+            return lambda container: any(
+                container.id.startswith(value) or re.search(_pattern(value), container.id) for value in values
+            )
         case "name":
             patterns = [re.compile(_pattern(value)) for value in values]
-            return lambda container: any(pattern.search(container.name) or pattern.search(f"/{container.name}") for pattern in patterns)
+            return lambda container: any(
+                pattern.search(container.name) or pattern.search(f"/{container.name}") for pattern in patterns
+            )
         case "label":
             return lambda container: all(_has_label(container.record.config.labels or {}, value) for value in values)
         case "status":
@@ -66,9 +86,20 @@ def _test(services: Services, name: str, values: list[str]) -> Callable[[Contain
             wanted = {image_id for value in values if (image_id := _image_id(services, value))}
             return lambda container: container.record.image in wanted or container.record.image_ref in values
         case "network":
-            return lambda container: any(value in (container.record.host_config.network_mode, services.networks.network_id(container.record.host_config.network_mode)) for value in values)
+            return lambda container: any(
+                value
+                in (
+                    container.record.host_config.network_mode,
+                    services.networks.network_id(container.record.host_config.network_mode),
+                )
+                for value in values
+            )
         case "volume":
-            return lambda container: any(value in (point.name, point.destination, point.source) for point in container.record.mounts for value in values)
+            return lambda container: any(
+                value in (point.name, point.destination, point.source)
+                for point in container.record.mounts
+                for value in values
+            )
         case "expose" | "publish":
             return lambda container: _has_port(container, values, published=name == "publish")
         case _:

@@ -13,10 +13,10 @@ from collections.abc import AsyncIterator, Iterator
 
 import msgspec
 
-from wherry.api.backend import LogOptions
 from wherry.engine.times import parse_rfc3339_nano
 from wherry.errors import DataLoss
 from wherry.linux import inotify
+from wherry.spec.calls import LogOptions
 from wherry.wire import stdcopy
 
 _BLOCK = 256 * 1024
@@ -34,7 +34,11 @@ _decoder = msgspec.json.Decoder(_Line)
 
 async def read(path: str, options: LogOptions, *, multiplexed: bool, ended: asyncio.Event) -> AsyncIterator[bytes]:
     """Encoded chunks for the client. `ended` is set while no process writes: a follow stops there, after the last line."""
-    watch = inotify.watch(os.path.dirname(path), inotify.IN_MODIFY | inotify.IN_CREATE | inotify.IN_MOVED_TO) if options.follow else None
+    watch = (
+        inotify.watch(os.path.dirname(path), inotify.IN_MODIFY | inotify.IN_CREATE | inotify.IN_MOVED_TO)
+        if options.follow
+        else None
+    )
     try:
         history, current = await asyncio.to_thread(_open_all, path)
         try:
@@ -220,7 +224,9 @@ def _encode(line: bytes, options: LogOptions, multiplexed: bool) -> bytes:
         stream = stdcopy.STDERR
     if options.since_ns is not None or options.until_ns is not None:
         at = parse_rfc3339_nano(parsed.time)
-        if (options.since_ns is not None and at < options.since_ns) or (options.until_ns is not None and at > options.until_ns):
+        if (options.since_ns is not None and at < options.since_ns) or (
+            options.until_ns is not None and at > options.until_ns
+        ):
             return b""
     text = f"{_padded(parsed.time)} {parsed.log}" if options.timestamps else parsed.log
     data = text.encode("utf-8", "surrogatepass")

@@ -36,7 +36,11 @@ def resolve(host: HostConfig, image_volumes: Iterable[str]) -> list[MountPoint]:
     for destination, options in (host.tmpfs or {}).items():
         add(
             MountPoint(
-                type="tmpfs", source="", destination=_destination(destination, destination), mode=options, options=_tmpfs_options(options)
+                type="tmpfs",
+                source="",
+                destination=_destination(destination, destination),
+                mode=options,
+                options=_tmpfs_options(options),
             )
         )
     for destination in image_volumes:
@@ -50,13 +54,17 @@ def resolve(host: HostConfig, image_volumes: Iterable[str]) -> list[MountPoint]:
 
 def _destination(text: str, whole: str) -> str:
     if not text.startswith("/"):
-        raise InvalidArgument(f"invalid volume specification: '{whole}': invalid mount config: invalid mount path: '{text}' mount path must be absolute")
+        raise InvalidArgument(
+            f"invalid volume specification: '{whole}': invalid mount config: invalid mount path: '{text}' mount path must be absolute"
+        )
     if "\0" in text:
         raise InvalidArgument(f"invalid volume specification: {whole!r}: NUL in a path")
     clean = posixpath.normpath(text)
     clean = "/" + clean.lstrip("/")
     if clean == "/":
-        raise InvalidArgument(f"invalid volume specification: '{whole}': invalid mount config: invalid specification: destination can't be '/'")
+        raise InvalidArgument(
+            f"invalid volume specification: '{whole}': invalid mount config: invalid specification: destination can't be '/'"
+        )
     return clean
 
 
@@ -106,7 +114,9 @@ def _parse_mode(mode: str, whole: str) -> list[str]:
     for option in options:
         group = next((index for index, words in enumerate(groups) if option in words), None)
         if group is None or group in used:
-            raise InvalidArgument(f"invalid volume specification: '{whole}': invalid mount config: invalid mode: {mode}")
+            raise InvalidArgument(
+                f"invalid volume specification: '{whole}': invalid mount config: invalid mode: {mode}"
+            )
         used.add(group)
     return options
 
@@ -153,7 +163,11 @@ def _from_mount(mount: Mount) -> MountPoint:
         case "":
             raise InvalidArgument("mount type unknown")
         case _:
-            raise InvalidArgument(f"mount type unknown: {mount.type!r}" if mount.type not in ("npipe", "cluster", "image") else f"wherry does not support mounts of type {mount.type!r} yet")
+            raise InvalidArgument(
+                f"mount type unknown: {mount.type!r}"
+                if mount.type not in ("npipe", "cluster", "image")
+                else f"wherry does not support mounts of type {mount.type!r} yet"
+            )
 
 
 def _bind_mount(mount: Mount, destination: str) -> MountPoint:
@@ -200,10 +214,31 @@ def _tmpfs_mount(mount: Mount, destination: str) -> MountPoint:
         for pair in options.options or []:
             words.append("=".join(pair))
     text = ",".join(words)
-    return MountPoint(type="tmpfs", source="", destination=destination, mode=text, options=_tmpfs_options(text), from_mounts_api=True)
+    return MountPoint(
+        type="tmpfs", source="", destination=destination, mode=text, options=_tmpfs_options(text), from_mounts_api=True
+    )
 
 
-_TMPFS_FLAGS = {"ro", "rw", "exec", "noexec", "suid", "nosuid", "dev", "nodev", "sync", "async", "dirsync", "noatime", "atime", "nodiratime", "relatime", "strictatime", "mand", "nomand"}
+_TMPFS_FLAGS = {
+    "ro",
+    "rw",
+    "exec",
+    "noexec",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "sync",
+    "async",
+    "dirsync",
+    "noatime",
+    "atime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+    "mand",
+    "nomand",
+}
 _TMPFS_VALUES = {"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"}
 
 
@@ -227,11 +262,16 @@ def create_bind_source(point: MountPoint) -> None:
         os.stat(point.source)
     except FileNotFoundError:
         if not point.create_source:
-            raise InvalidArgument(f'invalid mount config for type "bind": bind source path does not exist: {point.source}') from None
+            raise InvalidArgument(
+                f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
+            ) from None
         try:
             os.makedirs(point.source, 0o755, exist_ok=True)
         except OSError as error:
-            raise InvalidArgument(f"error while creating mount source path '{point.source}': mkdir {point.source}: {(error.strerror or '').lower()}") from error
+            raise InvalidArgument(
+                f"error while creating mount source path '{point.source}': mkdir {point.source}: {(error.strerror or '').lower()}"
+            ) from error
     except OSError as error:
-        raise InvalidArgument(f"error while creating mount source path '{point.source}': {(error.strerror or '').lower()}") from error
-
+        raise InvalidArgument(
+            f"error while creating mount source path '{point.source}': {(error.strerror or '').lower()}"
+        ) from error

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-from wherry.api.backend import Json, JsonList, Names
 from wherry.engine.services import Services
 from wherry.errors import Conflict, InvalidArgument
+from wherry.spec.calls import Json, JsonList, Names
 from wherry.wire.engine import VolumeCreate
 
 
@@ -77,7 +77,12 @@ class VolumeObjects:
         return volume
 
     async def list(self, filters: Mapping[str, Names]) -> Json:
-        in_use = {point.name for container in self._services.containers.all() for point in container.record.mounts if point.type == "volume"}
+        in_use = {
+            point.name
+            for container in self._services.containers.all()
+            for point in container.record.mounts
+            if point.type == "volume"
+        }
         return {"Volumes": self._services.volumes.list(filters, in_use), "Warnings": None}
 
     async def inspect(self, name: str) -> Json:
@@ -93,5 +98,10 @@ class VolumeObjects:
             self._services.events.publish("volume", "destroy", name, {"driver": "local"})
 
     async def prune(self, filters: Mapping[str, Names]) -> Json:
-        in_use = {point.name for container in self._services.containers.all() for point in container.record.mounts if point.type == "volume"}
+        in_use = {
+            point.name
+            for container in self._services.containers.all()
+            for point in container.record.mounts
+            if point.type == "volume"
+        }
         return await self._services.volumes.prune(filters, in_use)

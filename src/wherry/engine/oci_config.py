@@ -51,8 +51,12 @@ def build(record: Record, around: Surroundings) -> oci.Config:
         "cgroupsPath": around.cgroups_path,
         "resources": resources.resources(host, resources.device_rules(host, mapped)),
         "devices": mapped,
-        "maskedPaths": [] if host.privileged else list(security.MASKED_PATHS if host.masked_paths is None else host.masked_paths),
-        "readonlyPaths": [] if host.privileged else list(security.READONLY_PATHS if host.readonly_paths is None else host.readonly_paths),
+        "maskedPaths": []
+        if host.privileged
+        else list(security.MASKED_PATHS if host.masked_paths is None else host.masked_paths),
+        "readonlyPaths": []
+        if host.privileged
+        else list(security.READONLY_PATHS if host.readonly_paths is None else host.readonly_paths),
     }
     propagation = _rootfs_propagation(record.mounts)
     if propagation:
@@ -140,21 +144,51 @@ def _mounts(record: Record, around: Surroundings) -> list[oci.Mount]:
     sys_options = ["nosuid", "noexec", "nodev"]
     mounts: list[oci.Mount] = [
         {"destination": "/proc", "type": "proc", "source": "proc", "options": ["nosuid", "noexec", "nodev"]},
-        {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+        {
+            "destination": "/dev",
+            "type": "tmpfs",
+            "source": "tmpfs",
+            "options": ["nosuid", "strictatime", "mode=755", "size=65536k"],
+        },
         {
             "destination": "/dev/pts",
             "type": "devpts",
             "source": "devpts",
             "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
         },
-        {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": sys_options + ([] if read_write else ["ro"])},
-        {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": sys_options + ([] if read_write else ["ro"])},
+        {
+            "destination": "/sys",
+            "type": "sysfs",
+            "source": "sysfs",
+            "options": sys_options + ([] if read_write else ["ro"]),
+        },
+        {
+            "destination": "/sys/fs/cgroup",
+            "type": "cgroup",
+            "source": "cgroup",
+            "options": sys_options + ([] if read_write else ["ro"]),
+        },
     ]
     if host.ipc_mode == "host":
-        mounts.append({"destination": "/dev/mqueue", "type": "bind", "source": "/dev/mqueue", "options": ["rbind"]} if os.path.ismount("/dev/mqueue") else
-                      {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]})
+        mounts.append(
+            {"destination": "/dev/mqueue", "type": "bind", "source": "/dev/mqueue", "options": ["rbind"]}
+            if os.path.ismount("/dev/mqueue")
+            else {
+                "destination": "/dev/mqueue",
+                "type": "mqueue",
+                "source": "mqueue",
+                "options": ["nosuid", "noexec", "nodev"],
+            }
+        )
     else:
-        mounts.append({"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": ["nosuid", "noexec", "nodev"]})
+        mounts.append(
+            {
+                "destination": "/dev/mqueue",
+                "type": "mqueue",
+                "source": "mqueue",
+                "options": ["nosuid", "noexec", "nodev"],
+            }
+        )
     taken = {point.destination for point in record.mounts}
     if "/dev/shm" not in taken:
         mounts += _shm(host, around)
@@ -164,28 +198,67 @@ def _mounts(record: Record, around: Surroundings) -> list[oci.Mount]:
         ("/etc/hosts", around.hosts_file),
     ):
         if destination not in taken and source:
-            mounts.append({"destination": destination, "type": "bind", "source": source, "options": ["rbind", "rprivate"] + (["ro"] if host.readonly_rootfs else [])})
+            mounts.append(
+                {
+                    "destination": destination,
+                    "type": "bind",
+                    "source": source,
+                    "options": ["rbind", "rprivate"] + (["ro"] if host.readonly_rootfs else []),
+                }
+            )
     if around.init_binary:
-        mounts.append({"destination": INIT_PATH, "type": "bind", "source": around.init_binary, "options": ["bind", "ro"]})
+        mounts.append(
+            {"destination": INIT_PATH, "type": "bind", "source": around.init_binary, "options": ["bind", "ro"]}
+        )
     mounts += [_user_mount(point, around) for point in record.mounts]
     replaced = {point.destination for point in record.mounts}
-    return [mount for index, mount in enumerate(mounts) if index >= len(mounts) - len(record.mounts) or mount["destination"] not in replaced]
+    return [
+        mount
+        for index, mount in enumerate(mounts)
+        if index >= len(mounts) - len(record.mounts) or mount["destination"] not in replaced
+    ]
 
 
 def _shm(host: HostConfig, around: Surroundings) -> list[oci.Mount]:
     if host.ipc_mode == "host":
-        return [{"destination": "/dev/shm", "type": "bind", "source": "/dev/shm", "options": ["rbind", "nosuid", "noexec", "nodev"]}]
+        return [
+            {
+                "destination": "/dev/shm",
+                "type": "bind",
+                "source": "/dev/shm",
+                "options": ["rbind", "nosuid", "noexec", "nodev"],
+            }
+        ]
     if host.ipc_mode == "none":
         return []
     if around.shm_source:
-        return [{"destination": "/dev/shm", "type": "bind", "source": around.shm_source, "options": ["bind", "nosuid", "noexec", "nodev"]}]
+        return [
+            {
+                "destination": "/dev/shm",
+                "type": "bind",
+                "source": around.shm_source,
+                "options": ["bind", "nosuid", "noexec", "nodev"],
+            }
+        ]
     size = host.shm_size or DEFAULT_SHM_SIZE
-    return [{"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": ["nosuid", "noexec", "nodev", "mode=1777", f"size={size}"]}]
+    return [
+        {
+            "destination": "/dev/shm",
+            "type": "tmpfs",
+            "source": "shm",
+            "options": ["nosuid", "noexec", "nodev", "mode=1777", f"size={size}"],
+        }
+    ]
 
 
 def _user_mount(point: MountPoint, around: Surroundings) -> oci.Mount:
     if point.type == "tmpfs":
-        return {"destination": point.destination, "type": "tmpfs", "source": "tmpfs", "options": [*point.options, "tmpcopyup"]}
+        return {
+            "destination": point.destination,
+            "type": "tmpfs",
+            "source": "tmpfs",
+            "options": [*point.options, "tmpcopyup"],
+        }
     source = point.source or (around.volume_paths or {}).get(point.name, "")
     if not source:
         raise InvalidArgument(f"volume {point.name} has no directory")
@@ -213,13 +286,33 @@ def _rlimits(asked: list[Ulimit], defaults: tuple[Ulimit, ...]) -> list[oci.Rlim
         if limit.name not in ULIMITS:
             raise InvalidArgument(f"invalid ulimit type: {limit.name}")
         if limit.soft > limit.hard != -1:
-            raise InvalidArgument(f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}")
-        found.append({"type": f"RLIMIT_{limit.name.upper()}", "soft": _unsigned(limit.soft), "hard": _unsigned(limit.hard)})
+            raise InvalidArgument(
+                f"ulimit soft limit must be less than or equal to hard limit: {limit.soft} > {limit.hard}"
+            )
+        found.append(
+            {"type": f"RLIMIT_{limit.name.upper()}", "soft": _unsigned(limit.soft), "hard": _unsigned(limit.hard)}
+        )
     return found
 
 
 ULIMITS = frozenset(
-    ("core", "cpu", "data", "fsize", "locks", "memlock", "msgqueue", "nice", "nofile", "nproc", "rss", "rtprio", "rttime", "sigpending", "stack")
+    (
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    )
 )
 
 

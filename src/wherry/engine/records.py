@@ -139,7 +139,9 @@ class Container:
 class Rows:
     """The table of records. Functions for `Database.run`."""
 
-    SCHEMA = "create table if not exists containers (id text primary key, name text not null unique, record blob not null)"
+    SCHEMA = (
+        "create table if not exists containers (id text primary key, name text not null unique, record blob not null)"
+    )
 
     @classmethod
     def create_table(cls, connection: sqlite3.Connection) -> None:

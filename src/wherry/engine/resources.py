@@ -15,15 +15,29 @@ if TYPE_CHECKING:
 MIN_MEMORY = 6 * 1024 * 1024
 CPU_PERIOD_US = 100_000
 
-_DEFAULT_DEVICE_RULES: list[oci.DeviceRule] = [
-    {"allow": False, "access": "rwm"},
-    # any node may be made, none of the machine's opened, but for these
-    {"allow": True, "type": "c", "access": "m"},
-    {"allow": True, "type": "b", "access": "m"},
-    *({"allow": True, "type": "c", "major": 1, "minor": minor, "access": "rwm"} for minor in (3, 5, 7, 8, 9)),  # null zero full random urandom
-    *({"allow": True, "type": "c", "major": 5, "minor": minor, "access": "rwm"} for minor in (0, 1, 2)),  # tty console ptmx
-    {"allow": True, "type": "c", "major": 136, "access": "rwm"},  # pts
-]
+_NODES = (
+    (1, 3),
+    (1, 5),
+    (1, 7),
+    (1, 8),
+    (1, 9),
+    (5, 0),
+    (5, 1),
+    (5, 2),
+)  # null zero full random urandom, tty console ptmx
+
+
+def _default_device_rules() -> list[oci.DeviceRule]:
+    """Any node may be made; none of the machine's opened, but for the harmless ones and the container's own terminals."""
+    rules: list[oci.DeviceRule] = [
+        {"allow": False, "access": "rwm"},
+        {"allow": True, "type": "c", "access": "m"},
+        {"allow": True, "type": "b", "access": "m"},
+        {"allow": True, "type": "c", "major": 136, "access": "rwm"},
+    ]
+    for major, minor in _NODES:
+        rules.append({"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"})
+    return rules
 
 
 def check(host: HostConfig) -> list[str]:
@@ -63,7 +77,9 @@ def check(host: HostConfig) -> list[str]:
     if host.shm_size < 0:
         raise InvalidArgument("SHM size can not be less than 0")
     if host.oom_kill_disable and not host.memory:
-        warnings.append("OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources.")
+        warnings.append(
+            "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources."
+        )
     for text in (host.cpuset_cpus, host.cpuset_mems):
         if text:
             _check_set(text)
@@ -161,11 +177,19 @@ def device_rules(host: HostConfig, mapped: list[oci.Device]) -> list[oci.DeviceR
     """The device controller's rules: Docker's default, what --device maps, what --device-cgroup-rule says."""
     if host.privileged:
         return [{"allow": True, "access": "rwm"}]
-    rules = list(_DEFAULT_DEVICE_RULES)
+    rules = _default_device_rules()
     access = {mapping.path_in_container: mapping.cgroup_permissions or "rwm" for mapping in host.devices or []}
     for device in mapped:
         permissions = next((value for path, value in access.items() if device["path"].startswith(path)), "rwm")
-        rules.append({"allow": True, "type": device["type"], "major": device["major"], "minor": device["minor"], "access": permissions})
+        rules.append(
+            {
+                "allow": True,
+                "type": device["type"],
+                "major": device["major"],
+                "minor": device["minor"],
+                "access": permissions,
+            }
+        )
     for text in host.device_cgroup_rules or []:
         rules.append(_parse_rule(text))
     return rules
@@ -174,7 +198,12 @@ def device_rules(host: HostConfig, mapped: list[oci.Device]) -> list[oci.DeviceR
 def _parse_rule(text: str) -> oci.DeviceRule:
     parts = text.split()
     numbers = parts[1].split(":") if len(parts) == 3 else []
-    if len(numbers) != 2 or parts[0] not in ("a", "b", "c") or not set(parts[2]) <= set("rwm") or not all(n == "*" or n.isdecimal() for n in numbers):
+    if (
+        len(numbers) != 2
+        or parts[0] not in ("a", "b", "c")
+        or not set(parts[2]) <= set("rwm")
+        or not all(n == "*" or n.isdecimal() for n in numbers)
+    ):
         raise InvalidArgument(f"invalid device cgroup rule format: '{text}'")
     rule: oci.DeviceRule = {"allow": True, "type": parts[0], "access": parts[2]}
     if numbers[0] != "*":
@@ -207,7 +236,9 @@ def _mapped(mapping: DeviceMapping) -> list[oci.Device]:
         device = _node(source, target)
         found = [device] if device else []
     if not found:
-        raise InvalidArgument(f'error gathering device information while adding custom device "{mapping.path_on_host}": no such file or directory')
+        raise InvalidArgument(
+            f'error gathering device information while adding custom device "{mapping.path_on_host}": no such file or directory'
+        )
     return found
 
 

@@ -90,14 +90,14 @@ def _apparmor_is_enabled() -> bool:
 @cache
 def available() -> frozenset[str]:
     """The names of the capabilities that wherryd itself has and can give."""
-    return frozenset(capabilities.permitted())
+    return frozenset(capabilities.grantable())
 
 
 def effective_capabilities(host: HostConfig) -> list[str]:
     """--cap-add, --cap-drop, --privileged → the names, sorted by number. InvalidArgument for an unknown name, in Docker's words."""
     add = [_normalise(name) for name in host.cap_add or []]
     drop = [_normalise(name) for name in host.cap_drop or []]
-    known = capabilities.NUMBERS
+    known = capabilities.NUMBER
     for name in (*add, *drop):
         if name != "ALL" and name not in known:
             raise InvalidArgument(f'invalid capability: "{name}"')

@@ -13,7 +13,7 @@ _NAMES = {name.removeprefix("SIG"): int(value) for name, value in signal.Signals
 
 
 def parse(text: str) -> int:
-    """"9", "KILL", "SIGKILL", "sigkill" → 9. InvalidArgument for anything else, also 0."""
+    """ "9", "KILL", "SIGKILL", "sigkill" → 9. InvalidArgument for anything else, also 0."""
     if text.isdecimal() and len(text) < 4:
         number = int(text)
         if 0 < number < int(signal.NSIG):

@@ -21,7 +21,10 @@ from wherry.network import EndpointRequest, PortRequest, hosts_file, resolv_conf
 if TYPE_CHECKING:
     from wherry.spec import oci
 
-_PREFIX = "failed to create task for container: failed to create shim task: OCI runtime create failed: runc create failed: unable to start container process: "
+_PREFIX = (
+    "failed to create task for container: failed to create shim task: OCI runtime create failed: "
+    "runc create failed: unable to start container process: "
+)
 
 
 class Starter:
@@ -77,7 +80,9 @@ class Starter:
             return await networks.isolated()
         if host.network_mode != "bridge":
             return None
-        endpoint = await networks.connect(container.id, EndpointRequest(container.name, record.config.hostname, ports_of(record)))
+        endpoint = await networks.connect(
+            container.id, EndpointRequest(container.name, record.config.hostname, ports_of(record))
+        )
         container.endpoint = endpoint
         record.network = endpoint.saved()
         return endpoint.netns_fd
@@ -103,7 +108,9 @@ class Starter:
         if host.ipc_mode.startswith("container:"):
             other = self._running(host.ipc_mode, "IPC")
             if other.record.host_config.ipc_mode not in ("shareable", "host"):
-                raise InvalidArgument(f"cannot join IPC of a container {other.name}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)")
+                raise InvalidArgument(
+                    f"cannot join IPC of a container {other.name}: non-shareable IPC (hint: use IpcMode:shareable for the donor container)"
+                )
             ipc_path = f"/proc/{other.record.state.pid}/ns/ipc"
             shm_source = f"/proc/{other.record.state.pid}/root/dev/shm"
         return oci_config.Surroundings(
@@ -117,18 +124,24 @@ class Starter:
             ipc_path=ipc_path,
             shm_source=shm_source,
             init_binary=services.settings.init_path if host.init else None,
-            volume_paths={point.name: services.volumes.path(point.name) for point in record.mounts if point.type == "volume"},
+            volume_paths={
+                point.name: services.volumes.path(point.name) for point in record.mounts if point.type == "volume"
+            },
             default_ulimits=services.settings.default_ulimits,
         )
 
     def _running(self, mode: str, what: str) -> Container:
         other = self._services.containers.get(mode.removeprefix("container:"))
         if not other.is_running:
-            raise Conflict(f"cannot join {what} namespace of a non running container: {other.id}" if what != "network" else f"cannot join network of a non running container: {other.id}")
+            raise Conflict(
+                f"cannot join {what} namespace of a non running container: {other.id}"
+                if what != "network"
+                else f"cannot join network of a non running container: {other.id}"
+            )
         return other
 
     async def _write_files(self, container: Container) -> None:
-        """/etc/hostname, /etc/hosts, /etc/resolv.conf: made anew at each start, as Docker does; not fsynced, since a start after a crash rewrites them."""
+        """/etc/hostname and its kin: made anew at each start, as Docker does; not fsynced, since the next start rewrites them."""
         record = container.record
         host, folder = record.host_config, self._services.settings.container_dir(container.id)
         if host.network_mode.startswith("container:"):
@@ -182,7 +195,9 @@ class Starter:
             log_max_size=max_size,
             log_max_file=max_file,
             seccomp=seccomp,
-            copy_up=[(services.volumes.path(point.name), point.destination) for point in record.mounts if point.copy_up],
+            copy_up=[
+                (services.volumes.path(point.name), point.destination) for point in record.mounts if point.copy_up
+            ],
             runtime=runtime if runtime_name != DEFAULT_RUNTIME else None,
         )
 
@@ -206,7 +221,9 @@ def ports_of(record: Record) -> list[PortRequest]:
         port, protocol = parse_port(spec)
         for binding in bindings or []:
             low, high = _host_range(binding.host_port)
-            requests.append(PortRequest(port=port, protocol=protocol, host_ip=binding.host_ip, host_port=low, host_port_end=high))
+            requests.append(
+                PortRequest(port=port, protocol=protocol, host_ip=binding.host_ip, host_port=low, host_port_end=high)
+            )
     if host.publish_all_ports:
         for spec in record.config.exposed_ports or {}:
             port, protocol = parse_port(spec)
@@ -242,5 +259,3 @@ def _exit_code(error: WherryError) -> int:
         if "permission denied" in error.message or "is a directory" in error.message:
             return 126
     return 128
-
-

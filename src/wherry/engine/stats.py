@@ -7,12 +7,12 @@ import os
 import time
 from typing import Any
 
-from wherry.api.backend import Json
 from wherry.engine.records import Container
 from wherry.engine.services import Services
 from wherry.engine.times import ZERO, rfc3339_nano
 from wherry.errors import WherryError
 from wherry.linux import cgroups
+from wherry.spec.calls import Json
 
 _BLOCK_FIELDS = {
     "io_service_bytes_recursive": "ioServiceBytesRecursive",
@@ -26,7 +26,14 @@ _BLOCK_FIELDS = {
 
 async def sample(services: Services, container: Container) -> Json:
     """A container that does not run has empty figures, as in Docker."""
-    answer: Json = {"id": container.id, "name": f"/{container.name}", "read": ZERO, "preread": ZERO, "num_procs": 0, "storage_stats": {}}
+    answer: Json = {
+        "id": container.id,
+        "name": f"/{container.name}",
+        "read": ZERO,
+        "preread": ZERO,
+        "num_procs": 0,
+        "storage_stats": {},
+    }
     answer |= {"cpu_stats": {}, "memory_stats": {}, "blkio_stats": {}, "pids_stats": {}}
     if container.is_running:
         path = f"{services.settings.cgroup_parent}/{container.id}"
@@ -62,7 +69,11 @@ def _read(path: str, pid: int) -> Json:
                 "throttled_time": throttling.get("throttledTime", 0),
             },
         },
-        "memory_stats": {"usage": memory.get("usage", {}).get("usage", 0), "stats": raw, "limit": min(limit, total) if limit else total},
+        "memory_stats": {
+            "usage": memory.get("usage", {}).get("usage", 0),
+            "stats": raw,
+            "limit": min(limit, total) if limit else total,
+        },
         "pids_stats": {key: value for key, value in figures.get("pids", {}).items() if value},
         "blkio_stats": {name: blocks.get(field) for name, field in _BLOCK_FIELDS.items()},
     }

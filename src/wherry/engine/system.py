@@ -10,12 +10,12 @@ import time
 from collections.abc import AsyncIterator, Mapping
 
 from wherry import __version__
-from wherry.api.backend import Json, Names
 from wherry.engine import inspect
 from wherry.engine.records import Status
 from wherry.engine.services import Services
 from wherry.engine.times import rfc3339_nano
 from wherry.linux import cgroups
+from wherry.spec.calls import Json, Names
 
 API_VERSION, MIN_API_VERSION = "1.56", "1.24"
 
@@ -72,8 +72,16 @@ class System:
             "ContainersStopped": len(containers) - running - paused,
             "Images": len(services.images.list()),
             "Driver": "overlay2",
-            "DriverStatus": [["Backing Filesystem", _filesystem(services.settings.data_root)], ["Native Overlay Diff", "true"]],
-            "Plugins": {"Volume": ["local"], "Network": ["bridge", "host", "null"], "Authorization": None, "Log": ["json-file"]},
+            "DriverStatus": [
+                ["Backing Filesystem", _filesystem(services.settings.data_root)],
+                ["Native Overlay Diff", "true"],
+            ],
+            "Plugins": {
+                "Volume": ["local"],
+                "Network": ["bridge", "host", "null"],
+                "Authorization": None,
+                "Log": ["json-file"],
+            },
             "MemoryLimit": True,
             "SwapLimit": _can_limit_swap(),
             "CpuCfsPeriod": True,
@@ -111,7 +119,14 @@ class System:
             "ServerVersion": __version__,
             "Runtimes": runtimes,
             "DefaultRuntime": services.settings.default_runtime,
-            "Swarm": {"NodeID": "", "NodeAddr": "", "LocalNodeState": "inactive", "ControlAvailable": False, "Error": "", "RemoteManagers": None},
+            "Swarm": {
+                "NodeID": "",
+                "NodeAddr": "",
+                "LocalNodeState": "inactive",
+                "ControlAvailable": False,
+                "Error": "",
+                "RemoteManagers": None,
+            },
             "LiveRestoreEnabled": services.settings.live_restore,
             "Isolation": "",
             "InitBinary": os.path.basename(services.settings.init_path or ""),
@@ -132,13 +147,21 @@ class System:
             for container in services.containers.all():
                 users[container.record.image] = users.get(container.record.image, 0) + 1
             answer["LayersSize"] = await services.images.layers_size()
-            answer["Images"] = [{**services.images.summary(image), "Containers": users.get(image.id, 0)} for image in images.values()]
+            answer["Images"] = [
+                {**services.images.summary(image), "Containers": users.get(image.id, 0)} for image in images.values()
+            ]
         if "container" in wanted:
             entries = []
             for container in services.containers.all():
                 size, _ = await services.snapshots.usage(container.id)
                 image = images.get(container.record.image)
-                entries.append({**inspect.summary(services, container, image), "SizeRw": size, "SizeRootFs": size + (image.size if image else 0)})
+                entries.append(
+                    {
+                        **inspect.summary(services, container, image),
+                        "SizeRw": size,
+                        "SizeRootFs": size + (image.size if image else 0),
+                    }
+                )
             answer["Containers"] = entries
         if "volume" in wanted:
             answer["Volumes"] = await services.volumes.usage(self._volume_users())
@@ -152,7 +175,9 @@ class System:
                     users[point.name] = users.get(point.name, 0) + 1
         return users
 
-    def events(self, *, since_ns: int | None, until_ns: int | None, filters: Mapping[str, Names]) -> AsyncIterator[Json]:
+    def events(
+        self, *, since_ns: int | None, until_ns: int | None, filters: Mapping[str, Names]
+    ) -> AsyncIterator[Json]:
         return self._services.events.listen(since_ns=since_ns, until_ns=until_ns, filters=filters)
 
 
@@ -206,5 +231,3 @@ def _filesystem(path: str) -> str:
         if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
             best, kind = point, right.split()[0]
     return kind
-
-

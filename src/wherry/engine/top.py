@@ -1,11 +1,14 @@
-"""`docker top`: the machine's own `ps`, with the rows of the container's processes. The program run is the host's, never the image's (CVE-2022-1227)."""
+"""`docker top`: the machine's own `ps`, with the rows of the container's processes.
+
+The program that runs is the host's, never the image's (CVE-2022-1227).
+"""
 
 from __future__ import annotations
 
 import asyncio
 
-from wherry.api.backend import Json
 from wherry.errors import FailedPrecondition, Internal, InvalidArgument
+from wherry.spec.calls import Json
 
 _PS = ("/usr/bin/ps", "/bin/ps")
 
@@ -34,7 +37,11 @@ async def _run_ps(arguments: list[str]) -> str:
     for path in _PS:
         try:
             process = await asyncio.create_subprocess_exec(
-                path, *arguments, stdin=asyncio.subprocess.DEVNULL, stdout=asyncio.subprocess.PIPE, stderr=asyncio.subprocess.PIPE
+                path,
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
             )
         except FileNotFoundError:
             continue

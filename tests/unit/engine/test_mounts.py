@@ -44,7 +44,20 @@ def test_deeper_mounts_come_later() -> None:
 
 
 @pytest.mark.parametrize(
-    "bind", ["a:b", "/a:b", ":/x", "/a:/b:/c:/d", "/a:/b:wo", "/a:/b:ro,rw", "/a:/", "/a:/../..", "name:/x:rshared", "", "/a:/b\0c"]
+    "bind",
+    [
+        "a:b",
+        "/a:b",
+        ":/x",
+        "/a:/b:/c:/d",
+        "/a:/b:wo",
+        "/a:/b:ro,rw",
+        "/a:/",
+        "/a:/../..",
+        "name:/x:rshared",
+        "",
+        "/a:/b\0c",
+    ],
 )
 def test_a_malformed_bind_is_refused(bind: str) -> None:
     with pytest.raises(InvalidArgument):
