@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import os
 
-from wherry.errors import InvalidArgument
+from wherry.errors import InvalidArgument, SyscallError
 from wherry.linux import paths
 
 MAX_ID = 2**31 - 1
@@ -103,7 +103,7 @@ def _read_table(root_fd: int, path: str, fields: int) -> list[list[str]]:
     """Rows of a colon-separated file, each with exactly `fields` fields (missing ones empty). An absent file has no rows."""
     try:
         fd = paths.open_in_root(root_fd, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
-    except OSError:
+    except SyscallError:
         return []
     try:
         if os.fstat(fd).st_mode & _S_IFMT != _S_IFREG:
