@@ -1,10 +1,8 @@
-"""What the HTTP routes need of the engine: one Protocol per resource. `engine` implements them; `daemon` connects the
-two.
+"""What the HTTP routes need of the engine: one Protocol per resource. `engine` implements them; `daemon` connects the two.
 
-All methods run on wherryd's event loop. `ref` is what a client may name an object by: full id, unique id prefix, or
-name (with or without the leading slash). Errors are `wherry.errors` kinds with Docker's words; `api.errors` turns the
-kind into the HTTP status. Answers that are JSON objects are plain dictionaries with Docker's keys (`Json`), ready to
-encode.
+All methods run on wherryd's event loop. `ref` is what a client may name an object by: full id, unique id prefix, or name (with or without
+the leading slash). Errors are `wherry.errors` kinds with Docker's words; `api.errors` turns the kind into the HTTP status.
+Answers that are JSON objects are plain dictionaries with Docker's keys (`Json`), ready to encode.
 """
 
 from __future__ import annotations
@@ -22,9 +20,7 @@ JsonList = list[Json]
 """Named, because the backends have methods called `list`."""
 Names = list[str]
 Filters = Mapping[str, list[str]]
-"""Docker's `filters` query, decoded: name → accepted values. The older {"name": {"value": true}} form is already
-folded in.
-"""
+"""Docker's `filters` query, decoded: name → accepted values. The older {"name": {"value": true}} form is already folded in."""
 
 ProgressSink = Callable[[Json], None]
 """Takes one object of Docker's JSON progress stream ({"status": …, "id": …, "progressDetail": …}); never blocks."""
@@ -43,15 +39,18 @@ class AttachOptions:
 class AttachedStream:
     """A live connection to a process's standard streams.
 
-    `socket` is one end of a connected AF_UNIX stream socket, non-blocking, owned by the caller: what is written goes
-    to stdin (shutdown(SHUT_WR) is end of file), what is read is to be sent to the client as it is. `multiplexed`: the
-    bytes are stdcopy frames (no terminal); otherwise raw. End of file means that the process's output is complete.
-    `replay` is sent before the stream (attach with logs=1).
+    `socket` is one end of a connected AF_UNIX stream socket, non-blocking, owned by the caller: what is written goes to stdin
+    (shutdown(SHUT_WR) is end of file), what is read is to be sent to the client as it is. `multiplexed`: the bytes are stdcopy frames
+    (no terminal); otherwise raw. End of file means that the process's output is complete.
+    `replay` is sent before the stream (attach with logs=1). `on_detach` is called when the client leaves by its detach keys; `detach_keys` are
+    those asked for when an exec was created ("": the default).
     """
 
     socket: socket.socket
     multiplexed: bool
     replay: AsyncIterator[bytes] | None = None
+    on_detach: Callable[[], None] | None = None
+    detach_keys: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -111,10 +110,8 @@ class ContainerBackend(Protocol):
     async def remove(self, ref: str, *, force: bool, volumes: bool, link: bool) -> None: ...
 
     async def wait(self, ref: str, condition: str) -> Awaitable[WaitResult]:
-        """condition: "not-running", "next-exit", "removed" ("" is the first). The outer await registers the waiter
-        (and raises NotFound or InvalidArgument), so that the caller can send its headers before the exit; the inner
-        one ends with it.
-        """
+        """condition: "not-running", "next-exit", "removed" ("" is the first). The outer await registers the waiter (and raises NotFound
+        or InvalidArgument), so that the caller can send its headers before the exit; the inner one ends with it."""
         ...
 
     async def attach(self, ref: str, options: AttachOptions) -> AttachedStream:
@@ -153,9 +150,7 @@ class ImageBackend(Protocol):
     async def prune(self, filters: Filters) -> Json: ...
 
     async def pull(self, reference: str, *, platform: str | None, auth: RegistryAuth, progress: ProgressSink) -> None:
-        """Errors found before anything was reported are raised; the route also turns a late one into an errorDetail
-        message.
-        """
+        """Errors found before anything was reported are raised; the route also turns a late one into an errorDetail message."""
         ...
 
     async def load(self, archive: AsyncIterator[bytes], *, quiet: bool, progress: ProgressSink) -> None: ...
@@ -197,9 +192,8 @@ class SystemBackend(Protocol):
     async def disk_usage(self, types: Names) -> Json: ...
 
     def events(self, *, since_ns: int | None, until_ns: int | None, filters: Filters) -> AsyncIterator[Json]:
-        """Past events that are still remembered, then live ones until `until_ns` (or for ever). The listener counts
-        from the call on, not from the first `anext`.
-        """
+        """Past events that are still remembered, then live ones until `until_ns` (or for ever). The listener counts from the call on,
+        not from the first `anext`."""
         ...
 
 

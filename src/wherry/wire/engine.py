@@ -1,9 +1,7 @@
-"""The Engine API's request bodies as typed data (msgspec): Docker's JSON names, unknown fields refused by the decoder
-that cares.
+"""The Engine API's request bodies as typed data (msgspec): Docker's JSON names, unknown fields refused by the decoder that cares.
 
-Source: the Engine API's OpenAPI description, v1.56. A field that wherry does not carry out yet is not declared here:
-`unsupported` finds those that a request sets to something other than their zero value, so that nothing asked for is
-ignored in silence.
+Source: the Engine API's OpenAPI description, v1.56. A field that wherry does not carry out yet is not declared here: `unsupported` finds those that a
+request sets to something other than their zero value, so that nothing asked for is ignored in silence.
 """
 
 from __future__ import annotations
@@ -239,9 +237,7 @@ def _is_zero(value: object) -> bool:
 
 
 def unsupported(raw: object, body: type[Body], prefix: str = "") -> list[str]:
-    """The names ("HostConfig.VolumesFrom") of the fields of `raw` that ask for something that `body` does not
-    declare.
-    """
+    """The names ("HostConfig.VolumesFrom") of the fields of `raw` that ask for something that `body` does not declare."""
     if not isinstance(raw, dict):
         return []
     known = {info.encode_name: info for info in msgspec.structs.fields(body)}
@@ -272,11 +268,9 @@ _T = TypeVar("_T", bound=Body)
 
 
 def parse(data: bytes, body: type[_T]) -> tuple[_T, list[str]]:
-    """The typed body, and the names of fields set that wherry does not support. InvalidArgument when it is not JSON
-    or has wrong types.
-    """
+    """The typed body, and the names of fields set that wherry does not support. InvalidArgument when it is not JSON or has wrong types."""
     try:
         raw = msgspec.json.decode(data)
         return msgspec.convert(raw, body, strict=False), unsupported(raw, body)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
