@@ -193,7 +193,12 @@ class Engine:
         }
 
     def docker(
-        self, *words: str, stdin: str | None = None, check: bool = True, timeout: float = 60.0, env: Mapping[str, str] | None = None
+        self,
+        *words: str,
+        stdin: str | None = None,
+        check: bool = True,
+        timeout: float = 60.0,
+        env: Mapping[str, str] | None = None,
     ) -> Done:
         """Run the docker CLI; with `check` a non-zero exit fails the test with what it said."""
         done = subprocess.run(

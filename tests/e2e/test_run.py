@@ -136,7 +136,11 @@ def test_the_image_s_configuration_is_what_runs(engine: Engine, tmp_path: Path) 
     from tests import images
 
     spec = images.busybox_spec(
-        Entrypoint=["sh", "-c", 'echo "$GREETING $(id -u) $PWD $0 $1"'], Cmd=["zero", "one"], Env=["PATH=/bin", "GREETING=hi"], User="app", WorkingDir="/made/by/engine"
+        Entrypoint=["sh", "-c", 'echo "$GREETING $(id -u) $PWD $0 $1"'],
+        Cmd=["zero", "one"],
+        Env=["PATH=/bin", "GREETING=hi"],
+        User="app",
+        WorkingDir="/made/by/engine",
     )
     engine.docker("load", "-i", images.write_docker_archive(str(tmp_path / "i.tar"), spec, "configured:1"))
     assert engine.output(*RUN, "configured:1") == "hi 1000 /made/by/engine zero one"
