@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from tests import images
 from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd, wait_until
 
 RUN = ("run", "--rm", "--network=none")
@@ -133,8 +134,6 @@ def test_cidfile_holds_the_id(engine: Engine, tmp_path: Path) -> None:
 
 
 def test_the_image_s_configuration_is_what_runs(engine: Engine, tmp_path: Path) -> None:
-    from tests import images
-
     spec = images.busybox_spec(
         Entrypoint=["sh", "-c", 'echo "$GREETING $(id -u) $PWD $0 $1"'],
         Cmd=["zero", "one"],

@@ -11,7 +11,7 @@ import pytest
 
 from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd
 
-CAPABILITIES = "grep -E '^Cap(Eff|Bnd|Prm|Inh|Amb)' /proc/self/status | tr -s '\\t\\n' ' '"
+CAPABILITIES = "grep -E '^Cap(Eff|Bnd|Prm|Inh|Amb)' /proc/self/status | cut -f2 | sort -u"
 V1 = os.path.isdir("/sys/fs/cgroup/memory")
 
 
@@ -60,7 +60,7 @@ TABLE: list[tuple[str, str, str]] = [
     ("--cpuset-cpus 1", "nproc; grep Cpus_allowed_list /proc/self/status | cut -f2", "1\n1"),
     ("--cpuset-mems 0", "grep Mems_allowed_list /proc/self/status | cut -f2", "0"),
     ("--pids-limit 17", cgroup("pids", "pids.max", "pids.max"), "17"),
-    ("--cap-drop ALL", CAPABILITIES, "CapInh: 0000000000000000 CapPrm: 0000000000000000 CapEff: 0000000000000000 CapBnd: 0000000000000000 CapAmb: 0000000000000000 "),
+    ("--cap-drop ALL", CAPABILITIES, "0000000000000000"),
     ("--cap-drop ALL --cap-add NET_ADMIN", "grep CapEff /proc/self/status | cut -f2", "0000000000001000"),
     ("--cap-add SYS_TIME", "grep CapEff /proc/self/status | cut -f2", "00000000aa0425fb"),
     ("--security-opt seccomp=unconfined", "grep Seccomp: /proc/self/status | cut -f2", "0"),
@@ -90,7 +90,8 @@ def test_flag_has_its_effect(engine: Engine, flags: str, script: str, expected: 
 
 @differs_on_dockerd("its runc refuses a privileged container where the machine itself lacks a capability")
 def test_privileged_has_all_that_the_engine_has(engine: Engine) -> None:
-    script = "grep -E '^(CapBnd|Seccomp:)' /proc/self/status | cut -f2; test -e /dev/kmsg && echo devices; mount | grep -E ' (/sys|/proc/sys) .*[(]ro'"
+    script = "grep -E '^(CapBnd|Seccomp:)' /proc/self/status | cut -f2; test -e /dev/kmsg && echo devices"
+    script += "; mount | grep -E ' (/sys|/proc/sys) .*[(]ro'"
     with open("/proc/self/status") as status:
         bounding = next(line.split()[1] for line in status if line.startswith("CapBnd"))
     assert engine.shell(script + "; true", "--privileged").split() == [bounding, "0", "devices"]
