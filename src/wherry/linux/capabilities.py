@@ -1,8 +1,9 @@
 """Capabilities: names, sets, and giving a process exactly the five sets that were asked for.
 
-Runs in the shim and `wherry-runc` (parsing) and in a container's init (applying). Source: capabilities(7), OCI config.md "Capabilities". A name that the
-kernel does not know, or a capability that this machine's own bounding set lacks, cannot be granted: OCI asks for a warning, not a failure, so
-`parse` returns such names beside the sets. Docker's habit of leaving the inheritable set empty (CVE-2022-24769) is the caller's to keep.
+Runs in the shim and `wherry-runc` (parsing) and in a container's init (applying). Source: capabilities(7), OCI
+config.md "Capabilities". A name that the kernel does not know, or a capability that this machine's own bounding set
+lacks, cannot be granted: OCI asks for a warning, not a failure, so `parse` returns such names beside the sets.
+Docker's habit of leaving the inheritable set empty (CVE-2022-24769) is the caller's to keep.
 """
 
 from __future__ import annotations
@@ -15,11 +16,13 @@ if TYPE_CHECKING:
     from wherry.spec.oci import Capabilities
 
 NAMES = (
-    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID", "CAP_SETUID", "CAP_SETPCAP",
-    "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN", "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE",
-    "CAP_SYS_RAWIO", "CAP_SYS_CHROOT", "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE", "CAP_SYS_TIME",
-    "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL", "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG",
-    "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND", "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
+    "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_DAC_READ_SEARCH", "CAP_FOWNER", "CAP_FSETID", "CAP_KILL", "CAP_SETGID",
+    "CAP_SETUID", "CAP_SETPCAP", "CAP_LINUX_IMMUTABLE", "CAP_NET_BIND_SERVICE", "CAP_NET_BROADCAST", "CAP_NET_ADMIN",
+    "CAP_NET_RAW", "CAP_IPC_LOCK", "CAP_IPC_OWNER", "CAP_SYS_MODULE", "CAP_SYS_RAWIO", "CAP_SYS_CHROOT",
+    "CAP_SYS_PTRACE", "CAP_SYS_PACCT", "CAP_SYS_ADMIN", "CAP_SYS_BOOT", "CAP_SYS_NICE", "CAP_SYS_RESOURCE",
+    "CAP_SYS_TIME", "CAP_SYS_TTY_CONFIG", "CAP_MKNOD", "CAP_LEASE", "CAP_AUDIT_WRITE", "CAP_AUDIT_CONTROL",
+    "CAP_SETFCAP", "CAP_MAC_OVERRIDE", "CAP_MAC_ADMIN", "CAP_SYSLOG", "CAP_WAKE_ALARM", "CAP_BLOCK_SUSPEND",
+    "CAP_AUDIT_READ", "CAP_PERFMON", "CAP_BPF", "CAP_CHECKPOINT_RESTORE",
 )  # fmt: skip
 """All capabilities; the index is the kernel's number."""
 NUMBER = {name: number for number, name in enumerate(NAMES)}
@@ -67,7 +70,8 @@ def grantable() -> list[str]:
 
 
 def parse(wanted: Capabilities, *, own_user_namespace: bool = False) -> tuple[Sets, list[str]]:
-    """The sets that an OCI `process.capabilities` asks for, and the names in it that cannot be granted here (unknown, or not in our own bounding set).
+    """The sets that an OCI `process.capabilities` asks for, and the names in it that cannot be granted
+    here (unknown, or not in our own bounding set).
 
     In a user namespace of its own a process starts with every capability the kernel has, so there only unknown names are left out.
     """
@@ -87,14 +91,18 @@ def parse(wanted: Capabilities, *, own_user_namespace: bool = False) -> tuple[Se
         return result
 
     sets = Sets(
-        bits(wanted.get("bounding")), bits(wanted.get("effective")), bits(wanted.get("inheritable")), bits(wanted.get("permitted")), bits(wanted.get("ambient"))
+        bounding=bits(wanted.get("bounding")),
+        effective=bits(wanted.get("effective")),
+        inheritable=bits(wanted.get("inheritable")),
+        permitted=bits(wanted.get("permitted")),
+        ambient=bits(wanted.get("ambient")),
     )
     return sets, left_out
 
 
 def drop_bounding(keep: int) -> None:
     """Removes everything but `keep` from the bounding set of this thread. Needs CAP_SETPCAP."""
-    count, mask = supported()
+    count, _ = supported()
     for number in range(count):
         if not keep >> number & 1:
             syscalls.prctl(_PR_CAPBSET_DROP, number, subject=f"bounding set without {NAMES[number] if number < len(NAMES) else number}")

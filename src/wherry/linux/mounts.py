@@ -3,10 +3,12 @@
     mount = new_filesystem("tmpfs", {"size": "64m"}, attributes=NOSUID | NODEV)     # nobody can see it yet
     attach(mount, target_fd)                                                        # now it is there, complete
 
-Runs in the engine, the shim, `wherry-runc` and a container's init. A target inside a container is always a descriptor that `paths` opened, so no
-path is looked up twice and no attribute (read-only, nosuid) is added after the mount can be reached. Sources: mount_namespaces(7), mount_setattr(2),
-the kernel's Documentation/filesystems/mount_api. Needs Linux 5.12; `mount_overlay` uses `lowerdir+` from 6.5 on and falls back.
-Absent: reading mount options of the OCI configuration (runtime.mount_options), deciding what a container sees (runtime.rootfs).
+Runs in the engine, the shim, `wherry-runc` and a container's init. A target inside a container is always a descriptor
+that `paths` opened, so no path is looked up twice and no attribute (read-only, nosuid) is added after the mount can
+be reached. Sources: mount_namespaces(7), mount_setattr(2), the kernel's Documentation/filesystems/mount_api. Needs
+Linux 5.12; `mount_overlay` uses `lowerdir+` from 6.5 on and falls back.
+Absent: reading mount options of the OCI configuration (runtime.mount_options), deciding what a container sees
+(runtime.rootfs).
 """
 
 from __future__ import annotations
@@ -88,7 +90,8 @@ class Filesystem:
 
 
 def clone_tree(path: str, *, fd: int = AT_FDCWD, recursive: bool = False, subject: str = "") -> int:
-    """A detached copy of the mount at `path` (of what `fd` refers to when `path` is ""), with the mounts below it when `recursive`: the source of a bind mount.
+    """A detached copy of the mount at `path` (of what `fd` refers to when `path` is ""), with the mounts below it
+    when `recursive`: the source of a bind mount.
 
     The copy shows the file tree from that point on and keeps the source's attributes and propagation. The caller owns the descriptor.
     """
@@ -158,7 +161,7 @@ def open_overlay(lower: list[str], upper: str = "", work: str = "", options: lis
 
 
 def mount_overlay(lower: list[str], upper: str, work: str, target: str, options: list[tuple[str, str | None]] | None = None) -> None:
-    """Mounts an overlay at `target`; `lower` topmost first. Takes 128 layers on every kernel that wherry supports, whatever the length of their paths."""
+    """Mounts an overlay at `target`; `lower` topmost first. Takes 128 layers on every supported kernel, however long their paths."""
     try:
         fd = open_overlay(lower, upper, work, options)
     except SyscallError as error:

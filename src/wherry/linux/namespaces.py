@@ -1,14 +1,15 @@
 """Namespaces: making a process in new ones, joining those of others, and the handle on a process (pidfd).
 
-Runs in the zygote's children (shim), `wherry-runc` and a container's init. `clone` is clone3(2) with the interpreter's own fork protocol around it, so the
-child is a whole Python process and already PID 1 of its new PID namespace: one fork, no helper. Sources: namespaces(7), clone(2), setns(2), CPython's
-C API "Operating System Utilities" (PyOS_BeforeFork and its two counterparts).
+Runs in the zygote's children (shim), `wherry-runc` and a container's init. `clone` is clone3(2) with the
+interpreter's own fork protocol around it, so the child is a whole Python process and already PID 1 of its new PID
+namespace: one fork, no helper. Sources: namespaces(7), clone(2), setns(2), CPython's C API "Operating System
+Utilities" (PyOS_BeforeFork and its two counterparts).
 **Invariant:** all signals are blocked in a child that `clone` made, and no handler of the parent's runs there.
 """
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # the C half of signal, which would import enum
 import fcntl
 import os
 import struct
@@ -16,7 +17,7 @@ import sys
 
 from wherry.errors import InvalidArgument, SyscallError
 from wherry.linux import syscalls
-from wherry.linux.syscalls import Long, Pointer
+from wherry.linux.syscalls import Long, Pointer, addressof, get_errno
 
 NEWTIME, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
     0x80, 0x20000, 0x2000000, 0x4000000, 0x8000000, 0x10000000, 0x20000000, 0x40000000,
@@ -31,7 +32,7 @@ FILE = {"pid": "pid", "network": "net", "mount": "mnt", "ipc": "ipc", "uts": "ut
 _CLONE_PIDFD, _CLONE_CLEAR_SIGHAND, _CLONE_INTO_CGROUP = 0x1000, 1 << 32, 1 << 33
 _NSFS_MAGIC = 0x6E736673
 _NS_GET_NSTYPE = 0xB703
-_ALL_SIGNALS = frozenset(range(1, _signal.NSIG))
+_ALL_SIGNALS = _signal.valid_signals()
 
 _clone3 = syscalls.function("syscall", Long, Pointer, Long, hold_gil=True)
 _before_fork = syscalls.function("PyOS_BeforeFork", hold_gil=True)
@@ -40,7 +41,8 @@ _after_fork_child = syscalls.function("PyOS_AfterFork_Child", hold_gil=True)
 
 
 def clone(flags: int = 0, *, cgroup_fd: int | None = None) -> tuple[int, int]:
-    """Forks: (0, -1) in the child, (pid, pidfd) in the parent. `flags` are CLONE_NEW* and CLONE_PARENT; `cgroup_fd` is a cgroup v2 directory to start in.
+    """Forks: (0, -1) in the child, (pid, pidfd) in the parent. `flags` are CLONE_NEW* and CLONE_PARENT;
+    `cgroup_fd` is a cgroup v2 directory to start in.
 
     The child has all signals blocked and their handlers reset. It must end in execve or `os._exit`, never return into its parent's code.
     """
@@ -50,7 +52,7 @@ def clone(flags: int = 0, *, cgroup_fd: int | None = None) -> tuple[int, int]:
     out = syscalls.buffer(4)
     # flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup
     exit_signal = 0 if flags & CLONE_PARENT else _signal.SIGCHLD
-    arguments = struct.pack("11Q", flags, syscalls.addressof(out), 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup_fd or 0)
+    arguments = struct.pack("11Q", flags, addressof(out), 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup_fd or 0)
     sys.stdout and sys.stdout.flush()
     mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL_SIGNALS)
     _before_fork()
@@ -58,7 +60,7 @@ def clone(flags: int = 0, *, cgroup_fd: int | None = None) -> tuple[int, int]:
     if pid == 0:
         _after_fork_child()
         return 0, -1
-    error = syscalls.get_errno()
+    error = get_errno()
     _after_fork_parent()
     _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
     if pid < 0:

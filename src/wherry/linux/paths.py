@@ -1,9 +1,11 @@
 """Paths inside a root that somebody else controls: resolved once, by the kernel, to a descriptor.
 
-Runs in the shim, `wherry-runc`, a container's init, and wherever the engine touches a container's files (copy, archive). The root is a descriptor; absolute
-paths, absolute symlinks and ".." stay below it (openat2(2), RESOLVE_IN_ROOT), magic links of procfs are refused. What is missing is made component by
-component, each relative to the descriptor of the one before and never through a symlink that was not read here.
-**Invariant:** nothing is ever made or opened outside of the root, whatever is renamed meanwhile (CVE-2021-30465, CVE-2024-45310, CVE-2019-18837).
+Runs in the shim, `wherry-runc`, a container's init, and wherever the engine touches a container's files (copy,
+archive). The root is a descriptor; absolute paths, absolute symlinks and ".." stay below it (openat2(2),
+RESOLVE_IN_ROOT), magic links of procfs are refused. What is missing is made component by component, each relative to
+the descriptor of the one before and never through a symlink that was not read here.
+**Invariant:** nothing is ever made or opened outside of the root, whatever is renamed meanwhile (CVE-2021-30465,
+CVE-2024-45310, CVE-2019-18837).
 """
 
 from __future__ import annotations

@@ -1,8 +1,9 @@
 """procfs, verified: a handle on the root of a real proc file system, and writes that cannot be led elsewhere.
 
-Runs in the shim, `wherry-runc` and a container's init. Labels, sysctls and oom_score_adj decide what a process may do, so they are written only
-through a descriptor of procfs's root that was checked (type and inode), without leaving that mount on the way: not into something mounted over a
-part of it, not through a magic link (CVE-2019-16884, CVE-2019-19921, CVE-2025-52881).
+Runs in the shim, `wherry-runc` and a container's init. Labels, sysctls and oom_score_adj decide what a process may
+do, so they are written only through a descriptor of procfs's root that was checked (type and inode), without leaving
+that mount on the way: not into something mounted over a part of it, not through a magic link (CVE-2019-16884,
+CVE-2019-19921, CVE-2025-52881).
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """Pseudo-terminals made in a given devpts instance, without looking up a single path in it.
 
-Runs in a container's init or in a process that joins it. The master comes from the `ptmx` node of the devpts mount itself, the other end from the
-master by TIOCGPTPEER (Linux 4.13), so no file name inside the container decides what becomes its controlling terminal (CVE-2025-52565).
+Runs in a container's init or in a process that joins it. The master comes from the `ptmx` node of the devpts mount
+itself, the other end from the master by TIOCGPTPEER (Linux 4.13), so no file name inside the container decides what
+becomes its controlling terminal (CVE-2025-52565).
 """
 
 from __future__ import annotations

@@ -1,9 +1,12 @@
-"""System calls that Python's `os` does not have: thin wrappers, one per call, that raise `SyscallError` naming call and object.
+"""System calls that Python's `os` does not have: thin wrappers, one per call, that raise `SyscallError` naming call and
+object.
 
-Runs in the engine, the zygote, the shim, `wherry-runc` and the child that becomes a container. Built on `_ctypes`, the C half of `ctypes`, because importing
-the Python half costs every start of `wherry-runc` about 3 ms; prototypes are made once, at import. Calls that glibc wraps with side effects on other threads
-(setuid and its kin) or does not have at all go through syscall(2); the others by their libc names.
-**Invariants:** every descriptor that is made here is CLOEXEC; a path with a NUL byte never reaches the kernel cut short.
+Runs in the engine, the zygote, the shim, `wherry-runc` and the child that becomes a container. Built on `_ctypes`,
+the C half of `ctypes`, because importing the Python half costs every start of `wherry-runc` about 3 ms; prototypes
+are made once, at import. Calls that glibc wraps with side effects on other threads (setuid and its kin) or does not
+have at all go through syscall(2); the others by their libc names.
+**Invariants:** every descriptor that is made here is CLOEXEC; a path with a NUL byte never reaches the kernel cut
+short.
 Absent: policy. What the numbers mean together is the business of `mounts`, `namespaces`, `paths` and `capabilities`.
 """
 
@@ -30,6 +33,8 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
     from typing import Any
+
+__all__ = ["addressof", "get_errno"]  # beside what is defined here
 
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
@@ -77,7 +82,7 @@ class _CallHoldingGil(CFuncPtr):
 
 def function(name: str, *argtypes: type, hold_gil: bool = False) -> Callable[..., int]:
     """The C library's (or the interpreter's) function `name` with a prototype; it returns a long and leaves errno for `failed`."""
-    call: Any = (_CallHoldingGil if hold_gil else _Call)(dlsym(_LIBC, name))  # type: ignore[arg-type]
+    call: Any = (_CallHoldingGil if hold_gil else _Call)(dlsym(_LIBC, name))
     call.argtypes = argtypes
     return call  # type: ignore[no-any-return]
 
@@ -323,8 +328,8 @@ def personality(domain: int) -> None:
 
 
 def set_identity(uid: int, gid: int, groups: Sequence[int]) -> None:
-    """Supplementary groups, then all three group ids, then all three user ids of this thread, by raw system calls: glibc's wrappers would signal threads
-    that a forked child does not have."""
+    """Supplementary groups, then all three group ids, then all three user ids of this thread, by raw system calls:
+    glibc's wrappers would signal threads that a forked child does not have."""
     if _sys_groups(number("setgroups"), len(groups), struct.pack(f"{len(groups)}I", *groups)) < 0:
         raise failed("setgroups", " ".join(str(group) for group in groups))
     if _sys0(number("setresgid"), gid, gid, gid, 0) < 0:

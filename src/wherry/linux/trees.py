@@ -1,7 +1,8 @@
 """Copying a directory's content by descriptors: what `tmpcopyup` and a new volume need.
 
-Runs in a container's init and in the shim. Never follows a symlink, never leaves the two directories that it was given, keeps owner, mode, times, xattrs,
-hard links within the tree, devices and sparse files' holes. Absent: files that change meanwhile - the caller owns both trees.
+Runs in a container's init and in the shim. Never follows a symlink, never leaves the two directories that it was
+given, keeps owner, mode, times, xattrs, hard links within the tree, devices and sparse files' holes. Absent: files
+that change meanwhile - the caller owns both trees.
 """
 
 from __future__ import annotations
@@ -17,7 +18,8 @@ _MAX_DEPTH = 512
 
 
 def copy_contents(source: int, target: int) -> None:
-    """Copies everything in the directory `source` into the directory `target` (descriptors; `source` opened for reading), and the directory's own owner and mode."""
+    """Copies everything in the directory `source` into the directory `target` (descriptors; `source` opened for
+    reading), and the directory's own owner and mode."""
     try:
         _copy_directory(source, target, {}, 0)
     except OSError as error:

@@ -8,7 +8,8 @@
                      (closed)     after EXEC: the program runs. Without: the child died
     parent → child   GO
 
-Both ends are CLOEXEC, so a successful execve closes the child's. A pure framing of bytes plus two socket calls; no state is kept here.
+Both ends are CLOEXEC, so a successful execve closes the child's. A pure framing of bytes plus two socket calls; no
+state is kept here.
 """
 
 from __future__ import annotations
@@ -26,7 +27,7 @@ _LIMIT = 1 << 16
 
 def pair() -> tuple[_socket.socket, _socket.socket]:
     """(parent's end, child's end)."""
-    return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)  # type: ignore[attr-defined, no-any-return]
+    return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
 
 
 def send(channel: _socket.socket, message: bytes, fd: int | None = None) -> None:

@@ -1,8 +1,10 @@
 """A container's life as the OCI runtime sees it: create, start, exec, signal, pause, update, delete.
 
-The library that the shim calls in-process and `wherry-runc` wraps in a command line. Everything here runs in the parent; `init` and `exec` are the children.
-**Invariants:** when `create` or `exec_process` raises, nothing of it is left: no process, cgroup, mount or descriptor. The caller's own namespaces,
-credentials and working directory are never changed. Absent: state files (`wherry-runc` keeps its own), supervision and stdio (the shim).
+The library that the shim calls in-process and `wherry-runc` wraps in a command line. Everything here runs in the
+parent; `init` and `exec` are the children.
+**Invariants:** when `create` or `exec_process` raises, nothing of it is left: no process, cgroup, mount or
+descriptor. The caller's own namespaces, credentials and working directory are never changed. Absent: state files
+(`wherry-runc` keeps its own), supervision and stdio (the shim).
 """
 
 from __future__ import annotations
@@ -80,7 +82,7 @@ class InitProcess(Process):
         self._channel = channel
 
     def start(self) -> None:
-        """Lets the program run; returns when it does. StartError when execve fails: the process is gone then. FailedPrecondition-like misuse is InvalidArgument."""
+        """Lets the program run; returns when it does. StartError when execve fails: the process is gone then."""
         channel, self._channel = self._channel, None
         if channel is None:
             raise InvalidArgument("the container was started already")
@@ -133,7 +135,7 @@ def create(
         undo.append(init.namespaces.close)
         own = init.namespaces.own
         init.plan = process.Plan(
-            spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags, own_user_namespace="user" in own, keyring=f"_ses.{container_id}" if container_id else ""
+            spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags, own_user_namespace="user" in own, keyring=container_id
         )
         init.plan.personality = process.parse_personality(linux.get("personality"))
         init.hostname, init.domainname = _name(config, "hostname", own), _name(config, "domainname", own)
@@ -246,14 +248,14 @@ def _launch(
             plan.make_time_namespace(procfs)
 
     keep = [*init.rootfs.descriptors(), *init.cgroup_fds, *(fd for _, fd in plan.join), *init.stdio, init.hold_fifo, *([procfs.fd] if procfs else ())]
-    process.set_dumpable(False)
+    dumpable = process.set_dumpable(0)
     try:
         pid, pidfd = spawn.spawn(
             init.run, theirs, flags=plan.clone_flags, cgroup_fd=cgroup_fd, helper=enter_first if plan.needs_helper else None,
             keep=[*keep, *range(3, 3 + init.preserve_fds)],
         )  # fmt: skip
     finally:
-        process.set_dumpable(True)
+        process.set_dumpable(dumpable)
         theirs.close()
     undo.append(_OnFailure(lambda: _kill_and_reap(pid, pidfd, group)))
     if "user" in plan.new:
@@ -338,7 +340,10 @@ def exec_process(
     parent_death_signal: int = _SIGKILL,
     preserve_fds: int = 0,
 ) -> ExecProcess:
-    """Starts one more process, as `spec` describes it, in the container of `config` whose first process is given. Returns when execve has succeeded; StartError else."""
+    """Starts one more process, as `spec` describes it, in the container of `config` whose first process is given.
+
+    Returns when execve has succeeded; StartError else, with everything undone.
+    """
     linux = config.get("linux") or {}
     undo: list[Callable[[], object]] = []
     try:
@@ -346,7 +351,7 @@ def exec_process(
         job.joins = _namespaces_of(init_pid, linux)
         in_user_namespace = bool(job.joins & namespaces.NEWUSER)
         job.plan = process.Plan(
-            spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags, own_user_namespace=in_user_namespace, keyring=f"_ses.{container_id}" if container_id else ""
+            spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags, own_user_namespace=in_user_namespace, keyring=container_id
         )
         job.plan.personality = process.parse_personality(linux.get("personality"))
         job.init_pidfd = init_pidfd
@@ -360,14 +365,14 @@ def exec_process(
         job.stdio = _stdio_fds(stdio, undo)
         ours, theirs = messages.pair()
         undo.append(ours.close)
-        process.set_dumpable(False)
+        dumpable = process.set_dumpable(0)
         try:
             pid, pidfd = spawn.spawn(
                 job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=job.enter,
                 keep=[init_pidfd, *job.cgroup_fds, *job.stdio, *range(3, 3 + preserve_fds)],
             )  # fmt: skip
         finally:
-            process.set_dumpable(True)
+            process.set_dumpable(dumpable)
             theirs.close()
         undo.append(_OnFailure(lambda: _reap(pid, pidfd)))
         console, _ = _await_exec(ours)

@@ -1,8 +1,9 @@
 """Device nodes and the usual links in a container's /dev.
 
-Runs in a container's init, before pivot_root, on descriptors inside the new root only; nothing that the image has put at /dev can lead a node elsewhere
-(CVE-2026-41579). In a user namespace mknod(2) is not allowed: there the host's own nodes, opened by the parent and checked to be the device
-that was asked for, are bind mounted. Source: OCI config-linux.md "Default Devices".
+Runs in a container's init, before pivot_root, on descriptors inside the new root only; nothing that the image has put
+at /dev can lead a node elsewhere (CVE-2026-41579). In a user namespace mknod(2) is not allowed: there the host's own
+nodes, opened by the parent and checked to be the device that was asked for, are bind mounted. Source: OCI
+config-linux.md "Default Devices".
 """
 
 from __future__ import annotations
@@ -25,10 +26,16 @@ DEFAULT: tuple[oci.Device, ...] = tuple(
 DEFAULT_RULES: tuple[oci.DeviceRule, ...] = (
     {"allow": True, "type": "c", "access": "m"},
     {"allow": True, "type": "b", "access": "m"},
-    *({"allow": True, "type": "c", "major": major, "minor": minor, "access": "rwm"} for major, minor in (
-        (1, 3), (1, 5), (1, 7), (1, 8), (1, 9), (5, 0), (5, 2), (10, 200))),
-    {"allow": True, "type": "c", "major": 136, "access": "rwm"},
-)  # fmt: skip
+    {"allow": True, "type": "c", "major": 1, "minor": 3, "access": "rwm"},  # null
+    {"allow": True, "type": "c", "major": 1, "minor": 5, "access": "rwm"},  # zero
+    {"allow": True, "type": "c", "major": 1, "minor": 7, "access": "rwm"},  # full
+    {"allow": True, "type": "c", "major": 1, "minor": 8, "access": "rwm"},  # random
+    {"allow": True, "type": "c", "major": 1, "minor": 9, "access": "rwm"},  # urandom
+    {"allow": True, "type": "c", "major": 5, "minor": 0, "access": "rwm"},  # tty
+    {"allow": True, "type": "c", "major": 5, "minor": 2, "access": "rwm"},  # ptmx
+    {"allow": True, "type": "c", "major": 136, "access": "rwm"},  # pts
+    {"allow": True, "type": "c", "major": 10, "minor": 200, "access": "rwm"},  # tun
+)
 """What every container may use beside its own rules: the default devices, and terminals. Appended to `linux.resources.devices` by `container`."""
 _LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"))
 _KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}

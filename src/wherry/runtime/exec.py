@@ -1,8 +1,9 @@
 """One more process in a running container.
 
-The parent forks a helper; it enters all of the container's namespaces through the init's pidfd, and only then makes the process that will be the program. So
-whoever watches from inside sees it for the first time when it has the container's root, no descriptor of the host's, and is not dumpable (CVE-2016-9962,
-CVE-2024-21626). Runs in the children of the shim and of `wherry-runc`.
+The parent forks a helper; it enters all of the container's namespaces through the init's pidfd, and only then makes
+the process that will be the program. So whoever watches from inside sees it for the first time when it has the
+container's root, no descriptor of the host's, and is not dumpable (CVE-2016-9962, CVE-2024-21626). Runs in the
+children of the shim and of `wherry-runc`.
 """
 
 from __future__ import annotations
@@ -10,9 +11,9 @@ from __future__ import annotations
 import os
 
 from wherry.errors import Internal, StartError
-from wherry.linux import cgroups, mounts, namespaces, paths, procfs, pty, syscalls
+from wherry.linux import cgroups, mounts, namespaces, procfs, pty, syscalls
 from wherry.runtime import process, spawn
-from wherry.runtime.init import announce, take_terminal
+from wherry.runtime.init import announce, reopen_null, take_terminal
 from wherry.runtime.namespaces import become_root
 
 TYPE_CHECKING = False
@@ -23,7 +24,9 @@ if TYPE_CHECKING:
 class Exec:
     """All that helper and child need; set before the fork."""
 
-    __slots__ = ("cgroup_fds", "channel", "console_size", "init_pidfd", "joins", "modules", "parent_death_signal", "path", "plan", "preserve_fds", "stdio")
+    __slots__ = (
+        "cgroup_fds", "channel", "console_size", "init_pidfd", "joins", "modules", "parent_death_signal", "path", "plan", "preserve_fds", "stdio",
+    )  # fmt: skip
 
     channel: _socket.socket
     plan: process.Plan
@@ -49,7 +52,8 @@ class Exec:
         self.channel = channel
         spawn.run_steps((
             self.close_descriptors, self.start_session, self.join_cgroup, self.join_keyring, self.open_console, self.set_limits, self.set_label,
-            self.set_no_new_privileges, self.drop_privileges, self.watch_parent, self.change_directory, self.find_program, self.load_filter, self.execute,
+            self.set_no_new_privileges, self.drop_privileges, self.watch_parent, self.change_directory, self.find_program,
+            self.load_filter, self.execute,
         ))  # fmt: skip
 
     def close_descriptors(self) -> None:
@@ -69,10 +73,11 @@ class Exec:
         process.join_session_keyring(self.plan)
 
     def open_console(self) -> None:
-        if not self.plan.terminal:
-            return
-        root = paths.open_in_root(syscalls.AT_FDCWD, "/", os.O_PATH | os.O_DIRECTORY)
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
         try:
+            if not self.plan.terminal:
+                reopen_null(root)
+                return
             master, peer = pty.open_pair(root, "/dev/pts/ptmx")
         finally:
             os.close(root)

@@ -6,8 +6,9 @@
     poststart                 the runtime, after the program has started
     poststop                  the runtime, after the container is deleted
 
-Each gets the container's state as JSON on its standard input and its own environment only. Source: OCI config.md "POSIX-platform Hooks".
-A hook that fails ends the start, except poststart and poststop, whose failure the caller reports and goes on.
+Each gets the container's state as JSON on its standard input and its own environment only. Source: OCI config.md
+"POSIX-platform Hooks". A hook that fails ends the start, except poststart and poststop, whose failure the caller
+reports and goes on.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
 """The first process of a container, between the fork and its program.
 
-`Init` is filled by the parent (`container.create`) and run by the child; its steps are the table at the end of this docstring's class, in runc's order, because
-each needs what the ones before it have made and must come before it is taken away:
+`Init` is filled by the parent (`container.create`) and run by the child. Its steps (`Init.run`) are in runc's order,
+because each needs what the ones before it have made, and must come before what it needs is taken away:
 
     close_descriptors       nothing of the host's is open but what the steps need
     join_cgroup             before the cgroup namespace, whose root it becomes; needs the host's view
@@ -22,12 +22,11 @@ each needs what the ones before it have made and must come before it is taken aw
 
 from __future__ import annotations
 
+import _socket
 import fcntl
 import os
 import stat
 import struct
-
-import _socket
 
 from wherry.errors import Internal, StartError, SyscallError
 from wherry.linux import cgroups, namespaces, paths, pty, syscalls
@@ -128,13 +127,15 @@ class Init:
         """A new network namespace has only a loopback interface, down: up with it, as runc does."""
         if "network" not in self.namespaces.new:
             return
-        with _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC) as control:
-            try:
-                request = struct.pack("16sH22x", b"lo", 0)
-                flags = struct.unpack_from("H", fcntl.ioctl(control.fileno(), _SIOCGIFFLAGS, request), 16)[0]
-                fcntl.ioctl(control.fileno(), _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP))
-            except OSError as error:
-                raise SyscallError("ioctl", "loopback interface", error.errno or 0) from None
+        control = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+        try:
+            request = struct.pack("16sH22x", b"lo", 0)
+            flags = struct.unpack_from("H", fcntl.ioctl(control.fileno(), _SIOCGIFFLAGS, request), 16)[0]
+            fcntl.ioctl(control.fileno(), _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP))
+        except OSError as error:
+            raise SyscallError("ioctl", "loopback interface", error.errno or 0) from None
+        finally:
+            control.close()
 
     # -------------------------------------------------------------------------------------------------- between the roots
 
@@ -163,24 +164,8 @@ class Init:
         take_terminal(self.channel, master, peer)
 
     def reopen_null(self) -> None:
-        """Where stdio is the host's /dev/null, it becomes the container's: a descriptor of the host's file system would lead there."""
-        if self.plan.terminal:
-            return
-        for number in (0, 1, 2):
-            status = os.fstat(number)
-            if not stat.S_ISCHR(status.st_mode) or status.st_rdev != _NULL:
-                continue
-            flags = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
-            try:
-                fd = paths.open_in_root(self.rootfs.root, "/dev/null", os.O_PATH, follow=False)
-            except SyscallError:
-                continue  # a container without /dev keeps the one that it was given
-            own = os.fstat(fd)
-            os.close(fd)
-            if stat.S_ISCHR(own.st_mode) and own.st_rdev == _NULL:
-                fd = paths.open_in_root(self.rootfs.root, "/dev/null", flags, follow=False)
-                os.dup2(fd, number, inheritable=True)
-                os.close(fd)
+        if not self.plan.terminal:
+            reopen_null(self.rootfs.root)
 
     def set_names(self) -> None:
         if self.hostname:
@@ -250,6 +235,25 @@ class Init:
 
     def execute(self) -> None:
         process.execute(self.plan, self.path)
+
+
+def reopen_null(root: int) -> None:
+    """Where 0, 1, 2 are the host's /dev/null, they become the container's: a descriptor on the host's file system would lead there."""
+    for number in (0, 1, 2):
+        status = os.fstat(number)
+        if not stat.S_ISCHR(status.st_mode) or status.st_rdev != _NULL:
+            continue
+        flags = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
+        try:
+            fd = paths.open_in_root(root, "/dev/null", os.O_PATH, follow=False)
+        except SyscallError:
+            continue  # a container without /dev keeps the one that it was given
+        own = os.fstat(fd)
+        if stat.S_ISCHR(own.st_mode) and own.st_rdev == _NULL:
+            opened = syscalls.openat2(root, "/dev/null", flags, resolve=paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS)
+            os.dup2(opened, number, inheritable=True)
+            os.close(opened)
+        os.close(fd)
 
 
 def announce(channel: _socket.socket) -> None:

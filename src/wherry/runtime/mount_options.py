@@ -1,7 +1,9 @@
-"""The options of an OCI mount, sorted into what the kernel takes them as: mount attributes, propagation, flags and data of the file system.
+"""The options of an OCI mount, sorted into what the kernel takes them as: mount attributes, propagation, flags and data
+of the file system.
 
-Pure; runs wherever a configuration is checked or applied. Source: OCI config.md "Linux mount options", mount(8). **Invariant:** every word of the options ends in
-exactly one place; what no one knows goes to the file system, which refuses it by name.
+Pure; runs wherever a configuration is checked or applied. Source: OCI config.md "Linux mount options", mount(8).
+**Invariant:** every word of the options ends in exactly one place; what no one knows goes to the file system, which
+refuses it by name.
 """
 
 from __future__ import annotations
@@ -30,7 +32,9 @@ class Options:
     for the file system; `bind`, `recursive` (rbind), `remount`, `copy_up` (tmpcopyup); `idmap` names the option that asked for an id-mapped mount.
     """
 
-    __slots__ = ("attributes", "bind", "copy_up", "data", "idmap", "propagate_recursively", "propagation", "recursive", "recursive_attributes", "remount")
+    __slots__ = (
+        "attributes", "bind", "copy_up", "data", "idmap", "propagate_recursively", "propagation", "recursive", "recursive_attributes", "remount",
+    )  # fmt: skip
 
     def __init__(self) -> None:
         self.attributes = mounts.Attributes()

@@ -1,8 +1,9 @@
 """Which namespaces a container gets: new, somebody else's by path, or the runtime's own; and the plan for getting there.
 
-Made in the parent from `linux.namespaces`; carried out by `spawn` and `init`. **Invariant:** the parent never changes its own namespaces. What can only be
-done by an ancestor of the container's first process (entering a PID or time namespace, entering other namespaces before a new user namespace takes the
-power to) is done by a helper between the two, which the kernel makes a sibling (CLONE_PARENT). Source: namespaces(7), user_namespaces(7), OCI config-linux.md.
+Made in the parent from `linux.namespaces`; carried out by `spawn` and `init`. **Invariant:** the parent never changes
+its own namespaces. What can only be done by an ancestor of the container's first process (entering a PID or time
+namespace, entering other namespaces before a new user namespace takes the power to) is done by a helper between the
+two, which the kernel makes a sibling (CLONE_PARENT). Source: namespaces(7), user_namespaces(7), OCI config-linux.md.
 """
 
 from __future__ import annotations

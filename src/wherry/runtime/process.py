@@ -1,18 +1,20 @@
 """A container's process, from its OCI description to `execve`: what init and an exec have in common.
 
-`Plan` is made by the parent before the fork, so every mistake in the description is found while nothing exists yet, and the child encodes, looks up and imports
-nothing. The functions below it run in the child, in the order that `init` and `exec` list them. Sources: OCI config.md "process", execve(2),
-capabilities(7), credentials(7); the user-visible words of a failed exec are those that Docker's clients turn into exit codes 126 and 127.
+`Plan` is made by the parent before the fork, so every mistake in the description is found while nothing exists yet,
+and the child encodes, looks up and imports nothing. The functions below it run in the child, in the order that `init`
+and `exec` list them. Sources: OCI config.md "process", execve(2), capabilities(7), credentials(7); the user-visible
+words of a failed exec are those that Docker's clients turn into exit codes 126 and 127.
 """
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]
 import errno
 import os
 import select
 
-from wherry.errors import FailedPrecondition, InvalidArgument, NotImplemented, StartError, SyscallError
+from wherry import errors
+from wherry.errors import FailedPrecondition, InvalidArgument, StartError, SyscallError
 from wherry.linux import capabilities, syscalls
 
 TYPE_CHECKING = False
@@ -22,8 +24,10 @@ if TYPE_CHECKING:
     from wherry.linux.procfs import Procfs
     from wherry.spec import oci
 
-_RLIMITS = ("CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME")
-_PR_SET_PDEATHSIG, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_NO_NEW_PRIVS = 1, 4, 8, 38
+_RLIMITS = (
+    "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
+)  # fmt: skip
+_PR_SET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_NO_NEW_PRIVS = 1, 3, 4, 8, 38
 _PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
 _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 _MAX_ID = 0xFFFFFFFE
@@ -36,11 +40,19 @@ class Plan:
     """Everything that the child needs to become the process. `warnings` are for the caller to pass on."""
 
     __slots__ = (
-        "additional_groups", "apparmor", "argv", "caps", "cwd", "env", "gid", "io_priority", "keyring", "no_new_privileges", "oom_score_adj", "personality",
-        "rlimits", "seccomp", "seccomp_flags", "selinux", "terminal", "uid", "umask", "warnings",
+        "additional_groups", "apparmor", "argv", "caps", "cwd", "env", "gid", "io_priority", "keyring", "no_new_privileges",
+        "oom_score_adj", "personality", "rlimits", "seccomp", "seccomp_flags", "selinux", "terminal", "uid", "umask", "warnings",
     )  # fmt: skip
 
-    def __init__(self, process: oci.Process, *, seccomp_bpf: bytes | None, seccomp_flags: int = 0, own_user_namespace: bool = False, keyring: str = "") -> None:
+    def __init__(
+        self,
+        process: oci.Process,
+        *,
+        seccomp_bpf: bytes | None,
+        seccomp_flags: int = 0,
+        own_user_namespace: bool = False,
+        keyring: str = "",
+    ) -> None:
         user = process.get("user") or {}
         self.argv = [_bytes(word, "process.args") for word in process.get("args") or ()]
         if not self.argv or not self.argv[0]:
@@ -65,10 +77,10 @@ class Plan:
         self.terminal = bool(process.get("terminal"))
         self.io_priority = _io_priority(process)
         self.personality: int | None = None
-        self.keyring = keyring.encode()
+        self.keyring = f"_ses.{keyring}".encode() if keyring else b""
         for key in ("scheduler", "execCPUAffinity"):
             if process.get(key):
-                raise NotImplemented(f"process.{key}: wherry does not set it")
+                raise errors.NotImplemented(f"process.{key}: wherry does not set it")
 
     @property
     def keeps_admin_for_seccomp(self) -> bool:
@@ -130,7 +142,7 @@ def parse_personality(wanted: oci.Personality | None) -> int | None:
     if not wanted:
         return None
     if wanted.get("flags"):
-        raise NotImplemented("linux.personality.flags: wherry does not set them")
+        raise errors.NotImplemented("linux.personality.flags: wherry does not set them")
     if wanted.get("domain") not in _PERSONALITIES:
         raise InvalidArgument(f"linux.personality.domain: {wanted.get('domain')!r} is not LINUX or LINUX32")
     return _PERSONALITIES[wanted["domain"]]
@@ -168,9 +180,11 @@ def own_stdio(uid: int) -> None:
                 raise SyscallError("fchown", f"descriptor {fd}", error.errno or 0) from None
 
 
-def set_dumpable(dumpable: bool) -> None:
-    """Not dumpable: no process with the same user id may trace this one or look into its /proc/PID (CVE-2016-9962)."""
-    syscalls.prctl(_PR_SET_DUMPABLE, int(dumpable), subject="dumpable")
+def set_dumpable(dumpable: int) -> int:
+    """0: no process with the same user id may trace this one or look into its /proc/PID (CVE-2016-9962); children inherit it. Returns what it was."""
+    before = syscalls.prctl(_PR_GET_DUMPABLE, subject="dumpable")
+    syscalls.prctl(_PR_SET_DUMPABLE, dumpable, subject="dumpable")
+    return before
 
 
 def apply_rlimits(plan: Plan, pid: int = 0) -> None:
@@ -243,7 +257,8 @@ def change_directory(plan: Plan) -> None:
     except OSError:
         inside = False
     if not inside:
-        raise StartError("chdir", "current working directory is outside of container mount namespace root -- possible container breakout detected", errno.EPERM)
+        text = "current working directory is outside of container mount namespace root -- possible container breakout detected"
+        raise StartError("chdir", text, errno.EPERM)
 
 
 def set_parent_death_signal(signal: int, channel: _socket.socket) -> None:

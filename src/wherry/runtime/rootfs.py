@@ -1,12 +1,14 @@
 """What a container sees as its file system: assembled from detached mounts, then made the root.
 
-`Rootfs` is made in the parent, where it opens everything that comes from the host - the root tree and the sources of bind mounts - as detached mounts; the
-child attaches them in its own mount namespace, each on a descriptor resolved inside the new root. So no host path is looked up in the child, and none in the
-container is looked up by the host's rules. Steps in the child, in this order:
+`Rootfs` is made in the parent, where it opens everything that comes from the host - the root tree and the sources of
+bind mounts - as detached mounts; the child attaches them in its own mount namespace, each on a descriptor resolved
+inside the new root. So no host path is looked up in the child, and none in the container is looked up by the host's
+rules. Steps in the child, in this order:
 
     attach_root → mount_all → create_devices → (hooks) → write_protect → mask → pivot
 
-**Invariant:** an attribute (read-only, nosuid, private) is on a mount before the mount is attached. Sources: OCI config.md "Mounts", config-linux.md.
+**Invariant:** an attribute (read-only, nosuid, private) is on a mount before the mount is attached. Sources: OCI
+config.md "Mounts", config-linux.md.
 Absent: id-mapped mounts (refused by name).
 """
 
@@ -16,7 +18,8 @@ import errno
 import os
 import stat
 
-from wherry.errors import InvalidArgument, NotImplemented, StartError, SyscallError, WherryError
+from wherry import errors
+from wherry.errors import InvalidArgument, StartError, SyscallError, WherryError
 from wherry.linux import mounts, paths, procfs, syscalls, trees
 from wherry.runtime import devices, mount_options
 
@@ -31,6 +34,7 @@ _PROC_FILES = frozenset((
 ))  # fmt: skip
 """What may be mounted inside /proc (as lxcfs does). Anything else could fool what reads or writes there (CVE-2019-16884)."""
 _NULL = os.makedev(1, 3)
+_INERT = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
 _EMPTY_TMPFS = [("mode", "0755"), ("size", "4k"), ("nr_inodes", "2")]
 
 
@@ -50,7 +54,7 @@ class _Mount:
         if not self.destination.startswith("/"):
             self.destination = "/" + self.destination  # relative destinations are deprecated, and meant from the root
         if self.options.idmap or entry.get("uidMappings") or entry.get("gidMappings"):
-            raise NotImplemented(f"mount {self.destination}: wherry does not do id-mapped mounts")
+            raise errors.NotImplemented(f"mount {self.destination}: wherry does not do id-mapped mounts")
         if bind and not self.source:
             raise InvalidArgument(f"mount {self.destination}: a bind mount needs a source")
         if bind and not self.source.startswith("/"):
@@ -79,7 +83,7 @@ class _Mount:
 
 
 class Rootfs:
-    """The container's file system in the making. `path` is its root directory in the caller's view; `own` the OCI names of the namespaces that are new."""
+    """The container's file system in the making. `path` is its root directory in the caller's view; `own`: OCI names of its namespaces."""
 
     def __init__(self, config: oci.Config, path: str, *, group: Cgroup | None, own: set[str], bundle: str = "") -> None:
         linux = config.get("linux") or {}
@@ -130,7 +134,7 @@ class Rootfs:
     def _open_groups(self, mount: _Mount) -> None:
         """cgroup v1: the container's own group in each hierarchy, and nothing above it."""
         assert self.group is not None
-        flags = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC | (mount.options.attributes.set & mounts.RDONLY)
+        flags = _INERT | (mount.options.attributes.set & mounts.RDONLY)
         for controllers, name, path in self.group.mounts():
             fd = mounts.clone_tree(path)
             self._groups.append((controllers, name, fd))
@@ -182,7 +186,7 @@ class Rootfs:
             os.close(target)
 
     def _target(self, mount: _Mount) -> int:
-        """The mount point, made if missing. proc and sysfs want a plain directory of their own name (CVE-2023-27561); what is inside of /proc is off limits."""
+        """The mount point, made if missing. proc and sysfs want a plain directory (CVE-2023-27561); the inside of /proc is off limits."""
         if mount.type in ("proc", "sysfs"):
             return self._plain_directory(mount)
         make = paths.make_directory if mount.is_directory else paths.make_file
@@ -209,7 +213,7 @@ class Rootfs:
 
     def _remount(self, mount: _Mount) -> None:
         if mount.options.data:
-            raise NotImplemented(f"remount with file system options ({mount.options.data[0][0]})")
+            raise errors.NotImplemented(f"remount with file system options ({mount.options.data[0][0]})")
         target = paths.open_in_root(self.root, mount.destination)
         try:
             mounts.set_attributes(target, mount.options.attributes, subject=mount.destination)
@@ -225,8 +229,7 @@ class Rootfs:
         # a read-only /dev, or a tmpfs that is filled first, becomes read-only when it is complete
         late = options.readonly and (options.copy_up or (self.make_dev and mount.destination.rstrip("/") == "/dev"))
         attributes = options.attributes.set & ~(mounts.RDONLY if late else 0)
-        source = mount.source if mount.source not in ("", mount.type) and mount.type not in _SOURCELESS else ""
-        fd = mounts.Filesystem(mount.type, data, attributes, source).open()
+        fd = mounts.Filesystem(mount.type, data, attributes, mount.source or mount.type).open()
         keep = False
         try:
             if options.copy_up and mount.type == "tmpfs":
@@ -254,15 +257,15 @@ class Rootfs:
         if self.group is None:
             raise InvalidArgument("there is no cgroup to show: linux.cgroupsPath is not set")
         readonly = mount.options.attributes.set & mounts.RDONLY
-        flags = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC | readonly
+        flags = _INERT | readonly
         if self.group.mode == "v2":
-            fd = mounts.Filesystem("cgroup2", [], flags).open()
+            fd = mounts.Filesystem("cgroup2", [], flags, "cgroup").open()
             try:
                 mounts.attach(fd, target, subject=mount.destination)
             finally:
                 os.close(fd)
             return
-        base = mounts.Filesystem("tmpfs", [("mode", "0755")], flags & ~mounts.RDONLY).open()
+        base = mounts.Filesystem("tmpfs", [("mode", "0755")], flags & ~mounts.RDONLY, "tmpfs").open()
         try:
             mounts.attach(base, target, subject=mount.destination)
             for controllers, name, fd in self._groups:
@@ -334,7 +337,7 @@ class Rootfs:
                         null = self._open_null() if null < 0 else null
                         fd = mounts.clone_tree("", fd=null, subject="/dev/null")
                     elif empty < 0:
-                        fd = empty = mounts.Filesystem("tmpfs", list(_EMPTY_TMPFS), mounts.RDONLY | mounts.NOSUID | mounts.NODEV | mounts.NOEXEC).open()
+                        fd = empty = mounts.Filesystem("tmpfs", list(_EMPTY_TMPFS), _INERT | mounts.RDONLY, "tmpfs").open()
                     else:
                         fd = mounts.clone_tree("", fd=empty, subject="empty directory")
                     try:
@@ -359,10 +362,10 @@ class Rootfs:
 
     def _open_null(self) -> int:
         """The container's /dev/null if it is one, else the host's: never something else under that name (CVE-2025-31133)."""
-        for fd_of in (lambda: paths.open_in_root(self.root, "/dev/null", follow=False), lambda: os.open("/dev/null", os.O_PATH | os.O_CLOEXEC)):
+        for root in (self.root, syscalls.AT_FDCWD):
             try:
-                fd = fd_of()
-            except (SyscallError, OSError):
+                fd = syscalls.openat2(root, "dev/null" if root == self.root else "/dev/null", os.O_PATH, resolve=paths.RESOLVE_NO_SYMLINKS)
+            except SyscallError:
                 continue
             status = os.fstat(fd)
             if stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL:
@@ -373,7 +376,7 @@ class Rootfs:
     def writable_procfs(self) -> procfs.Procfs:
         """A proc file system of this PID namespace that nothing is mounted over: the container's, else one that is attached nowhere."""
         if self.procfs is None:
-            self.procfs = procfs.Procfs(mounts.Filesystem("proc", [], mounts.NOSUID | mounts.NODEV | mounts.NOEXEC).open())
+            self.procfs = procfs.Procfs(mounts.Filesystem("proc", [], _INERT).open())
         return self.procfs
 
     def pivot(self) -> None:
@@ -386,5 +389,3 @@ class Rootfs:
         if kind and kind != mounts.SLAVE:
             mounts.set_propagation("/", kind, recursive=recursive)
 
-
-_SOURCELESS = frozenset(("proc", "sysfs", "tmpfs", "devpts", "mqueue", "cgroup", "cgroup2"))

@@ -5,8 +5,9 @@ The child's function gets the channel and never returns. Runs in the shim and `w
     parent ──clone──► child                                 new namespaces, or joins that the child can make itself
     parent ──clone──► helper ──clone, CLONE_PARENT──► child     PID or user namespaces of others, a time namespace, every exec
 
-**Invariants:** the helper is gone when `spawn` returns; the child is a child of the caller either way; nothing of a child's failure reaches the caller's
-Python frames. In an exec the helper enters everything before the child exists, so nobody in the container can see a process that is still the host's.
+**Invariants:** the helper is gone when `spawn` returns; the child is a child of the caller either way; nothing of a
+child's failure reaches the caller's Python frames. In an exec the helper enters everything before the child exists,
+so nobody in the container can see a process that is still the host's.
 """
 
 from __future__ import annotations
@@ -30,7 +31,8 @@ if TYPE_CHECKING:
 def spawn(
     body: Body, channel: _socket.socket, *, flags: int, cgroup_fd: int | None, helper: Callable[[], None] | None, keep: list[int]
 ) -> tuple[int, int]:
-    """Starts `body(channel)` in a new process; (pid, pidfd) of it. With `helper`, that runs first in a process between. `keep`: descriptors that the helper needs.
+    """Starts `body(channel)` in a new process; (pid, pidfd) of it. With `helper`, that runs first in a process
+    between. `keep`: descriptors that the helper needs.
 
     StartError if the helper fails. `body` reports on the channel itself, see `guard`.
     """

@@ -1,7 +1,7 @@
 """Kernel parameters of a container: only those that belong to a namespace of its own, written through a verified procfs.
 
-Pure check in the parent, write in a container's init. Source: namespaces(7), Documentation/admin-guide/sysctl; a value is one write, never joined with others
-(CVE-2022-0811), and a key is a path of plain names.
+Pure check in the parent, write in a container's init. Source: namespaces(7), Documentation/admin-guide/sysctl; a
+value is one write, never joined with others (CVE-2022-0811), and a key is a path of plain names.
 """
 
 from __future__ import annotations
