@@ -17,6 +17,7 @@ from wherry.engine.records import Container, MountPoint, Record
 from wherry.engine.services import Services
 from wherry.engine.store import describe
 from wherry.errors import InvalidArgument, NotFound
+from wherry.network.ports import port_requests
 from wherry.spec.ids import ContainerId
 from wherry.wire.engine import ContainerConfig, ContainerCreate, HostConfig, VolumeCreate
 
@@ -284,6 +285,9 @@ def check_network(services: Services, config: ContainerConfig, host: HostConfig,
             raise NotImplementedError(
                 f"wherry does not support NetworkingConfig.EndpointsConfig of {network!r} yet: user-defined networks and aliases"
             )
+    port_requests(
+        host.port_bindings, config.exposed_ports or {}, publish_all=host.publish_all_ports
+    )  # refuses malformed ones
     if mode.startswith("container:"):
         services.containers.get(mode.removeprefix("container:"))
         if request.hostname:
