@@ -42,12 +42,15 @@ class AttachedStream:
     `socket` is one end of a connected AF_UNIX stream socket, non-blocking, owned by the caller: what is written goes to stdin
     (shutdown(SHUT_WR) is end of file), what is read is to be sent to the client as it is. `multiplexed`: the bytes are stdcopy frames
     (no terminal); otherwise raw. End of file means that the process's output is complete.
-    `replay` is sent before the stream (attach with logs=1).
+    `replay` is sent before the stream (attach with logs=1). `on_detach` is called when the client leaves by its detach keys; `detach_keys` are
+    those asked for when an exec was created ("": the default).
     """
 
     socket: socket.socket
     multiplexed: bool
     replay: AsyncIterator[bytes] | None = None
+    on_detach: Callable[[], None] | None = None
+    detach_keys: str = ""
 
 
 @dataclass(frozen=True, slots=True)

@@ -231,6 +231,10 @@ class Networks:
         """The host's address as containers on the default bridge see it (`host-gateway`)."""
         return self._bridge.ip
 
+    def network_id(self, name: str) -> str:
+        """ "" for what is no predefined network ("container:…")."""
+        return self._catalog.id(name) if name in PREDEFINED else ""
+
     def list(self, containers: Mapping[str, Mapping[str, Json]] | None = None) -> list[Json]:
         return [self.inspect(name, containers) for name in PREDEFINED]
 
