@@ -163,7 +163,7 @@ def no_leaks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     if folder not in LEAK_CHECKED or os.geteuid() != 0:
         yield
         return
-    watch = leaks.Watch(roots=(str(tmp_path_factory.getbasetemp()),))
+    watch = leaks.Watch(roots=(str(tmp_path_factory.getbasetemp()), "/tmp/we2e-"))
     yield
     left = watch.what_is_left()
     if left:

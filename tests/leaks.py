@@ -23,6 +23,7 @@ from collections.abc import Iterator, Sequence
 WAIT_SECONDS = 10.0
 PR_SET_CHILD_SUBREAPER = 36
 TCP_LISTEN = "0A"
+UNIX_LISTENS = 0x10000  # __SO_ACCEPTCON in the flags of /proc/net/unix
 
 _TAG = re.compile(r"\bwh(?:erry[-_])?([0-9a-f]{6})\b")
 _own_instances: set[str] = set()
@@ -175,9 +176,10 @@ def _nftables() -> Iterator[str]:
 
 def _sockets(roots: Sequence[str]) -> Iterator[str]:
     for line in _lines("/proc/net/unix")[1:]:
-        path = line.split()[7] if len(line.split()) > 7 else ""
-        if path and any(root in path for root in roots):
-            yield f"unix socket: {path}"
+        fields = line.split()
+        listens = int(fields[3], 16) & UNIX_LISTENS
+        if listens and len(fields) > 7 and any(root in fields[7] for root in roots):
+            yield f"unix socket: {fields[7]}"
     inodes = set()
     for pid in descendants():
         try:
@@ -245,9 +247,11 @@ class Watch:
     def what_is_left(self, wait_seconds: float = WAIT_SECONDS) -> list[str]:
         """Sorted labels of what is left once the kernel has had `wait_seconds` to finish; empty when nothing is."""
         deadline = time.monotonic() + wait_seconds
+        pause = 0.01
         while True:
             reap_orphans()
             left = self._left()
             if not left or time.monotonic() > deadline:
                 return sorted(f"{label} (x{count})" if count > 1 else label for label, count in left.items())
-            time.sleep(0.02)
+            time.sleep(pause)
+            pause = min(2 * pause, 0.5)

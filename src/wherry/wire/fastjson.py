@@ -1,7 +1,8 @@
 """JSON for processes that start on a hot path: the standard library's C scanner without the modules around it.
 
-`import json` costs several milliseconds of interpreter start (it pulls in `re` and `enum`); the C accelerator `_json` alone costs none. Used by
-the zygote, the shim, and the runtime. Output is ASCII; input is UTF-8. Falls back to `json` on an interpreter without the accelerator.
+`import json` costs several milliseconds of interpreter start (it pulls in `re` and `enum`); the C accelerator `_json`
+alone costs none. Used by the zygote, the shim, and the runtime. Output is ASCII; input is UTF-8. Falls back to `json`
+on an interpreter without the accelerator.
 """
 
 from __future__ import annotations
@@ -34,7 +35,9 @@ try:
     _scan = _make_scanner(_Context())  # type: ignore[arg-type]
 
     def loads(data: bytes | str) -> object:
-        """The value that `data` encodes. ValueError when it is not exactly one JSON value (RFC 8259; no NaN or Infinity)."""
+        """The value that `data` encodes. ValueError when it is not exactly one JSON value (RFC 8259; no NaN or
+        Infinity).
+        """
         text = data if isinstance(data, str) else str(data, "utf-8")
         start = len(text) - len(text.lstrip(_WHITESPACE))
         try:
@@ -48,7 +51,9 @@ try:
         return value
 
     def dumps(value: object) -> bytes:
-        """Compact JSON of None, bool, int, float, str, list, tuple and dict with string keys. TypeError for anything else."""
+        """Compact JSON of None, bool, int, float, str, list, tuple and dict with string keys. TypeError for anything
+        else.
+        """
         parts: list[str] = []
         _encode(value, parts.append)
         return "".join(parts).encode("ascii")
