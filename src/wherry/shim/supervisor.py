@@ -18,7 +18,7 @@ reports the exit and cleans up; it serves requests from the control connection t
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # the C half of signal, which would import enum
 import os
 from _socket import AF_UNIX, SOCK_CLOEXEC, SOCK_NONBLOCK, SOCK_STREAM
 from _socket import socket as Socket
@@ -125,7 +125,7 @@ class Supervisor:
     def _on_message(self, connection: Connection, message: Message, fds: list[int]) -> None:
         answer: Message = {"id": message.get("id")}
         try:
-            operation = self._operations.get(message.get("op"))
+            operation = self._operations.get(str(message.get("op")))
             if operation is None:
                 raise InvalidArgument(f"unknown operation {message.get('op')!r}")
             answer["ok"] = operation(message, fds)

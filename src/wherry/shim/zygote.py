@@ -9,7 +9,7 @@ does not write to; no zombies (SIGCHLD is ignored here, and is the shim's own bu
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # the C half of signal, which would import enum
 import gc
 import os
 from _socket import AF_UNIX, SOCK_STREAM
