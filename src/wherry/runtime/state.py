@@ -4,8 +4,9 @@
     <root>/<id>/state.json      pid and its start time, cgroup paths, bundle, … ; written to a temporary name and renamed
     <root>/<id>/exec.fifo       there as long as the container is created and not started
 
-Runs in `wherry-runc` only: the shim keeps its own files. **Invariant:** a directory without state.json is a container being made, or one whose making was killed: `delete --force`
-removes it. A pid counts only together with its start time, so a reused pid is never taken for the container.
+Runs in `wherry-runc` only: the shim keeps its own files. **Invariant:** a directory without state.json is a container
+being made, or one whose making was killed: `delete --force` removes it. A pid counts only together with its start
+time, so a reused pid is never taken for the container.
 """
 
 from __future__ import annotations
@@ -33,7 +34,9 @@ _CONFIG_LIMIT = 16 << 20
 
 
 def check_id(container_id: str) -> str:
-    """The id itself, when it is one: letters, digits, "_", "+", "-", "."; InvalidArgument else (it becomes a directory's name)."""
+    """The id itself, when it is one: letters, digits, "_", "+", "-", "."; InvalidArgument else (it becomes a
+    directory's name).
+    """
     if not container_id:
         raise InvalidArgument("container id cannot be empty")
     if container_id in (".", "..") or len(container_id) > _ID_LIMIT or not _ID_CHARACTERS.issuperset(container_id):
@@ -42,7 +45,9 @@ def check_id(container_id: str) -> str:
 
 
 def read_config(path: str) -> tuple[bytes, Config]:
-    """A configuration file's bytes and value. NotFound, or InvalidArgument for what is no JSON object; its fields are not checked here."""
+    """A configuration file's bytes and value. NotFound, or InvalidArgument for what is no JSON object; its fields are
+    not checked here.
+    """
     try:
         fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC | os.O_NONBLOCK | os.O_NOCTTY)
     except OSError as error:
@@ -69,7 +74,9 @@ def read_config(path: str) -> tuple[bytes, Config]:
 
 
 def start_time(pid: int) -> int | None:
-    """When the process began, in clock ticks after boot; None when it is gone or only a zombie is left (proc_pid_stat(5), fields 3 and 22)."""
+    """When the process began, in clock ticks after boot; None when it is gone or only a zombie is left
+    (proc_pid_stat(5), fields 3 and 22).
+    """
     try:
         with open(f"/proc/{pid}/stat", "rb") as file:
             fields = file.read().rpartition(b")")[2].split()
@@ -81,7 +88,18 @@ def start_time(pid: int) -> int | None:
 class State:
     """One container's state. `directory` is its place; the rest is state.json."""
 
-    __slots__ = ("bundle", "cgroup_paths", "created", "directory", "id", "oci_version", "owner", "pid", "rootfs", "start")
+    __slots__ = (
+        "bundle",
+        "cgroup_paths",
+        "created",
+        "directory",
+        "id",
+        "oci_version",
+        "owner",
+        "pid",
+        "rootfs",
+        "start",
+    )
 
     def __init__(self, directory: str, container_id: str) -> None:
         self.directory = directory
@@ -143,7 +161,9 @@ class State:
         }
 
     def remove(self) -> None:
-        """Forgets the container: its directory goes, state.json first of all, so that half a removal is not taken for a container."""
+        """Forgets the container: its directory goes, state.json first of all, so that half a removal is not taken for
+        a container.
+        """
         for name in ["state.json", *sorted(_names(self.directory))]:
             try:
                 os.unlink(f"{self.directory}/{name}")

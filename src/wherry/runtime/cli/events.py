@@ -1,4 +1,6 @@
-"""`wherry-runc events`: a container's figures, once or every --interval, and its out-of-memory events, one JSON object per line."""
+"""`wherry-runc events`: a container's figures, once or every --interval, and its out-of-memory events, one JSON
+object per line.
+"""
 
 from __future__ import annotations
 
@@ -41,7 +43,9 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
 
 
 def _follow(state: states.State, group: Cgroup, interval: float) -> None:
-    """Until the container ends: pidfd, the kernel's notice of memory running out, and the interval are what is waited for."""
+    """Until the container ends: pidfd, the kernel's notice of memory running out, and the interval are what is waited
+    for.
+    """
     import select
 
     pidfd = state.pidfd()

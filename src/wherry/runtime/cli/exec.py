@@ -1,4 +1,6 @@
-"""`wherry-runc exec`: one more process in a running container. Errors end with status 255, the process's own status is passed on."""
+"""`wherry-runc exec`: one more process in a running container. Errors end with status 255, the process's own status
+is passed on.
+"""
 
 from __future__ import annotations
 
@@ -54,7 +56,9 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     oci_validate.check(config)
     process = described(values, config, arguments[1:])
     detached = values["detach"]
-    require_terminal_or_socket(terminal=bool(process.get("terminal")), detached=detached, socket=values["console-socket"])
+    require_terminal_or_socket(
+        terminal=bool(process.get("terminal")), detached=detached, socket=values["console-socket"]
+    )
     preserved = preserved_fds({"process": process}, values["preserve-fds"])
     program, flags = filters.program_for(settings.root, config)
     pidfd = state.pidfd()
@@ -122,7 +126,10 @@ def described(values: dict[str, Any], config: Config, command: list[str]) -> Pro
         user["uid"] = _id("--user", uid)
         user["gid"] = _id("--user", gid) if gid else user.get("gid", 0)
     if values["additional-gids"]:
-        user["additionalGids"] = [*user.get("additionalGids", ()), *(_id("--additional-gids", gid) for gid in values["additional-gids"])]
+        user["additionalGids"] = [
+            *user.get("additionalGids", ()),
+            *(_id("--additional-gids", gid) for gid in values["additional-gids"]),
+        ]
     process["user"] = user
     if values["cap"]:
         have = process.get("capabilities", {})
@@ -133,7 +140,9 @@ def described(values: dict[str, Any], config: Config, command: list[str]) -> Pro
 
 
 def _id(option: str, text: str) -> int:
-    """A number in the range of user ids; names are not looked up, and what is none is never taken for root (CVE-2024-40635)."""
+    """A number in the range of user ids; names are not looked up, and what is none is never taken for root
+    (CVE-2024-40635).
+    """
     if not (text.isascii() and text.isdigit() and len(text) <= 10 and int(text) <= 0xFFFFFFFE):
         raise InvalidArgument(f"{option}: {text!r} is not a user or group id")
     return int(text)

@@ -1,4 +1,6 @@
-"""`wherry-runc features`: what this runtime does, as JSON (OCI runtime-spec features.md). Says what is compiled in, not what this kernel allows."""
+"""`wherry-runc features`: what this runtime does, as JSON (OCI runtime-spec features.md). Says what is compiled in,
+not what this kernel allows.
+"""
 
 from __future__ import annotations
 
@@ -50,7 +52,10 @@ def features() -> dict[str, Any]:
             "selinux": {"enabled": True},
             "intelRdt": {"enabled": False},
         },
-        "annotations": {"org.wherry.runc.version": __version__, "io.github.seccomp.libseccomp.version": libseccomp_version() or ""},
+        "annotations": {
+            "org.wherry.runc.version": __version__,
+            "io.github.seccomp.libseccomp.version": libseccomp_version() or "",
+        },
     }
 
 

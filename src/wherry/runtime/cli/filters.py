@@ -1,6 +1,8 @@
-"""Compiled seccomp programs, kept under --root so that libseccomp (20 ms for Docker's profile) is asked once per profile and boot.
+"""Compiled seccomp programs, kept under --root so that libseccomp (20 ms for Docker's profile) is asked once per
+profile and boot.
 
-A file holds the section that was compiled and the program; the section is compared as a whole, the file's name is only where to look.
+A file holds the section that was compiled and the program; the section is compared as a whole, the file's name is
+only where to look.
 """
 
 from __future__ import annotations

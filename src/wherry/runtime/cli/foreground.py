@@ -1,12 +1,12 @@
 """A container's process in the foreground: its signals, its terminal, its exit status.
 
-Without a terminal the process has our own standard streams and there is nothing to relay: we wait, and pass signals on. With one, bytes go between our terminal, in raw
-mode, and the container's; a change of size goes along.
+Without a terminal the process has our own standard streams and there is nothing to relay: we wait, and pass signals
+on. With one, bytes go between our terminal, in raw mode, and the container's; a change of size goes along.
 """
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # the C half of signal, which would import enum
 import os
 
 from wherry.errors import InvalidArgument
@@ -16,7 +16,8 @@ if TYPE_CHECKING:
     from types import FrameType
     from typing import Any
 
-# Not passed on: what concerns our own children and terminal, what cannot be caught, and SIGURG, SIGPIPE, which mean our own descriptors.
+# Not passed on: what concerns our own children and terminal, what cannot be caught, and SIGURG, SIGPIPE, which mean
+# our own descriptors.
 _KEPT = (_signal.SIGCHLD, _signal.SIGURG, _signal.SIGPIPE, _signal.SIGWINCH, _signal.SIGKILL, _signal.SIGSTOP)
 _WIDE = 32768
 _TIOCGWINSZ, _TIOCSWINSZ = 0x5413, 0x5414
@@ -44,7 +45,9 @@ class Foreground:
             pass
 
     def wait(self, pid: int, console: int | None) -> int:
-        """The status of `pid`, a child of ours: its exit code, or 128+n for signal n. `console` is the master of its terminal, which is closed."""
+        """The status of `pid`, a child of ours: its exit code, or 128+n for signal n. `console` is the master of its
+        terminal, which is closed.
+        """
         self._pid = pid
         for number in self._early:
             self._pass_on(number, None)
@@ -58,7 +61,9 @@ class Foreground:
 
 
 def become_subreaper() -> None:
-    """Orphans of the container, where it has no pid namespace of its own, become our children, so that they can be waited for."""
+    """Orphans of the container, where it has no pid namespace of its own, become our children, so that they can be
+    waited for.
+    """
     from wherry.linux import syscalls
 
     syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1, subject="child subreaper")
@@ -73,7 +78,9 @@ def require_terminal_or_socket(*, terminal: bool, detached: bool, socket: str) -
 
 
 def send_console(path: str, console: int) -> None:
-    """Hands the terminal's master to whoever listens at the AF_UNIX socket `path` (runc's terminals.md: one message, the tty's name and the descriptor)."""
+    """Hands the terminal's master to whoever listens at the AF_UNIX socket `path` (runc's terminals.md: one message,
+    the tty's name and the descriptor).
+    """
     import _socket
 
     with_name = os.readlink(f"/proc/self/fd/{console}").encode()
@@ -109,7 +116,14 @@ class _Terminal:
             return self
         raw = termios.tcgetattr(0)
         raw[0] &= ~(
-            termios.IGNBRK | termios.BRKINT | termios.PARMRK | termios.ISTRIP | termios.INLCR | termios.IGNCR | termios.ICRNL | termios.IXON
+            termios.IGNBRK
+            | termios.BRKINT
+            | termios.PARMRK
+            | termios.ISTRIP
+            | termios.INLCR
+            | termios.IGNCR
+            | termios.ICRNL
+            | termios.IXON
         )
         raw[1] &= ~termios.OPOST
         raw[2] = raw[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _signal
+import _signal  # type: ignore[import-not-found]  # the C half of signal, which would import enum
 
 from wherry.errors import Conflict, InvalidArgument
 from wherry.runtime import state as states
@@ -32,7 +32,9 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
 
 
 def send(state: states.State, number: int) -> None:
-    """To the first process; SIGKILL, where it does not take a pid namespace with it, to all. Conflict "container not running" when it has ended."""
+    """To the first process; SIGKILL, where it does not take a pid namespace with it, to all. Conflict "container not
+    running" when it has ended.
+    """
     pidfd = state.pidfd()
     if pidfd is None:
         raise Conflict("container not running")
@@ -64,8 +66,8 @@ def parse_signal(text: str) -> int:
     if plus and base == "RTMIN" and offset.isascii() and offset.isdigit() and len(offset) < 3:
         number = _signal.SIGRTMIN + int(offset)
         if number <= _signal.SIGRTMAX:
-            return number
+            return int(number)
     number = getattr(_signal, f"SIG{name}", None) if name.isalnum() else None
     if not isinstance(number, int) or name.startswith("_"):
         raise InvalidArgument(f"unknown signal {text!r}")
-    return number
+    return int(number)

@@ -1,4 +1,6 @@
-"""What `create` and `run` have in common: from a bundle to a container that waits or runs, and its state on disk; and the way back."""
+"""What `create` and `run` have in common: from a bundle to a container that waits or runs, and its state on disk; and
+the way back.
+"""
 
 from __future__ import annotations
 
@@ -28,11 +30,18 @@ OPTIONS = (
     Option("pid-file", "the file to write the process id to"),
     Option("no-pivot", "the root of a container is always changed by pivot_root", kind="refused", default=False),
     Option("no-new-keyring", "do not create a new session keyring for the container", kind="switch"),
-    Option("preserve-fds", "pass N additional file descriptors to the container (stdio + $LISTEN_FDS + N in total)", kind="number", default=0),
+    Option(
+        "preserve-fds",
+        "pass N additional file descriptors to the container (stdio + $LISTEN_FDS + N in total)",
+        kind="number",
+        default=0,
+    ),
 )
 
 
-def launch(settings: Globals, values: dict[str, Any], container_id: str, *, verb: str, hold: bool, detached: bool) -> tuple[State, Config, InitProcess]:
+def launch(
+    settings: Globals, values: dict[str, Any], container_id: str, *, verb: str, hold: bool, detached: bool
+) -> tuple[State, Config, InitProcess]:
     """Makes the container. With `hold` it waits for `start`; else its program runs. Whatever fails, nothing is left."""
     states.check_id(container_id)
     bundle = os.path.abspath(values["bundle"] or ".")
@@ -83,7 +92,9 @@ def launch(settings: Globals, values: dict[str, Any], container_id: str, *, verb
             _abandon(process)
         state.remove()
         if isinstance(error, StartError):
-            raise StartError(error.step, f"wherry-runc {verb} failed: unable to start container process: {error}", error.errno) from None
+            raise StartError(
+                error.step, f"wherry-runc {verb} failed: unable to start container process: {error}", error.errno
+            ) from None
         if isinstance(error, WherryError):
             raise type(error)(f"wherry-runc {verb} failed: {error}") from None
         raise
@@ -103,7 +114,9 @@ def _abandon(process: InitProcess) -> None:
 
 
 def preserved_fds(config: Config, extra: int) -> int:
-    """How many descriptors from 3 on the program gets: those of socket activation, announced in its environment, and `extra`."""
+    """How many descriptors from 3 on the program gets: those of socket activation, announced in its environment, and
+    `extra`.
+    """
     if extra < 0:
         raise InvalidArgument(f"--preserve-fds: {extra} is negative")
     listening = os.environ.get("LISTEN_FDS", "0")
@@ -123,7 +136,9 @@ def write_pid_file(path: str, pid: int) -> None:
 
 
 def destroy(state: State, config: Config | None) -> None:
-    """Removes all that is left of a container whose first process has ended: processes, cgroup, state. Then its poststop hooks run."""
+    """Removes all that is left of a container whose first process has ended: processes, cgroup, state. Then its
+    poststop hooks run.
+    """
     group = state.cgroup()
     group.kill()
     group.delete()
@@ -132,7 +147,10 @@ def destroy(state: State, config: Config | None) -> None:
     if config is not None and described:
         from wherry.runtime import hooks
 
-        hooks.run(hooks.parse({"poststop": described})["poststop"], hooks.state(config, state.id, states.STOPPED, 0, state.bundle))
+        hooks.run(
+            hooks.parse({"poststop": described})["poststop"],
+            hooks.state(config, state.id, states.STOPPED, 0, state.bundle),
+        )
 
 
 def run_poststart_hooks(settings: Globals, state: State, config: Config) -> None:
@@ -143,7 +161,10 @@ def run_poststart_hooks(settings: Globals, state: State, config: Config) -> None
     from wherry.runtime import hooks
 
     try:
-        hooks.run(hooks.parse({"poststart": described})["poststart"], hooks.state(config, state.id, states.RUNNING, state.pid, state.bundle))
+        hooks.run(
+            hooks.parse({"poststart": described})["poststart"],
+            hooks.state(config, state.id, states.RUNNING, state.pid, state.bundle),
+        )
     except WherryError as error:
         settings.write("warning", str(error))
 

@@ -1,7 +1,8 @@
 """The entry of `wherry-runc`: global options, the verb, and what becomes of an error.
 
-Exit status 1 for errors (255 from `exec`), else what the verb says: the container's own for `run` and `exec` in the foreground. An error is one line in the log
-(--log, --log-format) and one on stderr, as containerd and dockerd read them from runc.
+Exit status 1 for errors (255 from `exec`), else what the verb says: the container's own for `run` and `exec` in the
+foreground. An error is one line in the log (--log, --log-format) and one on stderr, as containerd and dockerd read
+them from runc.
 """
 
 from __future__ import annotations
@@ -43,7 +44,9 @@ GLOBAL = (
     Option("log-format", "'text' or 'json'", default="text"),
     Option("root", "directory of the containers' state (on a tmpfs)", default=DEFAULT_ROOT),
     Option("criu", "there is no checkpoint and restore yet", kind="refused"),
-    Option("systemd-cgroup", "cgroups are made by wherry-runc itself, never through systemd", kind="refused", default=False),
+    Option(
+        "systemd-cgroup", "cgroups are made by wherry-runc itself, never through systemd", kind="refused", default=False
+    ),
     Option("rootless", "'true', 'false' or 'auto'", default="auto"),
     Option("version", "print the version", short="v", kind="switch"),
 )

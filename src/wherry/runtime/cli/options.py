@@ -1,6 +1,7 @@
 """Options by hand: a table per verb, parsed as runc's own parser does, printed as help.
 
-One or two dashes before any name, "-name value" or "-name=value", a switch is on by being there or says "=false"; options end at the first word that is none, or at "--".
+One or two dashes before any name, "-name value" or "-name=value", a switch is on by being there or says "=false";
+options end at the first word that is none, or at "--".
 """
 
 from __future__ import annotations
@@ -17,7 +18,9 @@ _TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE"
 
 
 class Option:
-    """One option. `kind`: "text", "switch", "number" (a whole number, also negative), "many" (may be repeated), "refused" (named, but not done: `about` says why)."""
+    """One option. `kind`: "text", "switch", "number" (a whole number, also negative), "many" (may be repeated),
+    "refused" (named, but not done: `about` says why).
+    """
 
     __slots__ = ("about", "default", "kind", "name", "short")
 
@@ -38,7 +41,9 @@ HELP = Option("help", "show help", short="h", kind="switch")
 
 
 def parse(table: Sequence[Option], words: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """({option's name: value}, the words after the options). InvalidArgument for an unknown option or a bad value, NotImplemented for a refused one."""
+    """({option's name: value}, the words after the options). InvalidArgument for an unknown option or a bad value,
+    NotImplemented for a refused one.
+    """
     values = {option.name: option.initial() for option in (*table, HELP)}
     known = {name: option for option in (*table, HELP) for name in (option.name, option.short) if name}
     at = 0

@@ -32,7 +32,9 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     import subprocess
 
     try:
-        found = subprocess.run(["ps", *(arguments[1:] or ["-ef"])], capture_output=True, text=True, errors="replace", check=False)
+        found = subprocess.run(
+            ["ps", *(arguments[1:] or ["-ef"])], capture_output=True, text=True, errors="replace", check=False
+        )
     except FileNotFoundError:
         raise FailedPrecondition("ps: not found in PATH (use --format json)") from None
     if found.returncode:

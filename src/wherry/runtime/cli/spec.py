@@ -1,4 +1,6 @@
-"""`wherry-runc spec`: writes a config.json to begin with: a shell on a terminal, every namespace, few capabilities, a read-only root."""
+"""`wherry-runc spec`: writes a config.json to begin with: a shell on a terminal, every namespace, few capabilities, a
+read-only root.
+"""
 
 from __future__ import annotations
 
@@ -58,7 +60,9 @@ def default() -> Config:
         "mounts": [
             {"destination": "/proc", "type": "proc", "source": "proc"},
             _mount("/dev", "tmpfs", "tmpfs", "nosuid", "strictatime", "mode=755", "size=65536k"),
-            _mount("/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"),
+            _mount(
+                "/dev/pts", "devpts", "devpts", "nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"
+            ),
             _mount("/dev/shm", "tmpfs", "shm", "nosuid", "noexec", "nodev", "mode=1777", "size=65536k"),
             _mount("/dev/mqueue", "mqueue", "mqueue", "nosuid", "noexec", "nodev"),
             _mount("/sys", "sysfs", "sysfs", "nosuid", "noexec", "nodev", "ro"),
@@ -69,7 +73,13 @@ def default() -> Config:
             "namespaces": [{"type": kind} for kind in kinds],
             "maskedPaths": [
                 *("/proc/acpi", "/proc/asound", "/proc/kcore", "/proc/keys", "/proc/latency_stats", "/proc/timer_list"),
-                *("/proc/timer_stats", "/proc/sched_debug", "/sys/firmware", "/sys/devices/virtual/powercap", "/proc/scsi"),
+                *(
+                    "/proc/timer_stats",
+                    "/proc/sched_debug",
+                    "/sys/firmware",
+                    "/sys/devices/virtual/powercap",
+                    "/proc/scsi",
+                ),
             ],
             "readonlyPaths": ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"],
         },

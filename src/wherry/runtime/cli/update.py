@@ -20,7 +20,11 @@ if TYPE_CHECKING:
 USAGE = "update [options] <container-id>"
 EXAMPLES = '   wherry-runc update --memory 256m --pids-limit 100 web\n   echo \'{"cpu": {"quota": 50000}}\' | wherry-runc update --resources - web\n'
 OPTIONS = (
-    Option("resources", "file with the resources to update as in config.json, or '-' for stdin; other options are ignored then", short="r"),
+    Option(
+        "resources",
+        "file with the resources to update as in config.json, or '-' for stdin; other options are ignored then",
+        short="r",
+    ),
     Option("blkio-weight", "weight of block I/O, 10 to 1000", kind="number"),
     Option("cpu-period", "CPU CFS period (in usecs)", kind="number"),
     Option("cpu-quota", "CPU CFS hardcap limit (in usecs)", kind="number"),
@@ -97,7 +101,11 @@ def _without_zeros(changes: dict[str, Any]) -> dict[str, Any]:
     result = {}
     for section, fields in changes.items():
         if isinstance(fields, dict):
-            fields = {name: value for name, value in fields.items() if value not in (0, "") or value is False or name in ("burst", "idle")}
+            fields = {
+                name: value
+                for name, value in fields.items()
+                if value not in (0, "") or value is False or name in ("burst", "idle")
+            }
         if fields:
             result[section] = fields
     return result
