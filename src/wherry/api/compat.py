@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from wherry.api.backend import Json, JsonList
 from wherry.api.version import Version
 from wherry.errors import InvalidArgument, NotImplemented
+from wherry.spec.calls import Json, JsonList
 from wherry.wire.engine import ContainerCreate, HostConfig, Mount
 
 

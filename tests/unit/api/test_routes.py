@@ -13,8 +13,8 @@ from tests.unit.api.harness import Served, run, settled
 
 from wherry import errors
 from wherry.api.auth import parse_auth
-from wherry.api.backend import LogOptions, RegistryAuth, WaitResult
 from wherry.errors import InvalidArgument
+from wherry.spec.calls import LogOptions, RegistryAuth, WaitResult
 from wherry.wire import stdcopy
 
 TAG_DIGEST = "sha256:" + "d" * 64
