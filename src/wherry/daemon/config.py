@@ -156,8 +156,7 @@ _FILE_TYPES: dict[Kind, tuple[type, str]] = {
 
 def _typed(option: Option, value: Any) -> Any:
     kind, named = _FILE_TYPES[option.kind]
-    well = type(value) is kind and (kind is not list or all(isinstance(item, str) for item in value))
-    if not well:
+    if type(value) is not kind or (isinstance(value, list) and not all(isinstance(item, str) for item in value)):
         raise InvalidArgument(f"{option.key} must be {named}")
     return value
 
@@ -284,14 +283,10 @@ def _ulimits(raw: Mapping[str, Any]) -> tuple[Ulimit, ...]:
     for name, value in raw.items():
         if isinstance(value, str):
             soft, _, hard = value.partition(":")
-            numbers = [soft, hard or soft]
-        elif isinstance(value, dict):
-            numbers = [value.get("Soft"), value.get("Hard")]
-        else:
-            numbers = []
+            value = {"Soft": soft, "Hard": hard or soft}
         try:
-            soft_limit, hard_limit = (int(number) for number in numbers)  # type: ignore[arg-type]
-        except (ValueError, TypeError):
+            soft_limit, hard_limit = int(value["Soft"]), int(value["Hard"])
+        except (ValueError, TypeError, KeyError):
             raise InvalidArgument(f"default-ulimits.{name}: invalid limits") from None
         if hard_limit != -1 and (soft_limit > hard_limit or soft_limit == -1):
             raise InvalidArgument(f"default-ulimits.{name}: the soft limit exceeds the hard limit")

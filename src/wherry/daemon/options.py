@@ -72,9 +72,24 @@ OPTIONS = (
         default="info",
     ),
     Option("mtu", Kind.INT, "Set the MTU of the default bridge network", key="mtu", default="1500"),
-    Option("pidfile", Kind.STRING, "Path of the file with the engine's PID", key="pidfile", short="p", default="/run/wherry.pid"),
-    Option("shutdown-timeout", Kind.INT, "Seconds for containers to stop when the engine ends", key="shutdown-timeout", default="15"),
-    Option("tls", Kind.BOOL, "--tls=false: serve tcp:// hosts without TLS (all who reach them are root here)", key="tls"),
+    Option(
+        "pidfile",
+        Kind.STRING,
+        "Path of the file with the engine's PID",
+        key="pidfile",
+        short="p",
+        default="/run/wherry.pid",
+    ),
+    Option(
+        "shutdown-timeout",
+        Kind.INT,
+        "Seconds for containers to stop when the engine ends",
+        key="shutdown-timeout",
+        default="15",
+    ),
+    Option(
+        "tls", Kind.BOOL, "--tls=false: serve tcp:// hosts without TLS (all who reach them are root here)", key="tls"
+    ),
     Option("validate", Kind.BOOL, "Validate the configuration and exit"),
     Option("version", Kind.BOOL, "Print version information and quit", short="v"),
 )
@@ -83,19 +98,18 @@ BY_FLAG = {option.flag: option for option in OPTIONS}
 BY_SHORT = {option.short: option for option in OPTIONS if option.short}
 BY_KEY = {option.key: option for option in OPTIONS if option.key}
 
-DOCKERD_ONLY = frozenset(
-    """
-    allow-direct-routing authorization-plugin authorization-plugins bip6 bridge bridge-accept-fwmark builder cdi-spec-dir cdi-spec-dirs
-    cgroup-parent containerd containerd-namespace containerd-plugin-namespace containerd-plugins-namespace cpu-rt-period cpu-rt-runtime
-    cri-containerd default-address-pool default-address-pools default-cgroupns-mode default-gateway default-gateway-v6 default-ipc-mode
-    default-network-opt default-network-opts default-shm-size dns dns-opt dns-opts dns-search exec-opt exec-opts experimental feature features
-    firewall-backend fixed-cidr fixed-cidr-v6 host-gateway-ip host-gateway-ips http-proxy https-proxy icc init ip-forward ip-forward-no-drop
-    ip-masq ip6tables iptables ipv6 label labels log-driver log-opt log-opts max-concurrent-downloads max-concurrent-uploads
-    max-download-attempts metrics-addr min-api-version network-control-plane-mtu no-new-privileges no-proxy node-generic-resource
-    node-generic-resources proxies raw-logs registry-mirror registry-mirrors rootless seccomp-profile selinux-enabled storage-driver
-    storage-opt storage-opts swarm-default-advertise-addr tlscacert tlscert tlskey tlsverify userland-proxy userland-proxy-path userns-remap
-    """.split()
-)
+_DOCKERD_ONLY = """
+allow-direct-routing authorization-plugin authorization-plugins bip6 bridge bridge-accept-fwmark builder cdi-spec-dir cdi-spec-dirs
+cgroup-parent containerd containerd-namespace containerd-plugin-namespace containerd-plugins-namespace cpu-rt-period cpu-rt-runtime
+cri-containerd default-address-pool default-address-pools default-cgroupns-mode default-gateway default-gateway-v6 default-ipc-mode
+default-network-opt default-network-opts default-shm-size dns dns-opt dns-opts dns-search exec-opt exec-opts experimental feature features
+firewall-backend fixed-cidr fixed-cidr-v6 host-gateway-ip host-gateway-ips http-proxy https-proxy icc init ip-forward ip-forward-no-drop
+ip-masq ip6tables iptables ipv6 label labels log-driver log-opt log-opts max-concurrent-downloads max-concurrent-uploads
+max-download-attempts metrics-addr min-api-version network-control-plane-mtu no-new-privileges no-proxy node-generic-resource
+node-generic-resources proxies raw-logs registry-mirror registry-mirrors rootless seccomp-profile selinux-enabled storage-driver storage-opt
+storage-opts swarm-default-advertise-addr tlscacert tlscert tlskey tlsverify userland-proxy userland-proxy-path userns-remap
+"""
+DOCKERD_ONLY = frozenset(_DOCKERD_ONLY.split())
 """dockerd's flags and keys of daemon.json that wherryd does not do (yet)."""
 
 EXAMPLES = """\
@@ -197,5 +211,7 @@ def usage() -> str:
         short = f"-{option.short}, " if option.short else "    "
         left = f"  {short}--{option.flag} {option.kind.value}".rstrip()
         default = f" (default {option.default})" if option.default else ""
-        lines.append(f"{left:<36}{option.help}{default}" if len(left) < 36 else f"{left}\n{'':36}{option.help}{default}")
+        lines.append(
+            f"{left:<36}{option.help}{default}" if len(left) < 36 else f"{left}\n{'':36}{option.help}{default}"
+        )
     return "\n".join(lines) + "\n\n" + EXAMPLES

@@ -16,7 +16,9 @@ import stat
 from wherry.errors import FailedPrecondition
 
 DEFAULT_DATA_ROOT = "/var/lib/wherry"
-_FOREIGN = frozenset({"/", "/root", "/home", "/var", "/var/lib", "/run", "/tmp", "/var/tmp", "/etc", "/usr", "/srv", "/opt", "/dev/shm"})
+_FOREIGN = frozenset(
+    {"/", "/root", "/home", "/var", "/var/lib", "/run", "/tmp", "/var/tmp", "/etc", "/usr", "/srv", "/opt", "/dev/shm"}
+)
 
 
 def instance_of(data_root: str) -> str:
@@ -42,19 +44,12 @@ def make_root(path: str) -> None:
 
 def lock_root(path: str, stack: contextlib.ExitStack) -> None:
     """Hold the root until the stack ends; FailedPrecondition when another engine does."""
-    fd = os.open(os.path.join(path, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
-    stack.callback(os.close, fd)
-    _lock(fd, f"{path} is in use by another engine")
+    _hold(os.path.join(path, "lock"), 0o600, stack, f"{path} is in use by another engine")
 
 
 def write_pidfile(path: str, stack: contextlib.ExitStack) -> None:
     """Write our PID; the file is removed at the end of the stack. FailedPrecondition when a living engine holds it."""
-    os.makedirs(os.path.dirname(path) or "/", exist_ok=True)
-    fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o644)
-    stack.callback(os.close, fd)
-    _lock(fd, f"the PID file {path} is in use")
-    os.ftruncate(fd, 0)
-    os.write(fd, f"{os.getpid()}\n".encode())
+    fd = _hold(path, 0o644, stack, f"the PID file {path} is in use by another engine")
     stack.callback(_remove_if_same, path, fd)
 
 
@@ -64,12 +59,19 @@ def _remove_if_same(path: str, fd: int) -> None:
             os.unlink(path)
 
 
-def _lock(fd: int, message: str) -> None:
+def _hold(path: str, mode: int, stack: contextlib.ExitStack, message: str) -> int:
+    """Lock the file and write our PID into it."""
+    try:
+        os.makedirs(os.path.dirname(path) or "/", exist_ok=True)
+        fd = os.open(path, os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, mode)
+    except OSError as error:
+        raise FailedPrecondition(f"cannot use {path}: {(error.strerror or str(error)).lower()}") from None
+    stack.callback(os.close, fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        held = os.pread(fd, 20, 0).strip()
-        owner = f" (process {held.decode('ascii', 'replace')})" if held else ""
-        raise FailedPrecondition(f"{message}{owner}") from None
+        held = os.pread(fd, 20, 0).strip().decode("ascii", "replace")
+        raise FailedPrecondition(f"{message} (process {held})") from None
     os.ftruncate(fd, 0)
     os.pwrite(fd, f"{os.getpid()}\n".encode(), 0)
+    return fd
