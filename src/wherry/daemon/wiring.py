@@ -20,12 +20,12 @@ from wherry.core.images import Images
 from wherry.core.snapshots import OverlaySnapshots
 from wherry.core.tasks import ExitEvent, Tasks
 from wherry.daemon.config import Config
+from wherry.daemon.interim_images import InterimImages
 from wherry.daemon.roots import instance_of
 from wherry.daemon.serve import RunningEngine
 from wherry.engine.background import Background
 from wherry.engine.containers import Containers
 from wherry.engine.events import Events
-from wherry.engine.images import ImageObjects
 from wherry.engine.objects import NetworkObjects, VolumeObjects
 from wherry.engine.services import Services, Settings
 from wherry.engine.store import ContainerStore
@@ -57,7 +57,7 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
         def on_exit(event: ExitEvent) -> None:
             containers.on_exit(event)
 
-        tasks = Tasks(config.exec_root, on_exit)
+        tasks = Tasks(config.exec_root, on_exit, log.warning)
         await tasks.open()
         stack.push_async_callback(tasks.close)
         _raise_file_limit()
@@ -81,10 +81,12 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
         await snapshots.keep_only([container.id for container in store.all()])
         await containers.lifecycle.restore()
         await networks.settle()
+        image_objects = InterimImages(images)
+        stack.push_async_callback(image_objects.close)
         backends = Backends(
             containers=containers,
             execs=containers.execs,
-            images=ImageObjects(services),
+            images=image_objects,
             networks=NetworkObjects(services),
             volumes=VolumeObjects(services),
             system=System(services),
