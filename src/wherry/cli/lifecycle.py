@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 
 from wherry.client.errors import ApiError, ApiNotFound
+from wherry.errors import FailedPrecondition
 
 from .command import CliError
 from .container_flags import request
@@ -53,7 +54,7 @@ def create(app: App, flags: Flags, body: dict[str, Any]) -> str:
     """Creates the container; its ID. Warnings go to stderr."""
     image = str(body["Image"])
     path = flags.text("cidfile")
-    cidfile = _open_cidfile(app, path) if path else -1
+    cidfile = _open_cidfile(path) if path else -1
     written = False
     try:
         if flags.text("pull") == "always":
@@ -97,13 +98,13 @@ def _pull(app: App, flags: Flags, image: str) -> None:
     show(progress, quiet=flags.on("quiet"), fd=2)
 
 
-def _open_cidfile(app: App, path: str) -> int:
+def _open_cidfile(path: str) -> int:
     try:
         return os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o666)
     except FileExistsError:
-        raise failure(
-            app, f"container ID file found, make sure the other container isn't running or delete {path}"
+        raise FailedPrecondition(
+            f"container ID file found, make sure the other container isn't running or delete {path}"
         ) from None
     except OSError as error:
         reason = (error.strerror or str(error)).lower()
-        raise failure(app, f"failed to create the container ID file: open {path}: {reason}") from None
+        raise FailedPrecondition(f"failed to create the container ID file: open {path}: {reason}") from None

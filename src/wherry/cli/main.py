@@ -98,8 +98,9 @@ def _run(path: str, command: Command, settings: Flags, rest: list[str]) -> int:
         return 0
     wrong = command.check_count(path, operands)
     if wrong:
+        hint = "See" if "requires at" in wrong else "Run"
         return _complain(
-            f"wherry: {wrong}\n\nUsage:  {command.usage(path)}\n\nSee 'wherry {path} --help' for more information", 1
+            f"wherry: {wrong}\n\nUsage:  {command.usage(path)}\n\n{hint} 'wherry {path} --help' for more information", 1
         )
     try:
         app = make_app(settings)

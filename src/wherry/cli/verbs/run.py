@@ -29,7 +29,7 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
         check_tty(attach_stdin=body["AttachStdin"], tty=body["Tty"])
     else:
         if flags.items("attach"):
-            raise failure(app, "conflicting options: cannot specify both --attach and --detach")
+            raise CliError("conflicting options: cannot specify both --attach and --detach")
         body.update(AttachStdin=False, AttachStdout=False, AttachStderr=False, StdinOnce=False)
     try:
         keys = detach_keys(flags.text("detach-keys")) if flags.text("detach-keys") else None
