@@ -272,5 +272,5 @@ def parse(data: bytes, body: type[_T]) -> tuple[_T, list[str]]:
     try:
         raw = msgspec.json.decode(data)
         return msgspec.convert(raw, body, strict=False), unsupported(raw, body)
-    except (msgspec.DecodeError, msgspec.ValidationError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error

@@ -1,7 +1,8 @@
 """JSON for processes that start on a hot path: the standard library's C scanner without the modules around it.
 
-`import json` costs several milliseconds of interpreter start (it pulls in `re` and `enum`); the C accelerator `_json` alone costs none. Used by
-the zygote, the shim, and the runtime. Output is ASCII; input is UTF-8. Falls back to `json` on an interpreter without the accelerator.
+`import json` costs several milliseconds of interpreter start (it pulls in `re` and `enum`); the C accelerator `_json`
+alone costs none. Used by the zygote, the shim, and the runtime. Output is ASCII; input is UTF-8. Falls back to `json`
+on an interpreter without the accelerator.
 """
 
 from __future__ import annotations
@@ -13,6 +14,7 @@ if TYPE_CHECKING:
 _WHITESPACE = " \t\n\r"
 
 try:
+    from _json import encode_basestring
     from _json import encode_basestring_ascii as _quote
     from _json import make_scanner as _make_scanner
 
@@ -33,19 +35,25 @@ try:
     _scan = _make_scanner(_Context())  # type: ignore[arg-type]
 
     def loads(data: bytes | str) -> object:
-        """The value that `data` encodes. ValueError when it is not exactly one JSON value (RFC 8259; no NaN or Infinity)."""
+        """The value that `data` encodes. ValueError when it is not exactly one JSON value (RFC 8259; no NaN or
+        Infinity).
+        """
         text = data if isinstance(data, str) else str(data, "utf-8")
         start = len(text) - len(text.lstrip(_WHITESPACE))
         try:
             value, end = _scan(text, start)
         except StopIteration as error:
             raise ValueError(f"no JSON value at character {error.value}") from None
+        except RecursionError:
+            raise ValueError("JSON nested too deeply") from None
         if text[end:].strip(_WHITESPACE):
             raise ValueError(f"more than one JSON value: character {end}")
         return value
 
     def dumps(value: object) -> bytes:
-        """Compact JSON of None, bool, int, float, str, list, tuple and dict with string keys. TypeError for anything else."""
+        """Compact JSON of None, bool, int, float, str, list, tuple and dict with string keys. TypeError for anything
+        else.
+        """
         parts: list[str] = []
         _encode(value, parts.append)
         return "".join(parts).encode("ascii")
@@ -86,9 +94,19 @@ try:
 
 except ImportError:  # an interpreter without the C accelerator
     import json
+    from json.encoder import encode_basestring
+
+    def _refuse_constant(name: str) -> object:
+        raise ValueError(f"{name} is not JSON")
 
     def loads(data: bytes | str) -> object:
-        return json.loads(data)
+        text = data if isinstance(data, str) else str(data, "utf-8")
+        return json.loads(text, parse_constant=_refuse_constant)
 
     def dumps(value: object) -> bytes:
-        return json.dumps(value, separators=(",", ":")).encode("ascii")
+        return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def quote(text: str) -> str:
+    """`text` as a JSON string, in quotes; beyond ASCII it stays as it is."""
+    return encode_basestring(text)

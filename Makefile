@@ -1,0 +1,82 @@
+# The front door. `make` lists what there is; every setting of the tools is in pyproject.toml.
+
+VENV := .venv
+PYTHON ?= $(shell tools/find-python)
+BIN := $(VENV)/bin
+SOURCES := $(shell find src -type f -not -name '*.pyc' -not -path '*.egg-info/*') pyproject.toml
+PYTEST := $(BIN)/python -m pytest
+ARGS ?=
+
+# Installed modules are compiled once: a container's start must not wait for the compiler.
+unexport PYTHONDONTWRITEBYTECODE
+export PIP_DISABLE_PIP_VERSION_CHECK := 1
+
+.DEFAULT_GOAL := help
+.PHONY: help run install check lint unit test test-root e2e security conformance test-uml bench docs packages clean
+
+help: ## List what there is
+	@echo "wherry: a container engine. Targets (ARGS=… goes on to pytest or to the benchmark):"
+	@sed -n 's/^\([a-z0-9-]*\):.*## \(.*\)/  make \1|\2/p' $(MAKEFILE_LIST) | column -t -s '|'
+
+run: $(VENV)/.installed ## Install wherry into .venv, start the engine if none runs, run hello-world (as root)
+	@tools/run-hello $(BIN)
+
+install: $(VENV)/.installed ## Install wherry into .venv (not editable: modules are compiled)
+
+check: lint unit ## Format, lint, types, layers, unit tests; needs no root
+
+lint: $(VENV)/.tools
+	$(BIN)/ruff format --check src tests bench
+	$(BIN)/ruff check src tests bench
+	$(BIN)/mypy
+	$(BIN)/lint-imports
+
+unit: $(VENV)/.tools
+	$(PYTEST) -q tests/unit tests/contract $(ARGS)
+
+test: packages lint $(VENV)/.installed ## Everything: check, unit, contract, root, e2e, security, conformance (as root)
+	$(PYTEST) $(ARGS)
+
+test-root: packages $(VENV)/.installed $(VENV)/.tools ## Tests on the real kernel (as root)
+	$(PYTEST) tests/root $(ARGS)
+
+e2e: packages $(VENV)/.installed $(VENV)/.tools ## The real docker CLI against wherryd; WHERRY_E2E_PEER=dockerd: against dockerd
+	$(PYTEST) tests/e2e $(ARGS)
+
+security: packages $(VENV)/.installed $(VENV)/.tools ## The attacks of THREAT_MODEL.md, tried (as root)
+	$(PYTEST) tests/security $(ARGS)
+
+conformance: packages $(VENV)/.installed $(VENV)/.tools ## Public suites from the folder CONFORMANCE_SUITES, on wherry and on the peers
+	@if [ -z "$(CONFORMANCE_SUITES)" ]; then \
+		echo "conformance: no suites given: set CONFORMANCE_SUITES to a folder that holds them (see CONTRIBUTING.md); running what needs none"; fi
+	$(PYTEST) tests/conformance $(ARGS)
+
+bench: packages $(VENV)/.installed ## Benchmarks beside dockerd and runc; writes docs/benchmarks.md
+	$(BIN)/python -m bench $(ARGS)
+
+docs: $(VENV)/.tools ## Check that the documents' links lead somewhere
+	$(BIN)/python tools/check_links.py
+
+packages: ## Install the Debian packages that tests need (packages.txt), announced
+	@tools/install-packages packages.txt
+
+clean: ## Remove what make made
+	rm -rf $(VENV) build dist .mypy_cache .ruff_cache .pytest_cache .hypothesis .import_linter_cache
+	find . -name __pycache__ -prune -exec rm -rf {} + ; find src -name '*.egg-info' -prune -exec rm -rf {} +
+
+$(VENV)/bin/python:
+	@test -n "$(PYTHON)"
+	tools/make-venv "$(PYTHON)" $(VENV)
+
+$(VENV)/.dependencies: pyproject.toml | $(VENV)/bin/python
+	$(BIN)/python -m pip install -q .
+	@touch $@
+
+$(VENV)/.installed: $(SOURCES) $(VENV)/.dependencies
+	@rm -rf build
+	$(BIN)/python -m pip install -q --no-build-isolation --no-deps --force-reinstall .
+	@touch $@
+
+$(VENV)/.tools: $(VENV)/.dependencies
+	$(BIN)/python -m pip install -q $$($(BIN)/python tools/extras.py test check)
+	@touch $@

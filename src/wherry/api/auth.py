@@ -1,0 +1,59 @@
+"""The X-Registry-Auth header: credentials for one registry, as base64url of a JSON object.
+
+Strict and bounded (the server limits a header's size). An empty header, or an empty object, is anonymous. The values never appear in a message.
+"""
+
+from __future__ import annotations
+
+import base64
+import binascii
+
+import msgspec
+
+from wherry.errors import InvalidArgument
+from wherry.spec.calls import RegistryAuth
+
+HEADER = "X-Registry-Auth"
+
+
+class _AuthConfig(msgspec.Struct, rename="lower"):
+    username: str = ""
+    password: str = ""
+    auth: str = ""
+    email: str = ""
+    serveraddress: str = ""
+    identitytoken: str = ""
+    registrytoken: str = ""
+
+
+def parse_auth(header: str) -> RegistryAuth:
+    """InvalidArgument when it is not what Docker's clients send."""
+    if not header:
+        return RegistryAuth()
+    try:
+        data = base64.b64decode(header.encode("ascii"), altchars=b"-_", validate=True)
+    except (binascii.Error, ValueError):
+        raise _invalid("must be a valid base64url-encoded string") from None
+    try:
+        config = msgspec.json.decode(data, type=_AuthConfig | None)
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
+        raise _invalid("invalid JSON") from None
+    if config is None:
+        return RegistryAuth()
+    username, password = config.username, config.password
+    if config.auth and not username:
+        try:
+            username, _, password = base64.b64decode(config.auth, validate=True).decode().partition(":")
+        except ValueError:
+            raise _invalid("auth must be base64 of user:password") from None
+    return RegistryAuth(
+        username=username,
+        password=password,
+        identity_token=config.identitytoken,
+        registry_token=config.registrytoken,
+        server_address=config.serveraddress,
+    )
+
+
+def _invalid(why: str) -> InvalidArgument:
+    return InvalidArgument(f"invalid X-Registry-Auth header: {why}")

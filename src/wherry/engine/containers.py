@@ -1,0 +1,228 @@
+"""Docker's containers: implements `api.backend.ContainerBackend` on the modules beside it, one for each concern. Runs in wherryd."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Awaitable, Mapping
+
+from wherry.core.tasks import AttachRequest, ExitEvent
+from wherry.engine import create, inspect, listing, logs, names, top
+from wherry.engine.execs import Execs
+from wherry.engine.lifecycle import Lifecycle
+from wherry.engine.records import Container, Status, Waiter
+from wherry.engine.services import Services
+from wherry.engine.start import Starter, log_path
+from wherry.engine.stats import sample
+from wherry.engine.store import describe
+from wherry.engine.times import parse_timestamp
+from wherry.errors import Conflict, InvalidArgument, NotFound
+from wherry.spec.calls import AttachedStream, AttachOptions, Json, JsonList, LogOptions, LogStream, Names, WaitResult
+from wherry.spec.ids import ContainerId
+from wherry.wire.engine import ContainerCreate
+
+_WAIT_CONDITIONS = {"", "not-running", "next-exit", "removed"}
+
+
+class Containers:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        starter = Starter(services)
+        self.lifecycle = Lifecycle(services, starter)
+        self.execs = Execs(services, starter)
+
+    def on_exit(self, event: ExitEvent) -> None:
+        """What Tasks calls when a process has ended."""
+        if event.exec_id is not None:
+            self.execs.on_exit(event)
+            return
+        container = self._services.containers.find(event.container_id)
+        if container is not None:
+            self.execs.container_exited(container)
+        self.lifecycle.on_exit(event)
+
+    def _get(self, ref: str) -> Container:
+        return self._services.containers.get(ref)
+
+    async def create(
+        self, name: str | None, request: ContainerCreate, *, platform: str | None
+    ) -> tuple[ContainerId, Names]:
+        return await create.create_container(self._services, name, request, platform=platform)
+
+    async def start(self, ref: str) -> None:
+        await self.lifecycle.start(self._get(ref))
+
+    async def stop(self, ref: str, *, timeout: int | None, signal: str | None) -> None:
+        await self.lifecycle.stop(self._get(ref), timeout=timeout, signal=signal)
+
+    async def restart(self, ref: str, *, timeout: int | None, signal: str | None) -> None:
+        await self.lifecycle.restart(self._get(ref), timeout=timeout, signal=signal)
+
+    async def kill(self, ref: str, *, signal: str | None) -> None:
+        await self.lifecycle.kill(self._get(ref), signal)
+
+    async def pause(self, ref: str) -> None:
+        await self.lifecycle.pause(self._get(ref))
+
+    async def unpause(self, ref: str) -> None:
+        await self.lifecycle.unpause(self._get(ref))
+
+    async def rename(self, ref: str, name: str) -> None:
+        container = self._get(ref)
+        if not name:
+            raise InvalidArgument("Neither old nor new names may be empty")
+        async with container.lock:
+            old = container.name
+            await self._services.containers.rename(container, names.check(name))
+        self._services.events.publish(
+            "container", "rename", container.id, {**describe(container.record), "oldName": f"/{old}"}
+        )
+
+    async def resize(self, ref: str, *, height: int, width: int) -> None:
+        container = self._get(ref)
+        await self.lifecycle.task(container, "resize").resize(width, height)
+        self._services.events.publish(
+            "container",
+            "resize",
+            container.id,
+            {**describe(container.record), "height": str(height), "width": str(width)},
+        )
+
+    async def remove(self, ref: str, *, force: bool, volumes: bool, link: bool) -> None:
+        if link:
+            raise InvalidArgument("wherry does not support links: nothing to remove with link=1")
+        container = self._get(ref)
+        await self.lifecycle.remove(container, force=force, volumes=volumes)
+        self.execs.forget_container(container)
+
+    async def wait(self, ref: str, condition: str) -> Awaitable[WaitResult]:
+        if condition not in _WAIT_CONDITIONS:
+            raise InvalidArgument(f"invalid condition: {condition!r}")
+        container = self._get(ref)
+        future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
+        is_ended = not container.is_running and container.status is not Status.RESTARTING
+        if condition in ("", "not-running") and is_ended:
+            future.set_result(container.record.state.exit_code)
+        else:
+            container.waiters.append(Waiter(condition, future))
+        return self._wait(container, future)
+
+    @staticmethod
+    async def _wait(container: Container, future: asyncio.Future[int]) -> WaitResult:
+        try:
+            status = await future
+        finally:
+            container.waiters = [waiter for waiter in container.waiters if waiter.future is not future]
+        return WaitResult(status, container.record.state.error or None)
+
+    async def attach(self, ref: str, options: AttachOptions) -> AttachedStream:
+        container = self._get(ref)
+        if container.status is Status.PAUSED:
+            raise Conflict(f"container {container.id} is paused, unpause the container before attach")
+        if container.status is Status.RESTARTING:
+            raise Conflict(f"container {container.id} is restarting, wait until the container is running")
+        config = container.record.config
+        ours, theirs = socket.socketpair(socket.AF_UNIX, socket.SOCK_STREAM)
+        ours.setblocking(False)
+        replay = None
+        try:
+            request = AttachRequest(
+                theirs, stdin=options.stdin and config.open_stdin, stdout=options.stdout, stderr=options.stderr
+            )
+            if options.logs:
+                replay = (await self.logs(ref, LogOptions(stdout=options.stdout, stderr=options.stderr))).chunks
+            if not options.stream:
+                theirs.close()
+            elif container.is_running:
+                try:
+                    await self.lifecycle.task(container, "attach").attach(request)
+                finally:
+                    theirs.close()
+            else:
+                container.pending_attach.append(request)
+        except BaseException:
+            ours.close()
+            raise
+        publish, attributes = self._services.events.publish, describe(container.record)
+        publish("container", "attach", container.id, attributes)
+        return AttachedStream(
+            ours, not config.tty, replay, on_detach=lambda: publish("container", "detach", container.id, attributes)
+        )
+
+    async def logs(self, ref: str, options: LogOptions) -> LogStream:
+        container = self._get(ref)
+        if not (options.stdout or options.stderr):
+            raise InvalidArgument("You must choose at least one stream")
+        log_config = container.record.host_config.log_config
+        driver = (log_config.type if log_config else "") or "json-file"
+        if driver == "none":
+            raise Conflict("configured logging driver does not support reading")
+        multiplexed = not container.record.config.tty
+        path = log_path(self._services, container.id)
+        return LogStream(logs.read(path, options, multiplexed=multiplexed, ended=container.exited), multiplexed)
+
+    async def inspect(self, ref: str, *, size: bool, api_version: tuple[int, int]) -> Json:
+        container = self._get(ref)
+        answer = inspect.inspect(self._services, container, api_version=api_version)
+        if size:
+            answer |= await self._sizes(container)
+        return answer
+
+    async def _sizes(self, container: Container) -> Json:
+        size, _ = await self._services.snapshots.usage(container.id)
+        try:
+            image_size = self._services.images.get(container.record.image).size
+        except NotFound:
+            image_size = 0
+        return {"SizeRw": size, "SizeRootFs": size + image_size}
+
+    async def list(self, *, all: bool, limit: int | None, size: bool, filters: Mapping[str, Names]) -> JsonList:
+        found = listing.select(self._services, all=all, limit=limit, filters=filters)
+        answer = []
+        for container in found:
+            try:
+                image = self._services.images.get(container.record.image_ref)
+            except NotFound:
+                image = None
+            if image is not None and image.id != container.record.image:
+                image = None  # the tag has moved on
+            entry = inspect.summary(self._services, container, image)
+            if size:
+                entry |= await self._sizes(container)
+            answer.append(entry)
+        return answer
+
+    async def top(self, ref: str, ps_args: str) -> Json:
+        container = self._get(ref)
+        if container.task is None or not container.is_running:
+            raise Conflict(f"container {container.id} is not running")
+        answer = await top.top(await container.task.pids(), ps_args)
+        self._services.events.publish("container", "top", container.id, describe(container.record))
+        return answer
+
+    async def prune(self, filters: Mapping[str, Names]) -> Json:
+        for name in filters:
+            if name not in ("until", "label", "label!"):
+                raise InvalidArgument(f"invalid filter '{name}'")
+
+        deadline = min(
+            (parse_timestamp(text, now_ns=time.time_ns()) for text in filters.get("until", [])), default=None
+        )
+        deleted, reclaimed = [], 0
+        wanted = {name: filters[name] for name in ("label",) if name in filters}
+        for container in listing.select(self._services, all=True, limit=None, filters=wanted):
+            labels = container.record.config.labels or {}
+            unwanted = any(label.partition("=")[0] in labels for label in filters.get("label!", []))
+            young = deadline is not None and container.record.created_ns > deadline
+            if container.is_running or container.status in (Status.RESTARTING, Status.REMOVING) or unwanted or young:
+                continue
+            size, _ = await self._services.snapshots.usage(container.id)
+            await self.remove(container.id, force=False, volumes=False, link=False)
+            deleted.append(container.id)
+            reclaimed += size
+        return {"ContainersDeleted": deleted or None, "SpaceReclaimed": reclaimed}
+
+    async def stats(self, ref: str) -> Json:
+        container = self._get(ref)
+        return await sample(self._services, container)

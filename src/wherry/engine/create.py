@@ -1,0 +1,312 @@
+"""`POST /containers/create`: from a request and an image to a container that can be started.
+
+The order is: everything that can be refused, then everything that is made (name, volumes, snapshot, row), each undone when a later one fails.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import time
+from contextlib import AsyncExitStack
+
+from wherry.core.images import Image
+from wherry.engine import mounts, names, oci_config, resources, security, signals
+from wherry.engine.records import Container, MountPoint, Record
+from wherry.engine.services import Services
+from wherry.engine.store import describe
+from wherry.errors import InvalidArgument, NotFound
+from wherry.network.ports import port_requests
+from wherry.spec import seccomp
+from wherry.spec.ids import ContainerId
+from wherry.wire.engine import ContainerConfig, ContainerCreate, HostConfig, VolumeCreate
+
+LOG_DRIVERS = {"", "json-file", "none"}
+_JSON_FILE_OPTIONS = {"max-size", "max-file"}
+
+
+async def create_container(
+    services: Services, name: str | None, request: ContainerCreate, *, platform: str | None
+) -> tuple[ContainerId, list[str]]:
+    """→ id, warnings. NotFound for an absent image, Conflict for a taken name, InvalidArgument for the rest."""
+    host = request.host_config or HostConfig()
+    wanted_name = names.check(name) if name else None
+    if not request.image:
+        raise InvalidArgument("no image specified")  # dockerd would start from an empty root, which nobody can run
+    image = await services.images.resolve(request.image)
+    _check_platform(image, platform, request.image)
+    id = ContainerId(secrets.token_hex(32))
+    config = merge(request, image)
+    if not config.hostname:
+        config.hostname = id[:12]
+    warnings = check(services, config, host)
+    check_network(services, config, host, request)
+    entrypoint, command = _as_list(config.entrypoint), _as_list(config.cmd)
+    argv = [*entrypoint, *command]
+    if not argv:
+        raise InvalidArgument("no command specified")
+    record = Record(
+        id=id,
+        name="",
+        created_ns=time.time_ns(),
+        image=image.id,
+        image_ref=request.image,
+        config=config,
+        host_config=host,
+        path=argv[0],
+        args=argv[1:],
+        mounts=mounts.resolve(host, config.volumes or {}),
+    )
+    _check_configuration(record)
+    async with AsyncExitStack() as undo:
+        record.name = _reserve_name(services, wanted_name, id)
+        undo.callback(services.containers.release, record.name)
+        for point in record.mounts:
+            await _prepare_mount(services, point, undo)
+        await services.snapshots.prepare(id, image.layers[-1] if image.layers else None)
+        undo.push_async_callback(services.snapshots.remove, id)
+        os.makedirs(services.settings.container_dir(id), 0o710)
+        undo.callback(_remove_dir, services.settings.container_dir(id))
+        await services.containers.add(Container(record))
+        undo.pop_all()
+    services.events.publish("container", "create", id, describe(record))
+    return id, warnings
+
+
+def _remove_dir(path: str) -> None:
+    os.rmdir(path)
+
+
+def _check_configuration(record: Record) -> None:
+    """What the OCI configuration refuses is refused at create, not at start."""
+    volume_paths = {point.name: "/" for point in record.mounts}
+    oci_config.build(record, oci_config.Surroundings("", "", "", "/", None, False, volume_paths=volume_paths))
+
+
+def _reserve_name(services: Services, wanted: str | None, id: ContainerId) -> str:
+    if wanted:
+        services.containers.reserve(wanted, id)
+        return wanted
+    name = names.generate()
+    while services.containers.is_taken(name):
+        name = f"{names.generate()}{secrets.randbelow(100)}"
+    services.containers.reserve(name, id)
+    return name
+
+
+async def _prepare_mount(services: Services, point: MountPoint, undo: AsyncExitStack) -> None:
+    if point.type == "volume":
+        existed = services.volumes.exists(point.name)
+        await services.volumes.create(
+            VolumeCreate(name=point.name, labels={"com.docker.volume.anonymous": ""} if point.anonymous else None)
+        )
+        if not existed:
+            undo.push_async_callback(services.volumes.remove, point.name, force=True)
+    elif point.type == "bind":
+        await asyncio.to_thread(mounts.create_bind_source, point)
+
+
+def _check_platform(image: Image, platform: str | None, ref: str) -> None:
+    if not platform:
+        return
+    parts = platform.split("/")
+    wanted_os, wanted_arch = parts[0], parts[1] if len(parts) > 1 else ""
+    have_os, have_arch = str(image.config.get("os", "linux")), str(image.config.get("architecture", ""))
+    if wanted_os != have_os or (wanted_arch and wanted_arch != have_arch):
+        raise NotFound(f"image with reference {ref} was found but does not provide the specified platform ({platform})")
+
+
+def merge(request: ContainerCreate, image: Image) -> ContainerConfig:
+    """The request's configuration with the image's defaults where the request is silent. As dockerd's `merge`."""
+    config = ContainerConfig(**{name: getattr(request, name) for name in ContainerConfig.__struct_fields__})
+    base = image.config.get("config") or {}
+    config.user = config.user or base.get("User") or ""
+    config.working_dir = config.working_dir or base.get("WorkingDir") or "/"
+    config.stop_signal = config.stop_signal or base.get("StopSignal") or ""
+    config.exposed_ports = {
+        **{port: {} for port in base.get("ExposedPorts") or {}},
+        **(config.exposed_ports or {}),
+    } or None
+    config.volumes = {**{path: {} for path in base.get("Volumes") or {}}, **(config.volumes or {})} or None
+    config.labels = {**(base.get("Labels") or {}), **(config.labels or {})}
+    given = {item.partition("=")[0] for item in config.env or []}
+    config.env = [*(config.env or []), *(item for item in base.get("Env") or [] if item.partition("=")[0] not in given)]
+    entrypoint = _as_list(config.entrypoint)
+    if entrypoint == [""]:  # --entrypoint "" takes the image's away
+        config.entrypoint = []
+        config.cmd = _as_list(config.cmd)
+    elif not entrypoint:
+        config.entrypoint = list(base.get("Entrypoint") or [])
+        config.cmd = _as_list(config.cmd) or list(base.get("Cmd") or [])
+    else:
+        config.entrypoint = entrypoint
+        config.cmd = _as_list(config.cmd)
+    # "KEY" alone, without "=", takes a variable away
+    config.env = [item for item in config.env if "=" in item]
+    return config
+
+
+def _as_list(value: list[str] | str | None) -> list[str]:
+    if value is None:
+        return []
+    return [value] if isinstance(value, str) else list(value)
+
+
+def check(services: Services, config: ContainerConfig, host: HostConfig) -> list[str]:
+    """What can be refused without looking at the machine's state. → warnings."""
+    warnings = resources.check(host)
+    security.effective_capabilities(host)
+    options = security.parse_options(host.security_opt)
+    if options.seccomp not in ("builtin", "unconfined"):
+        seccomp.parse_profile(options.seccomp)
+    if not config.working_dir.startswith("/"):
+        raise InvalidArgument(
+            f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
+        )
+    signals.parse(config.stop_signal or "SIGTERM")
+    for item in [
+        *(config.env or []),
+        *_as_list(config.entrypoint),
+        *_as_list(config.cmd),
+        config.working_dir,
+        config.user,
+    ]:
+        if "\0" in item:
+            raise InvalidArgument("invalid configuration: a string has a NUL byte")
+    for item in config.env or []:
+        if item.startswith("="):
+            raise InvalidArgument(f"invalid environment variable: {item}")
+    if len(config.hostname) > 64:
+        raise InvalidArgument(f"invalid hostname format: {config.hostname[:80]}")
+    _check_logging(host)
+    restart = host.restart_policy
+    if restart:
+        if restart.name not in ("", "no", "always", "on-failure", "unless-stopped"):
+            raise InvalidArgument(
+                f"invalid restart policy: unknown policy '{restart.name}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
+            )
+        if restart.maximum_retry_count and restart.name != "on-failure":
+            raise InvalidArgument("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+        if host.auto_remove and restart.name not in ("", "no"):
+            raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
+    if host.runtime and host.runtime != "wherry" and host.runtime not in services.settings.runtimes:
+        raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
+    if host.init and not services.settings.init_path:
+        raise InvalidArgument("--init: no init binary: install the package tini, or set init-path in daemon.json")
+    if host.userns_mode not in ("", "host"):
+        raise InvalidArgument(f"invalid userns mode: {host.userns_mode}")
+    if host.uts_mode not in ("", "host"):
+        raise InvalidArgument(f"invalid UTS mode: {host.uts_mode}")
+    if host.cgroupns_mode not in ("", "host", "private"):
+        raise InvalidArgument(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
+    if host.cgroup_parent:
+        raise NotImplementedError("wherry does not support HostConfig.CgroupParent yet")
+    for mode, flag, words in (
+        (host.pid_mode, "PID", ("", "private", "host")),
+        (host.ipc_mode, "IPC", ("", "private", "shareable", "host", "none")),
+    ):
+        if mode not in words and not (mode.startswith("container:") and len(mode) > len("container:")):
+            raise InvalidArgument(f"invalid {flag} mode: {mode}")
+    for key in host.sysctls or {}:
+        _check_sysctl(key, host)
+    return warnings
+
+
+def _check_logging(host: HostConfig) -> None:
+    log = host.log_config
+    if log is None:
+        return
+    if log.type not in LOG_DRIVERS:
+        raise InvalidArgument(f"logger: no log driver named '{log.type}' is registered")
+    for option in log.config or {}:
+        if log.type == "none" or option not in _JSON_FILE_OPTIONS:
+            raise InvalidArgument(f"unknown log opt '{option}' for {log.type or 'json-file'} log driver")
+    log_limits(host)
+
+
+def log_limits(host: HostConfig) -> tuple[int | None, int]:
+    """The json-file driver's max-size (bytes; None: no limit) and max-file."""
+    options = (host.log_config.config if host.log_config else None) or {}
+    size_text, file_text = options.get("max-size", "-1"), options.get("max-file", "1")
+    size = None if size_text == "-1" else _parse_size(size_text)
+    if not file_text.isdecimal() or int(file_text) < 1:
+        raise InvalidArgument("max-file cannot be less than 1")
+    if int(file_text) > 1 and size is None:
+        raise InvalidArgument("max-file cannot be used without max-size")
+    return size, int(file_text)
+
+
+def _parse_size(text: str) -> int:
+    lower = text.lower().removesuffix("b").removesuffix("i")
+    units = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
+    number, unit = (lower[:-1], units[lower[-1]]) if lower[-1:] in units else (lower, 1)
+    try:
+        size = int(float(number) * unit)
+    except ValueError:
+        raise InvalidArgument(f"invalid size: '{text}'") from None
+    if size <= 0:
+        raise InvalidArgument(f"invalid size: '{text}'")
+    return size
+
+
+_NAMESPACED_SYSCTLS = (
+    "kernel.msgmax",
+    "kernel.msgmnb",
+    "kernel.msgmni",
+    "kernel.sem",
+    "kernel.shmall",
+    "kernel.shmmax",
+    "kernel.shmmni",
+    "kernel.shm_rmid_forced",
+)
+
+
+def _check_sysctl(key: str, host: HostConfig) -> None:
+    """Only what a namespace of the container's own holds (CVE-2022-0811: nothing may reach the machine's)."""
+    normal = key.replace("/", ".")
+    if "\n" in key or "\0" in key or ".." in normal:
+        raise InvalidArgument(f"sysctl '{key}' is not allowed")
+    if normal.startswith("net."):
+        if host.network_mode == "host":
+            raise InvalidArgument(f"sysctl '{key}' not allowed in host network namespace")
+    elif normal in _NAMESPACED_SYSCTLS or normal.startswith("fs.mqueue."):
+        if host.ipc_mode == "host":
+            raise InvalidArgument(f"sysctl '{key}' not allowed in host ipc namespace")
+    else:
+        raise InvalidArgument(f"sysctl '{key}' is not allowed")
+
+
+def check_network(services: Services, config: ContainerConfig, host: HostConfig, request: ContainerCreate) -> None:
+    """--network and what cannot go with it. The mode is normalised in place ("default" is "bridge")."""
+    if host.network_mode in ("", "default"):
+        host.network_mode = "bridge"
+    mode = host.network_mode
+    endpoints = (request.networking_config.endpoints_config if request.networking_config else None) or {}
+    for network, settings in endpoints.items():
+        if network not in (mode, "default") or (settings and settings.aliases):
+            raise NotImplementedError(
+                f"wherry does not support NetworkingConfig.EndpointsConfig of {network!r} yet: user-defined networks and aliases"
+            )
+    port_requests(
+        host.port_bindings, config.exposed_ports or {}, publish_all=host.publish_all_ports
+    )  # refuses malformed ones
+    if mode.startswith("container:"):
+        services.containers.get(mode.removeprefix("container:"))
+        if request.hostname:
+            raise InvalidArgument("conflicting options: hostname and the network mode")
+        if host.dns:
+            raise InvalidArgument("conflicting options: dns and the network mode")
+        if host.extra_hosts:
+            raise InvalidArgument("conflicting options: custom host-to-IP mapping and the network mode")
+        if host.port_bindings or host.publish_all_ports:
+            raise InvalidArgument("conflicting options: port publishing and the container type network mode")
+    elif mode == "host" and host.uts_mode == "host" and request.hostname:
+        raise InvalidArgument("conflicting options: hostname and the UTS mode")
+    elif mode not in ("bridge", "none", "host"):
+        raise NotFound(f"network {mode} not found")
+    if host.uts_mode == "host" and (request.hostname or request.domainname):
+        raise InvalidArgument("conflicting options: hostname and the UTS mode")
+    for mode in (host.pid_mode, host.ipc_mode):
+        if mode.startswith("container:"):
+            services.containers.get(mode.removeprefix("container:"))

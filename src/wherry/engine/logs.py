@@ -1,0 +1,239 @@
+"""`docker logs`: reads what the shims write (json-file), past and growing. Runs in wherryd; never writes.
+
+Lines are read in order through rotated files (`.N` … `.1`, then the current one). Following waits for inotify, not for time. A file that is
+rotated away while it is read stays readable through its descriptor, so that no line is lost or doubled.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+from collections import deque
+from collections.abc import AsyncIterator, Iterator
+
+import msgspec
+
+from wherry.engine.times import parse_rfc3339_nano
+from wherry.errors import DataLoss
+from wherry.linux import inotify
+from wherry.spec.calls import LogOptions
+from wherry.wire import stdcopy
+
+_BLOCK = 256 * 1024
+_LINE_BOUND = 1024 * 1024  # the shim cuts at 16 KiB; JSON escapes it to at most six times that
+
+
+class _Line(msgspec.Struct):
+    log: str
+    stream: str
+    time: str
+
+
+_decoder = msgspec.json.Decoder(_Line)
+
+
+async def read(path: str, options: LogOptions, *, multiplexed: bool, ended: asyncio.Event) -> AsyncIterator[bytes]:
+    """Encoded chunks for the client. `ended` is set while no process writes: a follow stops there, after the last line."""
+    watch = (
+        inotify.watch(os.path.dirname(path), inotify.IN_MODIFY | inotify.IN_CREATE | inotify.IN_MOVED_TO)
+        if options.follow
+        else None
+    )
+    try:
+        history, current = await asyncio.to_thread(_open_all, path)
+        try:
+            async for chunk in _past(history, current, options, multiplexed):
+                yield chunk
+        finally:
+            for file in history:
+                file.close()
+        if watch is None:
+            current.close()
+            return
+        async for chunk in _follow(path, current, watch, options, multiplexed, ended):
+            yield chunk
+    finally:
+        if watch is not None:
+            os.close(watch)
+
+
+class _File:
+    """A log file read line by line; an unfinished last line is left for later."""
+
+    def __init__(self, fd: int) -> None:
+        self.fd = fd
+        self._rest = b""
+
+    def identity(self) -> tuple[int, int]:
+        info = os.fstat(self.fd)
+        return info.st_dev, info.st_ino
+
+    def lines(self) -> Iterator[bytes]:
+        """Complete lines up to the present end of the file."""
+        while block := os.read(self.fd, _BLOCK):
+            data = self._rest + block
+            complete, newline, self._rest = data.rpartition(b"\n")
+            if len(self._rest) > _LINE_BOUND:
+                raise DataLoss("a line of the container's log has no end")
+            if newline:
+                yield from complete.split(b"\n")
+
+    def close(self) -> None:
+        if self.fd >= 0:
+            os.close(self.fd)
+            self.fd = -1
+
+
+def _open_all(path: str) -> tuple[list[_File], _File]:
+    """→ rotated files, oldest first, and the current one. An absent log is an empty one."""
+    folder, name = os.path.split(path)
+    numbered = []
+    for entry in os.listdir(folder):
+        suffix = entry.removeprefix(name + ".")
+        if entry != suffix and suffix.isdecimal():
+            numbered.append(int(suffix))
+    history: list[_File] = []
+    for number in sorted(numbered, reverse=True):
+        try:
+            history.append(_File(os.open(f"{path}.{number}", os.O_RDONLY | os.O_CLOEXEC)))
+        except FileNotFoundError:
+            continue
+    try:
+        current = _File(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
+    except FileNotFoundError:
+        current = _File(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    known = {file.identity() for file in history}
+    if current.identity() in known:  # rotated between the two look-ups
+        current.close()
+        current = _File(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+    return history, current
+
+
+async def _past(history: list[_File], current: _File, options: LogOptions, multiplexed: bool) -> AsyncIterator[bytes]:
+    def lines() -> Iterator[bytes]:
+        for file in (*history, current):
+            yield from file.lines()
+
+    if options.tail is not None:
+        wanted = [line for line in _tail(lines(), options, multiplexed) if line]
+        for start in range(0, len(wanted), 1000):
+            yield b"".join(wanted[start : start + 1000])
+        return
+    source = (encoded for line in lines() if (encoded := _encode(line, options, multiplexed)))
+    while True:
+        chunk = await asyncio.to_thread(_gather, source)
+        if not chunk:
+            return
+        yield chunk
+
+
+def _gather(source: Iterator[bytes]) -> bytes:
+    parts, size = [], 0
+    for part in source:
+        parts.append(part)
+        size += len(part)
+        if size >= _BLOCK:
+            break
+    return b"".join(parts)
+
+
+def _tail(lines: Iterator[bytes], options: LogOptions, multiplexed: bool) -> Iterator[bytes]:
+    """The last lines that pass the filters. A line cut at 16 KiB counts as the pieces it is stored in, as in dockerd."""
+    kept: deque[bytes] = deque(maxlen=options.tail)
+    for line in lines:
+        encoded = _encode(line, options, multiplexed)
+        if encoded:
+            kept.append(encoded)
+    yield from kept
+
+
+async def _follow(
+    path: str, current: _File, watch: int, options: LogOptions, multiplexed: bool, ended: asyncio.Event
+) -> AsyncIterator[bytes]:
+    loop = asyncio.get_running_loop()
+    changed = asyncio.Event()
+    loop.add_reader(watch, changed.set)
+    try:
+        while True:
+            is_last = ended.is_set()
+            inotify.drain(watch)
+            changed.clear()
+            for chunk in _new_lines(current, options, multiplexed):
+                yield chunk
+            while (following := _next_file(path, current)) is not None:
+                for chunk in _new_lines(current, options, multiplexed):  # written between reading and rotating
+                    yield chunk
+                current.close()
+                current = following
+                for chunk in _new_lines(current, options, multiplexed):
+                    yield chunk
+            if is_last:
+                return
+            waiting = [loop.create_task(changed.wait()), loop.create_task(ended.wait())]
+            try:
+                await asyncio.wait(waiting, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                for task in waiting:
+                    task.cancel()
+    finally:
+        loop.remove_reader(watch)
+        current.close()
+
+
+def _new_lines(file: _File, options: LogOptions, multiplexed: bool) -> Iterator[bytes]:
+    parts = [encoded for line in file.lines() if (encoded := _encode(line, options, multiplexed))]
+    if parts:
+        yield b"".join(parts)
+
+
+def _next_file(path: str, current: _File) -> _File | None:
+    """The file that has taken the current one's place: after a rotation, or at the first write."""
+    folder, name = os.path.split(path)
+    mine = current.identity()
+    candidates = []
+    for entry in [name, *(f"{name}.{number}" for number in range(1, 1000))]:
+        try:
+            fd = os.open(os.path.join(folder, entry), os.O_RDONLY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            break
+        file = _File(fd)
+        if file.identity() == mine:
+            file.close()
+            break
+        candidates.append(file)
+    for file in candidates[:-1]:
+        file.close()
+    return candidates[-1] if candidates else None
+
+
+def _encode(line: bytes, options: LogOptions, multiplexed: bool) -> bytes:
+    """One stored line as the client wants it, or nothing when it is filtered out."""
+    if not line:
+        return b""
+    try:
+        parsed = _decoder.decode(line)
+    except msgspec.MsgspecError:
+        return b""  # a line torn by a power cut
+    if parsed.stream == "stdout":
+        if not options.stdout:
+            return b""
+        stream = stdcopy.STDOUT
+    else:
+        if not options.stderr:
+            return b""
+        stream = stdcopy.STDERR
+    if options.since_ns is not None or options.until_ns is not None:
+        at = parse_rfc3339_nano(parsed.time)
+        if (options.since_ns is not None and at < options.since_ns) or (
+            options.until_ns is not None and at > options.until_ns
+        ):
+            return b""
+    text = f"{_padded(parsed.time)} {parsed.log}" if options.timestamps else parsed.log
+    data = text.encode("utf-8", "surrogatepass")
+    return stdcopy.frame(stream, data) if multiplexed else data
+
+
+def _padded(time: str) -> str:
+    """With nine digits of fraction, so that columns line up."""
+    base, _, fraction = time.removesuffix("Z").partition(".")
+    return f"{base}.{fraction.ljust(9, '0')}Z"

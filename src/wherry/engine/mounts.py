@@ -1,0 +1,277 @@
+"""`-v`, `--mount`, `--tmpfs` and an image's VOLUMEs: from what the user wrote to `MountPoint`s. Pure; volumes are created by the caller.
+
+Source: Docker's bind specification "source:destination[:options]" and the Mount object of the Engine API. A later entry for the same
+destination is an error, except that it replaces an image's VOLUME.
+"""
+
+from __future__ import annotations
+
+import os
+import posixpath
+import secrets
+from collections.abc import Iterable
+
+from wherry.engine.records import MountPoint
+from wherry.errors import InvalidArgument
+from wherry.wire.engine import HostConfig, Mount
+
+_PROPAGATION = {"private", "rprivate", "shared", "rshared", "slave", "rslave"}
+_CONSISTENCY = {"consistent", "cached", "delegated"}  # hints for virtual machines; a kernel mount is always consistent
+_TMPFS_DEFAULTS = ("nosuid", "nodev", "noexec")
+
+
+def resolve(host: HostConfig, image_volumes: Iterable[str]) -> list[MountPoint]:
+    """All mounts of a container in the order of their destinations' depth. InvalidArgument in Docker's words."""
+    found: dict[str, MountPoint] = {}
+
+    def add(point: MountPoint) -> None:
+        if point.destination in found:
+            raise InvalidArgument(f"Duplicate mount point: {point.destination}")
+        found[point.destination] = point
+
+    for bind in host.binds or []:
+        add(_parse_bind(bind))
+    for mount in host.mounts or []:
+        add(_from_mount(mount))
+    for destination, options in (host.tmpfs or {}).items():
+        add(
+            MountPoint(
+                type="tmpfs",
+                source="",
+                destination=_destination(destination, destination),
+                mode=options,
+                options=_tmpfs_options(options),
+            )
+        )
+    for destination in image_volumes:
+        clean = _destination(destination, destination)
+        if clean not in found:
+            found[clean] = MountPoint(
+                type="volume", source="", destination=clean, name=secrets.token_hex(32), copy_up=True, anonymous=True
+            )
+    return sorted(found.values(), key=lambda point: (point.destination.count("/"), point.destination))
+
+
+def _destination(text: str, whole: str) -> str:
+    if not text.startswith("/"):
+        raise InvalidArgument(
+            f"invalid volume specification: '{whole}': invalid mount config: invalid mount path: '{text}' mount path must be absolute"
+        )
+    if "\0" in text:
+        raise InvalidArgument(f"invalid volume specification: {whole!r}: NUL in a path")
+    clean = posixpath.normpath(text)
+    clean = "/" + clean.lstrip("/")
+    if clean == "/":
+        raise InvalidArgument(
+            f"invalid volume specification: '{whole}': invalid mount config: invalid specification: destination can't be '/'"
+        )
+    return clean
+
+
+def _parse_bind(text: str) -> MountPoint:
+    parts = text.split(":")
+    if len(parts) == 1:
+        source, destination, mode = "", parts[0], ""
+    elif len(parts) == 2:
+        (source, destination), mode = parts, ""
+    elif len(parts) == 3:
+        source, destination, mode = parts
+    else:
+        raise InvalidArgument(f"invalid volume specification: '{text}'")
+    if len(parts) > 1 and not source:
+        raise InvalidArgument(f"invalid volume specification: '{text}'")
+    options = _parse_mode(mode, text)
+    clean = _destination(destination, text)
+    if source.startswith("/"):
+        return MountPoint(
+            type="bind",
+            source=posixpath.normpath(source),
+            destination=clean,
+            read_only="ro" in options,
+            mode=mode,
+            propagation=next((option for option in options if option in _PROPAGATION), "rprivate"),
+            create_source=True,
+        )
+    if any(option in _PROPAGATION for option in options):
+        raise InvalidArgument(f"invalid volume specification: '{text}': invalid mount config: invalid mode: {mode}")
+    name = source or secrets.token_hex(32)
+    return MountPoint(
+        type="volume",
+        source="",
+        destination=clean,
+        name=name,
+        read_only="ro" in options,
+        mode=mode or "z",
+        copy_up="nocopy" not in options,
+        anonymous=not source,
+    )
+
+
+def _parse_mode(mode: str, whole: str) -> list[str]:
+    options = mode.split(",") if mode else []
+    groups = [{"ro", "rw"}, {"z", "Z"}, _PROPAGATION, _CONSISTENCY, {"nocopy"}]
+    used: set[int] = set()
+    for option in options:
+        group = next((index for index, words in enumerate(groups) if option in words), None)
+        if group is None or group in used:
+            raise InvalidArgument(
+                f"invalid volume specification: '{whole}': invalid mount config: invalid mode: {mode}"
+            )
+        used.add(group)
+    return options
+
+
+def _from_mount(mount: Mount) -> MountPoint:
+    def bad(why: str) -> InvalidArgument:
+        return InvalidArgument(f'invalid mount config for type "{mount.type}": {why}')
+
+    if not mount.target:
+        raise bad("field Target must not be empty")
+    if not mount.target.startswith("/"):
+        raise bad(f"invalid mount path: '{mount.target}' mount path must be absolute")
+    destination = posixpath.normpath("/" + mount.target.lstrip("/"))
+    if destination == "/":
+        raise bad("invalid specification: destination can't be '/'")
+    match mount.type:
+        case "bind":
+            return _bind_mount(mount, destination)
+        case "volume":
+            options = mount.volume_options
+            if mount.bind_options or mount.tmpfs_options:
+                raise bad("options of another mount type are set")
+            if options and options.subpath:
+                raise bad("wherry does not support VolumeOptions.Subpath yet")
+            if options and options.driver_config and options.driver_config.name not in ("", "local"):
+                raise bad(f"wherry has no volume driver {options.driver_config.name!r}")
+            if options and options.driver_config and options.driver_config.options:
+                raise bad("wherry does not support driver options of a volume in a mount; create the volume first")
+            if options and options.labels:
+                raise bad("wherry does not support VolumeOptions.Labels of a mount yet; create the volume first")
+            return MountPoint(
+                type="volume",
+                source="",
+                destination=destination,
+                name=mount.source or secrets.token_hex(32),
+                read_only=mount.read_only,
+                mode="z",
+                copy_up=not (options and options.no_copy),
+                anonymous=not mount.source,
+                from_mounts_api=True,
+            )
+        case "tmpfs":
+            return _tmpfs_mount(mount, destination)
+        case "":
+            raise InvalidArgument("mount type unknown")
+        case _:
+            raise InvalidArgument(
+                f"mount type unknown: {mount.type!r}"
+                if mount.type not in ("npipe", "cluster", "image")
+                else f"wherry does not support mounts of type {mount.type!r} yet"
+            )
+
+
+def _bind_mount(mount: Mount, destination: str) -> MountPoint:
+    def refuse(why: str) -> InvalidArgument:
+        return InvalidArgument(f'invalid mount config for type "bind": {why}')
+
+    if not mount.source:
+        raise refuse("field Source must not be empty")
+    if not mount.source.startswith("/"):
+        raise refuse(f"invalid mount path: '{mount.source}' mount path must be absolute")
+    options = mount.bind_options
+    propagation = (options.propagation if options else "") or "rprivate"
+    if propagation not in _PROPAGATION:
+        raise refuse(f"invalid propagation mode: {propagation}")
+    create = bool(options and options.create_mountpoint)
+    source = posixpath.normpath(mount.source)
+    if not create and not os.path.lexists(source):
+        raise refuse(f"bind source path does not exist: {source}")
+    return MountPoint(
+        type="bind",
+        source=source,
+        destination=destination,
+        read_only=mount.read_only,
+        propagation=propagation,
+        recursive=not (options and options.non_recursive),
+        force_recursive_read_only=bool(options and options.read_only_force_recursive),
+        from_mounts_api=True,
+        create_source=create,
+    )
+
+
+def _tmpfs_mount(mount: Mount, destination: str) -> MountPoint:
+    if mount.source:
+        raise InvalidArgument('invalid mount config for type "tmpfs": field Source must not be specified')
+    words = ["ro"] if mount.read_only else []
+    options = mount.tmpfs_options
+    if options:
+        if options.size_bytes < 0 or options.mode < 0:
+            raise InvalidArgument('invalid mount config for type "tmpfs": size and mode must not be negative')
+        if options.mode:
+            words.append(f"mode={options.mode & 0o7777:o}")
+        if options.size_bytes:
+            words.append(f"size={options.size_bytes}")
+        for pair in options.options or []:
+            words.append("=".join(pair))
+    text = ",".join(words)
+    return MountPoint(
+        type="tmpfs", source="", destination=destination, mode=text, options=_tmpfs_options(text), from_mounts_api=True
+    )
+
+
+_TMPFS_FLAGS = {
+    "ro",
+    "rw",
+    "exec",
+    "noexec",
+    "suid",
+    "nosuid",
+    "dev",
+    "nodev",
+    "sync",
+    "async",
+    "dirsync",
+    "noatime",
+    "atime",
+    "nodiratime",
+    "relatime",
+    "strictatime",
+    "mand",
+    "nomand",
+}
+_TMPFS_VALUES = {"size", "mode", "uid", "gid", "nr_inodes", "nr_blocks", "mpol"}
+
+
+def _tmpfs_options(text: str) -> tuple[str, ...]:
+    """Docker's defaults (noexec, nosuid, nodev), each taken back by its opposite."""
+    asked = [word for word in text.split(",") if word]
+    for word in asked:
+        key, _, value = word.partition("=")
+        if not (word in _TMPFS_FLAGS or (key in _TMPFS_VALUES and value)):
+            raise InvalidArgument(f"invalid tmpfs option [{word!r}]")
+    opposites = {"exec": "noexec", "suid": "nosuid", "dev": "nodev"}
+    taken_back = {opposites[word] for word in asked if word in opposites}
+    return tuple(word for word in _TMPFS_DEFAULTS if word not in taken_back and word not in asked) + tuple(asked)
+
+
+def create_bind_source(point: MountPoint) -> None:
+    """`-v /missing:/x` makes the directory, as Docker does. InvalidArgument when the path cannot exist."""
+    if point.type != "bind":
+        return
+    try:
+        os.stat(point.source)
+    except FileNotFoundError:
+        if not point.create_source:
+            raise InvalidArgument(
+                f'invalid mount config for type "bind": bind source path does not exist: {point.source}'
+            ) from None
+        try:
+            os.makedirs(point.source, 0o755, exist_ok=True)
+        except OSError as error:
+            raise InvalidArgument(
+                f"error while creating mount source path '{point.source}': mkdir {point.source}: {(error.strerror or '').lower()}"
+            ) from error
+    except OSError as error:
+        raise InvalidArgument(
+            f"error while creating mount source path '{point.source}': {(error.strerror or '').lower()}"
+        ) from error

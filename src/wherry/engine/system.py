@@ -1,0 +1,233 @@
+"""`docker info`, `docker version`, `docker system df`, `docker events`: implements `api.backend.SystemBackend`. Runs in wherryd."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import platform
+import secrets
+import time
+from collections.abc import AsyncIterator, Mapping
+
+from wherry import __version__
+from wherry.engine import inspect
+from wherry.engine.records import Status
+from wherry.engine.services import Services
+from wherry.engine.times import rfc3339_nano
+from wherry.linux import cgroups
+from wherry.spec.calls import Json, Names
+
+API_VERSION, MIN_API_VERSION = "1.56", "1.24"
+
+
+class System:
+    def __init__(self, services: Services) -> None:
+        self._services = services
+        self._id = _engine_id(services.settings.data_root)
+
+    async def version(self) -> Json:
+        uname = os.uname()
+        built = rfc3339_nano(int(os.stat(__file__).st_mtime) * 1_000_000_000)
+        details = {
+            "ApiVersion": API_VERSION,
+            "MinAPIVersion": MIN_API_VERSION,
+            "Arch": _go_arch(uname.machine),
+            "BuildTime": built,
+            "Experimental": "false",
+            "GitCommit": "",
+            "GoVersion": "",
+            "KernelVersion": uname.release,
+            "Os": "linux",
+            "Python": platform.python_version(),
+        }
+        return {
+            "Platform": {"Name": f"wherry {__version__}"},
+            "Components": [{"Name": "Engine", "Version": __version__, "Details": details}],
+            "Version": __version__,
+            "ApiVersion": API_VERSION,
+            "MinAPIVersion": MIN_API_VERSION,
+            "GitCommit": "",
+            "GoVersion": "",
+            "Os": "linux",
+            "Arch": _go_arch(uname.machine),
+            "KernelVersion": uname.release,
+            "BuildTime": built,
+        }
+
+    async def info(self) -> Json:
+        services = self._services
+        containers = services.containers.all()
+        running = sum(container.status is Status.RUNNING for container in containers)
+        paused = sum(container.status is Status.PAUSED for container in containers)
+        uname = os.uname()
+        is_v2 = cgroups.detect().mode == "v2"
+        runtimes = {services.settings.default_runtime: {"path": services.settings.default_runtime}}
+        runtimes |= {"wherry": {"path": "wherry-runc"}}
+        runtimes |= {name: {"path": path} for name, path in services.settings.runtimes.items()}
+        return {
+            "ID": self._id,
+            "Containers": len(containers),
+            "ContainersRunning": running,
+            "ContainersPaused": paused,
+            "ContainersStopped": len(containers) - running - paused,
+            "Images": len(services.images.list()),
+            "Driver": "overlay2",
+            "DriverStatus": [
+                ["Backing Filesystem", _filesystem(services.settings.data_root)],
+                ["Native Overlay Diff", "true"],
+            ],
+            "Plugins": {
+                "Volume": ["local"],
+                "Network": ["bridge", "host", "null"],
+                "Authorization": None,
+                "Log": ["json-file"],
+            },
+            "MemoryLimit": True,
+            "SwapLimit": _can_limit_swap(),
+            "CpuCfsPeriod": True,
+            "CpuCfsQuota": True,
+            "CPUShares": True,
+            "CPUSet": True,
+            "PidsLimit": True,
+            "IPv4Forwarding": _reads("/proc/sys/net/ipv4/ip_forward") == "1",
+            "Debug": False,
+            "NFd": len(os.listdir("/proc/self/fd")),
+            "OomKillDisable": not is_v2,
+            "NGoroutines": len(asyncio.all_tasks()),
+            "SystemTime": rfc3339_nano(time.time_ns()),
+            "LoggingDriver": "json-file",
+            "CgroupDriver": "cgroupfs",
+            "CgroupVersion": "2" if is_v2 else "1",
+            "NEventsListener": 0,
+            "KernelVersion": uname.release,
+            "OperatingSystem": _os_release().get("PRETTY_NAME", "Linux"),
+            "OSVersion": _os_release().get("VERSION_ID", ""),
+            "OSType": "linux",
+            "Architecture": uname.machine,
+            "IndexServerAddress": "https://index.docker.io/v1/",
+            "RegistryConfig": {"InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"], "IndexConfigs": {}, "Mirrors": []},
+            "NCPU": len(os.sched_getaffinity(0)),
+            "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
+            "GenericResources": None,
+            "DockerRootDir": services.settings.data_root,
+            "HttpProxy": "",
+            "HttpsProxy": "",
+            "NoProxy": "",
+            "Name": uname.nodename,
+            "Labels": [],
+            "ExperimentalBuild": False,
+            "ServerVersion": __version__,
+            "Runtimes": runtimes,
+            "DefaultRuntime": services.settings.default_runtime,
+            "Swarm": {
+                "NodeID": "",
+                "NodeAddr": "",
+                "LocalNodeState": "inactive",
+                "ControlAvailable": False,
+                "Error": "",
+                "RemoteManagers": None,
+            },
+            "LiveRestoreEnabled": services.settings.live_restore,
+            "Isolation": "",
+            "InitBinary": os.path.basename(services.settings.init_path or ""),
+            "ContainerdCommit": {"ID": ""},
+            "RuncCommit": {"ID": ""},
+            "InitCommit": {"ID": ""},
+            "SecurityOptions": ["name=seccomp,profile=builtin", "name=cgroupns"],
+            "Warnings": list(services.networks.warnings) or None,
+        }
+
+    async def disk_usage(self, types: Names) -> Json:
+        services = self._services
+        wanted = set(types) or {"container", "image", "volume", "build-cache"}
+        answer: Json = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
+        images = {image.id: image for image in services.images.list()}
+        if "image" in wanted:
+            users: dict[str, int] = {}
+            for container in services.containers.all():
+                users[container.record.image] = users.get(container.record.image, 0) + 1
+            answer["LayersSize"] = await services.images.layers_size()
+            answer["Images"] = [
+                {**services.images.summary(image), "Containers": users.get(image.id, 0)} for image in images.values()
+            ]
+        if "container" in wanted:
+            entries = []
+            for container in services.containers.all():
+                size, _ = await services.snapshots.usage(container.id)
+                image = images.get(container.record.image)
+                entries.append(
+                    {
+                        **inspect.summary(services, container, image),
+                        "SizeRw": size,
+                        "SizeRootFs": size + (image.size if image else 0),
+                    }
+                )
+            answer["Containers"] = entries
+        if "volume" in wanted:
+            answer["Volumes"] = await services.volumes.usage(self._volume_users())
+        return answer
+
+    def _volume_users(self) -> dict[str, int]:
+        users: dict[str, int] = {}
+        for container in self._services.containers.all():
+            for point in container.record.mounts:
+                if point.type == "volume":
+                    users[point.name] = users.get(point.name, 0) + 1
+        return users
+
+    def events(
+        self, *, since_ns: int | None, until_ns: int | None, filters: Mapping[str, Names]
+    ) -> AsyncIterator[Json]:
+        return self._services.events.listen(since_ns=since_ns, until_ns=until_ns, filters=filters)
+
+
+def _engine_id(data_root: str) -> str:
+    """A random id, kept in the data root."""
+    path = os.path.join(data_root, "engine-id")
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except FileNotFoundError:
+        text = secrets.token_hex(16)
+        with open(path, "w") as file:
+            file.write(f"{text}\n")
+        return text
+
+
+def _can_limit_swap() -> bool:
+    """v1 needs the kernel's swap accounting, which shows as a file; v2 always has it."""
+    layout = cgroups.detect()
+    memory = next((hierarchy for hierarchy in layout.v1 if "memory" in hierarchy.controllers), None)
+    return memory is None or os.path.exists(os.path.join(memory.mountpoint, "memory.memsw.limit_in_bytes"))
+
+
+def _go_arch(machine: str) -> str:
+    return {"x86_64": "amd64", "aarch64": "arm64", "armv7l": "arm", "i686": "386"}.get(machine, machine)
+
+
+def _reads(path: str) -> str:
+    try:
+        with open(path) as file:
+            return file.read().strip()
+    except OSError:
+        return ""
+
+
+def _os_release() -> dict[str, str]:
+    values = {}
+    for line in _reads("/etc/os-release").splitlines():
+        key, separator, value = line.partition("=")
+        if separator:
+            values[key] = value.strip().strip('"')
+    return values
+
+
+def _filesystem(path: str) -> str:
+    """The type of the file system that holds `path`, from the longest matching line of mountinfo."""
+    best, kind = "", "unknown"
+    for line in _reads("/proc/self/mountinfo").splitlines():
+        left, _, right = line.partition(" - ")
+        point = left.split()[4]
+        if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
+            best, kind = point, right.split()[0]
+    return kind

@@ -1,0 +1,53 @@
+"""`docker top`: the machine's own `ps`, with the rows of the container's processes.
+
+The program that runs is the host's, never the image's (CVE-2022-1227).
+"""
+
+from __future__ import annotations
+
+import asyncio
+
+from wherry.errors import FailedPrecondition, Internal, InvalidArgument
+from wherry.spec.calls import Json
+
+_PS = ("/usr/bin/ps", "/bin/ps")
+
+
+async def top(pids: list[int], ps_args: str) -> Json:
+    """{"Titles": [...], "Processes": [[...], …]}. `ps_args`: as the user wrote them; "" is "-ef"."""
+    arguments = (ps_args or "-ef").split()
+    if any("\0" in argument for argument in arguments):
+        raise InvalidArgument("invalid ps arguments")
+    output = await _run_ps(arguments)
+    lines = output.splitlines()
+    titles = lines[0].split() if lines else []
+    if "PID" not in titles:
+        raise InvalidArgument("Couldn't find PID field in ps output")
+    column = titles.index("PID")
+    wanted = set(pids)
+    processes = []
+    for line in lines[1:]:
+        fields = line.split(None, len(titles) - 1)
+        if len(fields) > column and fields[column].isdecimal() and int(fields[column]) in wanted:
+            processes.append(fields)
+    return {"Titles": titles, "Processes": processes}
+
+
+async def _run_ps(arguments: list[str]) -> str:
+    for path in _PS:
+        try:
+            process = await asyncio.create_subprocess_exec(
+                path,
+                *arguments,
+                stdin=asyncio.subprocess.DEVNULL,
+                stdout=asyncio.subprocess.PIPE,
+                stderr=asyncio.subprocess.PIPE,
+            )
+        except FileNotFoundError:
+            continue
+        output, complaint = await process.communicate()
+        if process.returncode != 0:
+            text = complaint.decode("utf-8", "replace").strip()
+            raise Internal(f"error running ps: exit status {process.returncode}: {text}")
+        return output.decode("utf-8", "replace")
+    raise FailedPrecondition("docker top needs the program ps: install the package procps")

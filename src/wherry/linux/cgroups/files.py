@@ -1,0 +1,104 @@
+"""Reading and writing the kernel's control files, and the words for it when the kernel says no.
+
+Runs in the engine, the shim and `wherry-runc`, always in the host's view of the cgroup mounts. A control file is
+written with one write(2), as cgroupfs asks. Every failure names the resource as the OCI configuration calls it
+("memory.limit"), the value, the file and the reason.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from wherry.errors import FailedPrecondition, InvalidArgument, SyscallError, WherryError
+
+_ENOTSUPP = 524  # the kernel's own "not supported", which has no text in the C library
+_WRONG_VALUE = (errno.EINVAL, errno.ERANGE, errno.ENODEV, errno.E2BIG, errno.ENXIO)
+
+
+def read(path: str) -> str:
+    """The text of a control file, up to 1 MiB."""
+    try:
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+    except OSError as error:
+        raise SyscallError("open", path, error.errno or 0) from None
+    try:
+        parts = []
+        room = 1 << 20
+        while room > 0 and (part := os.read(fd, min(room, 65536))):
+            parts.append(part)
+            room -= len(part)
+        return b"".join(parts).decode("utf-8", "replace")
+    except OSError as error:
+        raise SyscallError("read", path, error.errno or 0) from None
+    finally:
+        os.close(fd)
+
+
+def read_or_none(path: str) -> str | None:
+    """The text of a control file; None when there is no such file, or it cannot be read (ENODEV of a group that is
+    being removed).
+    """
+    try:
+        return read(path)
+    except SyscallError as error:
+        if error.errno in (errno.ENOENT, errno.ENODEV, errno.EOPNOTSUPP, errno.EIO, errno.ENOTDIR):
+            return None
+        raise
+
+
+def read_int(path: str, default: int = 0) -> int:
+    """The number in a control file; `default` when the file is absent or says something else ("max")."""
+    text = read_or_none(path)
+    if text is None:
+        return default
+    try:
+        return int(text)
+    except ValueError:
+        return default
+
+
+def keyed(text: str | None) -> dict[str, int]:
+    """A flat keyed file ("oom_kill 3" per line) as a dictionary; lines of another form are left out."""
+    values: dict[str, int] = {}
+    for line in (text or "").splitlines():
+        key, _, value = line.partition(" ")
+        try:
+            values[key] = int(value)
+        except ValueError:
+            continue
+    return values
+
+
+def write(path: str, value: str) -> None:
+    """One write(2) of `value`. OSError as the kernel gives it: callers word it by `refused`."""
+    fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
+    try:
+        os.write(fd, value.encode())
+    finally:
+        os.close(fd)
+
+
+def refused(resource: str, path: str, value: str, error: OSError) -> WherryError:
+    """The error for a control file that could not be written: wrong value → InvalidArgument, all else →
+    FailedPrecondition.
+    """
+    name = path.rpartition("/")[2]
+    if error.errno == errno.ENOENT and not os.path.exists(path):
+        return FailedPrecondition(f"{resource}: this kernel (or this cgroup) has no {name}")
+    reason = (
+        "not supported by this kernel"
+        if error.errno in (_ENOTSUPP, errno.EOPNOTSUPP)
+        else (error.strerror or "").lower()
+    )
+    text = f"{resource}: cannot write {value!r} to {path}: {reason}"
+    return InvalidArgument(text) if error.errno in _WRONG_VALUE else FailedPrecondition(text)
+
+
+def set_value(resource: str, directory: str, name: str, value: str | int) -> None:
+    """Writes `value` to the control file `name` for the OCI field `resource`; the error names all four."""
+    path = f"{directory}/{name}"
+    try:
+        write(path, str(value))
+    except OSError as error:
+        raise refused(resource, path, str(value), error) from None

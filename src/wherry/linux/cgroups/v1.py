@@ -1,0 +1,301 @@
+"""cgroup v1: one directory per mounted hierarchy, also where controllers are mounted together or some are missing.
+
+Runs in the engine, the shim, `wherry-runc`. **Invariant:** every hierarchy is optional; what needs a missing
+controller fails when it is asked for, by name. Limits are in `v1_resources`, figures in `v1_stats` (loaded when asked
+for). Source: the kernel's Documentation/admin-guide/cgroup-v1/.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from wherry.errors import Conflict, FailedPrecondition, SyscallError
+from wherry.linux.cgroups import files
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from wherry.linux.cgroups import Hierarchy
+    from wherry.spec.oci import Resources
+
+_SIGKILL = 9
+_ROUNDS = 64
+
+
+class CgroupV1:
+    """The interface is described at `cgroups.Cgroup`."""
+
+    mode = "v1"
+
+    def __init__(self, paths: dict[str, str], hierarchies: list[Hierarchy]) -> None:
+        self.paths = paths
+        self._hierarchies = [h for h in hierarchies if h.controllers[0] in paths]
+        self._directories = list(dict.fromkeys(paths.values()))
+
+    def create(self) -> None:
+        made: list[str] = []
+        try:
+            for hierarchy in self._hierarchies:
+                directory = self.paths[hierarchy.controllers[0]]
+                if _make(directory, made):
+                    if "cpuset" in hierarchy.controllers:
+                        _inherit_cpuset(directory, hierarchy.mountpoint)
+                elif files.read(f"{directory}/cgroup.procs"):
+                    raise Conflict(f"the container's cgroup is not empty: processes run in {directory}")
+                elif (
+                    "freezer" in hierarchy.controllers and files.read(f"{directory}/freezer.state").strip() != "THAWED"
+                ):
+                    raise Conflict(f"the container's cgroup is frozen: {directory}")
+        except BaseException:
+            for directory in reversed(made):
+                try:
+                    os.rmdir(directory)
+                except OSError:
+                    pass  # another container has begun to use that ancestor
+            raise
+
+    def exists(self) -> bool:
+        return any(os.path.isdir(directory) for directory in self._directories)
+
+    def prepare_join(self) -> list[int]:
+        fds: list[int] = []
+        try:
+            for directory in self._directories:
+                fds.append(os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC))
+        except OSError as error:
+            for fd in fds:
+                os.close(fd)
+            raise SyscallError("open", f"{directory}/tasks", error.errno or 0) from None
+        return fds
+
+    def clone_fd(self, beside: int = 0) -> int | None:
+        return None
+
+    def apply(self, resources: Resources, *, update: bool = False) -> None:
+        from wherry.linux.cgroups import v1_resources
+
+        v1_resources.apply(self.paths, resources, update=update)
+
+    def _listing(self) -> str | None:
+        """The hierarchy that answers for the processes: the freezer's, where there is one (nobody can leave it
+        unnoticed by kill).
+        """
+        for controller in ("freezer", "pids", "memory", "devices"):
+            if controller in self.paths:
+                return self.paths[controller]
+        return self._directories[0] if self._directories else None
+
+    def pids(self) -> list[int]:
+        top = self._listing()
+        return sorted(_pids(top)) if top else []
+
+    def freeze(self) -> None:
+        directory = self._freezer("pause")
+        # The freezer's state has no notification; a write or a read of it makes the kernel look again at every task,
+        # and a task in
+        # uninterruptible sleep is what it may have to wait for.
+        for attempt in range(1000):
+            files.set_value("freezer", directory, "freezer.state", "FROZEN")
+            state = files.read(f"{directory}/freezer.state").strip()
+            if state == "FROZEN":
+                return
+            if attempt % 50 == 49:  # tasks that fork while being frozen: let them finish, then again
+                files.set_value("freezer", directory, "freezer.state", "THAWED")
+            _pause(attempt)
+        files.set_value("freezer", directory, "freezer.state", "THAWED")
+        raise FailedPrecondition(f"freezer: {directory} does not freeze: a task does not react")
+
+    def thaw(self) -> None:
+        files.set_value("freezer", self._freezer("resume"), "freezer.state", "THAWED")
+
+    def is_frozen(self) -> bool:
+        directory = self.paths.get("freezer")
+        return bool(directory) and (files.read_or_none(f"{directory}/freezer.state") or "").strip() in (
+            "FROZEN",
+            "FREEZING",
+        )
+
+    def _freezer(self, what: str) -> str:
+        directory = self.paths.get("freezer")
+        if directory is None:
+            raise FailedPrecondition(f"cannot {what}: the freezer cgroup controller is not mounted")
+        return directory
+
+    def kill(self, signal: int = _SIGKILL) -> None:
+        directory = self._listing()
+        if directory is None or not os.path.isdir(directory):
+            return
+        if signal != _SIGKILL or "freezer" not in self.paths:
+            _signal_all(_pids(directory), signal)
+            return
+        # Frozen, nothing can fork away between the list and the signals.
+        state = f"{self.paths['freezer']}/freezer.state"
+        sent: set[int] = set()
+        for _ in range(_ROUNDS):
+            pids = set(_pids(directory)) - sent
+            if not pids:
+                break
+            try:
+                files.write(state, "FROZEN")
+                pids |= set(_pids(directory)) - sent
+                _signal_all(pids, signal)
+                sent |= pids
+            finally:
+                files.write(state, "THAWED")
+
+    def stats(self) -> dict[str, Any]:
+        from wherry.linux.cgroups import v1_stats
+
+        return v1_stats.stats(self.paths)
+
+    def oom_kills(self) -> int:
+        directory = self.paths.get("memory")
+        if directory is None:
+            return 0
+        # v1 counts a kill only in the group where it happened, not in those above
+        return sum(
+            files.keyed(files.read_or_none(f"{path}/memory.oom_control")).get("oom_kill", 0)
+            for path in _tree(directory)
+        )
+
+    def delete(self) -> None:
+        for directory in self._directories:
+            remove_tree(directory)
+
+    def mounts(self) -> list[tuple[str, str, str]]:
+        found = []
+        for hierarchy in self._hierarchies:
+            options = ",".join(hierarchy.controllers)
+            found.append((options, os.path.basename(hierarchy.mountpoint), self.paths[hierarchy.controllers[0]]))
+        return found
+
+
+def _make(directory: str, made: list[str]) -> bool:
+    """mkdir with missing ancestors; each one made is added to `made`. False when `directory` was there already."""
+    try:
+        os.mkdir(directory, 0o755)
+    except FileExistsError:
+        return False
+    except FileNotFoundError:
+        parent = os.path.dirname(directory)
+        if parent == directory or not parent:
+            raise SyscallError("mkdir", directory, errno.ENOENT) from None
+        _make(parent, made)
+        try:
+            os.mkdir(directory, 0o755)
+        except FileExistsError:
+            return False
+        except OSError as error:
+            raise SyscallError("mkdir", directory, error.errno or 0) from None
+    except OSError as error:
+        raise SyscallError("mkdir", directory, error.errno or 0) from None
+    made.append(directory)
+    return True
+
+
+def _inherit_cpuset(directory: str, mountpoint: str) -> None:
+    """A new v1 cpuset has no CPUs and no memory nodes, and no task can join it: it gets those of its parent, from the
+    top down.
+    """
+    for name in ("cpuset.cpus", "cpuset.mems"):
+        if files.read(f"{directory}/{name}").strip():
+            continue
+        parent = os.path.dirname(directory)
+        value = files.read(f"{parent}/{name}").strip()
+        if not value and parent.startswith(mountpoint + "/"):
+            _inherit_cpuset(parent, mountpoint)
+            value = files.read(f"{parent}/{name}").strip()
+        files.set_value("cpuset", directory, name, value)
+
+
+def _tree(directory: str) -> Iterator[str]:
+    """`directory` and every group below it, parents first. Groups that vanish meanwhile are passed over."""
+    yield directory
+    try:
+        with os.scandir(directory) as entries:
+            below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
+    except OSError:
+        return
+    for path in below:
+        yield from _tree(path)
+
+
+def _pids(directory: str) -> set[int]:
+    pids: set[int] = set()
+    for path in _tree(directory):
+        pids.update(int(pid) for pid in (files.read_or_none(f"{path}/cgroup.procs") or "").split())
+    pids.discard(0)  # a process of another pid namespace
+    return pids
+
+
+def _signal_all(pids: set[int], signal: int) -> None:
+    for pid in pids:
+        try:
+            os.kill(pid, signal)
+        except ProcessLookupError:
+            pass
+
+
+def remove_tree(directory: str) -> None:
+    """rmdir of a group and all below it. While it is busy only with tasks that are exiting, waits for their pidfds."""
+    for attempt in range(_ROUNDS):
+        try:
+            os.rmdir(directory)
+            return
+        except FileNotFoundError:
+            return
+        except OSError as error:
+            if error.errno != errno.EBUSY:
+                raise SyscallError("rmdir", directory, error.errno or 0) from None
+        children = [path for path in _tree(directory) if path != directory]
+        for child in reversed(children):
+            try:
+                os.rmdir(child)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                if error.errno != errno.EBUSY:
+                    raise SyscallError("rmdir", child, error.errno or 0) from None
+                break
+        pids = _pids(directory)
+        if pids and not _await_exit(pids):
+            raise FailedPrecondition(
+                f"cannot remove cgroup {directory}: processes run in it: {' '.join(map(str, sorted(pids)))}"
+            )
+        if not pids:
+            _pause(attempt)  # the kernel counts a task for a moment after it is gone; there is no event for that on v1
+    raise FailedPrecondition(f"cannot remove cgroup {directory}: it stays busy")
+
+
+def _await_exit(pids: set[int]) -> bool:
+    """Waits up to two seconds until all `pids` are gone. False when one is not."""
+    import select
+    from time import monotonic
+
+    deadline = monotonic() + 2
+    for pid in pids:
+        try:
+            pidfd = os.pidfd_open(pid)
+        except ProcessLookupError:
+            continue
+        try:
+            poller = select.poll()
+            poller.register(pidfd, select.POLLIN)
+            if not poller.poll(max(0.0, deadline - monotonic()) * 1000):
+                return False
+        finally:
+            os.close(pidfd)
+    return True
+
+
+def _pause(attempt: int) -> None:
+    """A wait where the kernel has nothing to wait on: yields the CPU first, then up to 1 ms."""
+    if attempt < 4:
+        os.sched_yield()
+        return
+    from time import sleep
+
+    sleep(min(0.001, 0.00002 * attempt))

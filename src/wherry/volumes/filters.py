@@ -1,0 +1,49 @@
+"""The filters of volume lists and of prune. Pure; Docker's names: `dangling`, `driver`, `label`, `label!`, `name`, `all`."""
+
+from __future__ import annotations
+
+from collections.abc import Container, Mapping, Sequence
+
+from wherry.errors import InvalidArgument
+from wherry.volumes.model import Volume
+
+Filters = Mapping[str, Sequence[str]]
+_TRUE, _FALSE = ("1", "true", "True", "TRUE", "t", "T"), ("0", "false", "False", "FALSE", "f", "F")
+
+
+def check(filters: Filters, allowed: Sequence[str]) -> None:
+    """InvalidArgument for a filter that is not among `allowed`."""
+    for key in filters:
+        if key not in allowed:
+            raise InvalidArgument(f"invalid filter '{key}'")
+
+
+def boolean(filters: Filters, key: str) -> bool | None:
+    """None when the filter is not given. InvalidArgument when it is no truth value, or both."""
+    values = filters.get(key) or ()
+    if not values:
+        return None
+    if all(value in _TRUE for value in values):
+        return True
+    if all(value in _FALSE for value in values):
+        return False
+    raise InvalidArgument(f"invalid filter '{key}={list(values)}'")
+
+
+def matches(volume: Volume, filters: Filters, in_use: Container[str]) -> bool:
+    """Whether the volume passes every filter given; `name` is a part of it, several values of a filter are alternatives (labels: all)."""
+    dangling = boolean(filters, "dangling")
+    names, drivers = filters.get("name") or (), filters.get("driver") or ()
+    return (
+        (dangling is None or dangling is not (volume.name in in_use))
+        and (not names or any(part in volume.name for part in names))
+        and (not drivers or "local" in drivers)
+        and all(_has_label(volume, wanted) for wanted in filters.get("label") or ())
+        and not any(_has_label(volume, unwanted) for unwanted in filters.get("label!") or ())
+    )
+
+
+def _has_label(volume: Volume, wanted: str) -> bool:
+    key, equals, value = wanted.partition("=")
+    labels = dict(volume.labels)
+    return key in labels and (not equals or labels[key] == value)

@@ -1,0 +1,397 @@
+"""Attach and exec: the connection as a stream, both ways, to each of its ends."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+
+import pytest
+from tests.unit.api.fake_backends import EXEC
+from tests.unit.api.harness import Client, Served, run, settled
+
+from wherry import errors
+from wherry.wire import stdcopy
+
+UPGRADE = {"Connection": "Upgrade", "Upgrade": "tcp"}
+ATTACH = "/v1.50/containers/web/attach?stream=1&stdin=1&stdout=1&stderr=1"
+
+
+async def attached(served: Served, target: str = ATTACH) -> tuple[Client, socket.socket]:
+    client = await served.connect()
+    await client.send("POST", target, **UPGRADE)
+    status, headers = await client.head()
+    assert (status, headers["upgrade"], headers["connection"]) == (101, "tcp", "Upgrade")
+    process = served.fakes.containers.process
+    assert process is not None
+    return client, process
+
+
+async def receive(process: socket.socket, size: int) -> bytes:
+    data = b""
+    while len(data) < size and (piece := await asyncio.get_running_loop().sock_recv(process, 65536)):
+        data += piece
+    return data
+
+
+def test_output_goes_to_the_client_and_ends_with_the_process() -> None:
+    async def scenario(served: Served) -> None:
+        client, process = await attached(served)
+        process.send(stdcopy.frame(stdcopy.STDOUT, b"hello"))
+        process.send(stdcopy.frame(stdcopy.STDERR, b"there"))
+        process.close()
+        assert await client.reader.read() == stdcopy.frame(1, b"hello") + stdcopy.frame(2, b"there")
+
+    run(scenario)
+
+
+def test_input_goes_to_the_process_and_its_end_is_a_half_close() -> None:
+    async def scenario(served: Served) -> None:
+        client, process = await attached(served)
+        client.writer.write(b"input")
+        client.writer.write_eof()
+        assert await receive(process, 100) == b"input"
+        process.send(b"late output")
+        process.close()
+        assert await client.reader.read() == b"late output"
+
+    run(scenario)
+
+
+def test_input_that_came_with_the_request_is_not_lost() -> None:
+    async def scenario(served: Served) -> None:
+        client = await served.connect()
+        client.writer.write(
+            b"POST " + ATTACH.encode() + b" HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nearly"
+        )
+        await client.head()
+        process = served.fakes.containers.process
+        assert process is not None
+        client.writer.write(b" and late")
+        assert await receive(process, 14) == b"early and late"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize(
+    ("version", "tty", "content_type"),
+    [
+        ("1.50", False, "application/vnd.docker.multiplexed-stream"),
+        ("1.41", False, "application/vnd.docker.raw-stream"),
+        ("1.50", True, "application/vnd.docker.raw-stream"),
+    ],
+)
+def test_the_content_type_tells_multiplexed_from_raw(version: str, tty: bool, content_type: str) -> None:
+    async def scenario(served: Served) -> None:
+        served.fakes.containers.tty = tty
+        client = await served.connect()
+        await client.send("POST", f"/v{version}/containers/web/attach?stream=1&stdout=1", **UPGRADE)
+        _, headers = await client.head()
+        assert headers["content-type"] == content_type
+
+    run(scenario)
+
+
+def test_a_client_that_asked_for_no_upgrade_gets_200_and_the_stream() -> None:
+    async def scenario(served: Served) -> None:
+        client = await served.connect()
+        await client.send("POST", ATTACH)
+        status, headers = await client.head()
+        assert (status, headers["content-type"]) == (200, "application/vnd.docker.raw-stream")
+        process = served.fakes.containers.process
+        assert process is not None
+        client.writer.write(b"in")
+        assert await receive(process, 2) == b"in"
+        process.send(b"out")
+        process.close()
+        assert await client.reader.read() == b"out"
+
+    run(scenario)
+
+
+def test_megabytes_pass_both_ways_unharmed() -> None:
+    async def scenario(served: Served) -> None:
+        client, process = await attached(served)
+        loop = asyncio.get_running_loop()
+        payload = bytes(range(256)) * 40_000
+
+        async def echo() -> None:
+            while piece := await loop.sock_recv(process, 65536):
+                await loop.sock_sendall(process, piece)
+            process.close()
+
+        async def type_in() -> None:
+            for start in range(0, len(payload), 100_000):
+                client.writer.write(payload[start : start + 100_000])
+                await client.writer.drain()
+            client.writer.write_eof()
+
+        async with asyncio.TaskGroup() as group:
+            group.create_task(echo())
+            group.create_task(type_in())
+            output = group.create_task(client.reader.read())
+        assert output.result() == payload
+
+    run(scenario)
+
+
+def test_a_process_that_reads_nothing_stops_the_client_from_sending() -> None:
+    async def scenario(served: Served) -> None:
+        client, process = await attached(served)
+        raw = client.writer.get_extra_info("socket")
+        client.writer.transport.pause_reading()
+        other = socket.socket(fileno=socket.dup(raw.fileno()))
+        other.setblocking(False)
+        sent = 0
+        with other:
+            for _ in range(200):
+                await asyncio.sleep(0)
+                try:
+                    sent += other.send(b"x" * 65536)
+                except BlockingIOError:
+                    await asyncio.sleep(0)
+        assert sent < 4 << 20
+        process.close()
+
+    run(scenario)
+
+
+def test_a_client_that_reads_nothing_stops_the_process_from_writing() -> None:
+    async def scenario(served: Served) -> None:
+        client, process = await attached(served)
+        client.writer.transport.pause_reading()
+        sent = 0
+        for _ in range(400):
+            await asyncio.sleep(0)
+            try:
+                sent += process.send(b"x" * 65536)
+            except BlockingIOError:
+                await asyncio.sleep(0)
+        assert sent < 4 << 20
+        process.close()
+        client.writer.transport.resume_reading()
+        assert len(await client.reader.read()) == sent
+
+    run(scenario)
+
+
+def test_output_survives_a_process_that_ends_while_input_is_under_way() -> None:
+    async def scenario(served: Served) -> None:
+        client, process = await attached(served)
+        process.send(b"o" * 50_000)
+        client.writer.write(b"i" * 10_000)
+        process.close()
+        client.writer.write(b"more input")
+        assert await client.reader.read() == b"o" * 50_000
+
+    run(scenario)
+
+
+def test_the_process_sees_a_client_that_is_gone() -> None:
+    async def scenario(served: Served) -> None:
+        client, process = await attached(served)
+        client.close()
+        assert await receive(process, 1) == b""
+
+    run(scenario)
+
+
+def test_a_client_that_leaves_after_its_end_of_input_is_noticed() -> None:
+    async def scenario(served: Served) -> None:
+        client, process = await attached(served)
+        client.writer.write_eof()
+        assert await receive(process, 1) == b""
+        client.close()
+
+        def cut_off() -> bool:
+            try:
+                process.send(b"x", socket.MSG_NOSIGNAL)
+            except BlockingIOError:
+                return False
+            except OSError:
+                return True
+            return False
+
+        await settled(cut_off)
+
+    run(scenario)
+
+
+def test_without_stdin_the_clients_bytes_are_dropped() -> None:
+    async def scenario(served: Served) -> None:
+        client, process = await attached(served, "/v1.50/containers/web/attach?stream=1&stdout=1")
+        client.writer.write(b"nobody asked")
+        client.writer.write_eof()
+        process.send(b"out")
+        with pytest.raises(BlockingIOError):
+            process.recv(1)
+        assert await client.reader.readexactly(3) == b"out"
+        with pytest.raises(BlockingIOError):
+            process.recv(1)
+
+    run(scenario)
+
+
+def test_the_detach_keys_leave_a_terminal_and_are_not_typed() -> None:
+    async def scenario(served: Served) -> None:
+        served.fakes.containers.tty = True
+        client, process = await attached(served)
+        client.writer.write(b"ls\x10")
+        assert await receive(process, 2) == b"ls"
+        client.writer.write(b"\x11never")
+        assert await client.reader.read() == b""
+        assert await receive(process, 1) == b""
+        assert served.fakes.containers.detached
+
+    run(scenario)
+
+
+def test_other_detach_keys_can_be_asked_for() -> None:
+    async def scenario(served: Served) -> None:
+        served.fakes.containers.tty = True
+        client, process = await attached(served, ATTACH + "&detachKeys=a,ctrl-b")
+        client.writer.write(b"\x10\x11a\x02")
+        assert await client.reader.read() == b""
+        assert await receive(process, 10) == b"\x10\x11"
+
+    run(scenario)
+
+
+def test_without_a_terminal_every_byte_is_input() -> None:
+    async def scenario(served: Served) -> None:
+        client, process = await attached(served)
+        client.writer.write(b"\x10\x11")
+        assert await receive(process, 2) == b"\x10\x11"
+        assert not served.fakes.containers.detached
+
+    run(scenario)
+
+
+def test_invalid_detach_keys_are_refused_before_anything_is_attached() -> None:
+    async def scenario(served: Served) -> None:
+        answer = await served.request("POST", ATTACH + "&detachKeys=ctrl-ctrl", **UPGRADE)
+        assert (answer.status, answer.message) == (400, "Invalid detach keys (ctrl-ctrl) provided")
+        assert served.fakes.containers.process is None
+
+    run(scenario)
+
+
+def test_an_attach_that_fails_is_an_ordinary_error() -> None:
+    async def scenario(served: Served) -> None:
+        answer = await served.request("POST", "/containers/none/attach?stream=1", **UPGRADE)
+        assert (answer.status, answer.message) == (404, "No such container: none")
+
+    run(scenario)
+
+
+def test_what_was_logged_comes_before_what_is_live() -> None:
+    async def scenario(served: Served) -> None:
+        served.fakes.containers.replay = [b"past ", b"tense "]
+        client, process = await attached(served, ATTACH + "&logs=1")
+        process.send(b"present")
+        process.close()
+        assert await client.reader.read() == b"past tense present"
+
+    run(scenario)
+
+
+def test_a_detached_exec_is_answered_at_once() -> None:
+    async def scenario(served: Served) -> None:
+        answer = await served.request("POST", f"/exec/{EXEC}/start", b'{"Detach": true}')
+        assert (answer.status, answer.body) == (200, b"")
+
+    run(scenario)
+
+
+def test_an_attached_exec_is_a_stream() -> None:
+    async def scenario(served: Served) -> None:
+        client = await served.connect()
+        await client.send("POST", f"/v1.50/exec/{EXEC}/start", b'{"Detach": false, "Tty": false}', **UPGRADE)
+        status, headers = await client.head()
+        assert (status, headers["content-type"]) == (101, "application/vnd.docker.multiplexed-stream")
+        assert headers["api-version"] == "1.56"
+        process = served.fakes.execs.process
+        assert process is not None
+        client.writer.write(b"in")
+        client.writer.write_eof()
+        assert await receive(process, 10) == b"in"
+        process.send(stdcopy.frame(1, b"out"))
+        process.close()
+        assert await client.reader.read() == stdcopy.frame(1, b"out")
+
+    run(scenario)
+
+
+def test_an_exec_that_cannot_start_says_so_in_its_stream() -> None:
+    async def scenario(served: Served) -> None:
+        failure = errors.StartError("exec", 'exec: "nope": executable file not found in $PATH', 2)
+        served.fakes.execs.failure = failure
+        for tty in (b"false", b"true"):
+            client = await served.connect()
+            await client.send("POST", f"/v1.50/exec/{EXEC}/start", b'{"Tty": %s}' % tty, **UPGRADE)
+            assert (await client.head())[0] == 101
+            text = f"{failure}\r\n".encode()
+            expected = text if tty == b"true" else stdcopy.frame(stdcopy.STDOUT, text)
+            assert await client.reader.read() == expected
+        answer = await served.request("POST", f"/exec/{EXEC}/start", b'{"Detach": true}')
+        assert (answer.status, answer.message) == (400, str(failure))
+
+    run(scenario)
+
+
+def test_an_unknown_exec_is_not_found() -> None:
+    async def scenario(served: Served) -> None:
+        answer = await served.request("POST", "/exec/none/start", b"{}", **UPGRADE)
+        assert (answer.status, answer.message) == (404, "No such exec instance: none")
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("upgrade", [b"", b"Connection: Upgrade\r\nUpgrade: tcp\r\n"])
+def test_a_whole_session_sent_at_once_is_understood(upgrade: bytes) -> None:
+    async def scenario(served: Served) -> None:
+        client = await served.connect()
+        body = b'{"Tty": false}'
+        client.writer.write(
+            f"POST /exec/{EXEC}/start HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\n".encode()
+            + upgrade
+            + f"content-length: {len(body)}\r\n\r\n".encode()
+            + body
+            + b"typed ahead"
+        )
+        client.writer.write_eof()
+        await client.head()
+        process = served.fakes.execs.process
+        assert process is not None
+        assert await receive(process, 100) == b"typed ahead"
+        process.send(b"done")
+        process.close()
+        assert await client.reader.read() == b"done"
+
+    run(scenario)
+
+
+def test_a_request_in_small_pieces_is_the_same_request() -> None:
+    async def scenario(served: Served) -> None:
+        client = await served.connect()
+        raw = b"POST " + ATTACH.encode() + b" HTTP/1.1\r\nHost: d\r\nConnection: Upgrade\r\nUpgrade: tcp\r\n\r\nearly"
+        client.writer.write(raw[:40])
+        for position in range(40, len(raw)):
+            await asyncio.sleep(0)
+            client.writer.write(raw[position : position + 1])
+        await client.head()
+        process = served.fakes.containers.process
+        assert process is not None
+        assert await receive(process, 5) == b"early"
+
+    run(scenario)
+
+
+def test_requests_behind_one_that_was_not_hijacked_are_answered() -> None:
+    async def scenario(served: Served) -> None:
+        client = await served.connect()
+        await client.send("POST", "/containers/none/attach", **UPGRADE)
+        await client.send("POST", f"/exec/{EXEC}/start", b'{"Detach": true}')
+        await client.send("GET", "/containers/web/json")
+        assert [(await client.answer()).status for _ in range(3)] == [404, 200, 200]
+
+    run(scenario)
