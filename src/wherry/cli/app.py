@@ -19,7 +19,9 @@ if TYPE_CHECKING:
 class App:
     """One invocation. The session connects when first used, starting the engine if that is allowed."""
 
-    def __init__(self, address: Address, *, debug: bool = False, config_folder: str = "", autostart: bool = False) -> None:
+    def __init__(
+        self, address: Address, *, debug: bool = False, config_folder: str = "", autostart: bool = False
+    ) -> None:
         self.address = address
         self.debug = debug
         self.config_folder = config_folder

@@ -1,4 +1,4 @@
-"""Verbs that do one thing to each of several objects: the name is printed when it is done, errors follow one by one, and the exit code is 1 if there was any."""
+"""Verbs that do one thing to each of several objects: a name is printed when it is done, an error when it is not. Exit code 1 after any error."""
 
 from __future__ import annotations
 

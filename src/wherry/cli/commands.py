@@ -18,7 +18,6 @@ GROUPS: dict[str, str] = {
 VERBS: dict[str, tuple[str, str]] = {
     "attach": ("attach", "Connect the terminal to a running container"),
     "create": ("create", "Create a container without starting it"),
-    "doctor": ("doctor", "Say what this machine offers to containers, and how to mend what is missing"),
     "events": ("events", "Show what happens in the engine, as it happens"),
     "exec": ("exec", "Run a command in a running container"),
     "history": ("history", "Show the layers of an image"),
@@ -103,11 +102,37 @@ ALIASES: dict[str, str] = {
 
 # What Docker's command line has and wherry does not have (yet): refused by name.
 ABSENT = frozenset(
-    "bake build builder buildx checkpoint commit compose config context cp diff export login logout manifest node plugin push save search secret service"
-    " stack swarm trust update".split()
+    [
+        "bake",
+        "build",
+        "builder",
+        "buildx",
+        "checkpoint",
+        "commit",
+        "compose",
+        "config",
+        "context",
+        "cp",
+        "diff",
+        "export",
+        "login",
+        "logout",
+        "manifest",
+        "node",
+        "plugin",
+        "push",
+        "save",
+        "search",
+        "secret",
+        "service",
+        "stack",
+        "swarm",
+        "trust",
+        "update",
+    ]
 )
 
-_FIRST = ("run", "exec", "ps", "pull", "images", "logs", "version", "info", "doctor")
+_FIRST = ("run", "exec", "ps", "pull", "images", "logs", "version", "info")
 
 
 def summary(path: str) -> str:

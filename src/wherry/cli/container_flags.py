@@ -1,7 +1,7 @@
 """The flags of `run` and `create`, and the Engine API's request that they amount to.
 
-Whatever the API can say is sent, and the engine refuses by name what it does not do. Flags that only Windows engines know, or that need a part of wherry
-that is not there, are refused here.
+Whatever the API can say is sent, and the engine refuses by name what it does not do. Flags that only Windows engines know, or that need a part of
+wherry that is not there, are refused here.
 """
 
 from __future__ import annotations
@@ -128,7 +128,9 @@ CONTAINER_FLAGS: tuple[Flag, ...] = (
     Flag("io-maxiops", "uint64", refused=_WINDOWS),
     Flag("isolation", "string", refused=_WINDOWS),
     Flag("gpus", "list", refused="give the devices with --device"),
-    Flag("use-api-socket", "bool", refused="mount the engine's socket with -v if the container is to be trusted with it"),
+    Flag(
+        "use-api-socket", "bool", refused="mount the engine's socket with -v if the container is to be trusted with it"
+    ),
     Flag("kernel-memory", "bytes", refused="the kernel has no such limit any more"),
     Flag("disable-content-trust", "bool", refused="images are not signed in Docker's way any more"),
 )
@@ -180,7 +182,13 @@ def request(flags: Flags, image: str, command: list[str]) -> dict[str, Any]:
     return body
 
 
-_TEXTS = (("hostname", "Hostname"), ("domainname", "Domainname"), ("user", "User"), ("workdir", "WorkingDir"), ("stop-signal", "StopSignal"))
+_TEXTS = (
+    ("hostname", "Hostname"),
+    ("domainname", "Domainname"),
+    ("user", "User"),
+    ("workdir", "WorkingDir"),
+    ("stop-signal", "StopSignal"),
+)
 _HOST_VALUES = (
     ("cidfile", "ContainerIDFile"),
     ("oom-score-adj", "OomScoreAdj"),

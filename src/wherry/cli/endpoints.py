@@ -115,7 +115,12 @@ def _endpoint(item: dict[str, Any]) -> dict[str, Any]:
         if item.get("link"):
             raise ValueError("links are only supported for user-defined networks")
     found: dict[str, Any] = {}
-    for key, name in (("alias", "Aliases"), ("link", "Links"), ("driver-opt", "DriverOpts"), ("gw-priority", "GwPriority")):
+    for key, name in (
+        ("alias", "Aliases"),
+        ("link", "Links"),
+        ("driver-opt", "DriverOpts"),
+        ("gw-priority", "GwPriority"),
+    ):
         if item.get(key):
             found[name] = item[key]
     if item.get("mac-address"):

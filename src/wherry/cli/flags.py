@@ -1,6 +1,6 @@
 """Flags: declared in a table per verb, parsed with the meaning that Docker's users know (GNU long and short options, `-it`, `-e=x`, `--flag=false`).
 
-Errors have the words of Docker's parser, because scripts and people know them. A value is checked when it is parsed, so that the error names its flag.
+Errors have the words of Docker's parser, because scripts and people know them. A value is checked when it is parsed: the error names its flag.
 A flag that Docker has and wherry does not carry out is declared `refused`: giving it is an error that names it, never silence.
 """
 
@@ -44,7 +44,7 @@ class Flag:
         *,
         short: str = "",
         default: object = None,
-        check: Callable[[str], object] | None = None,
+        check: Callable[[Any], object] | None = None,
         refused: str = "",
         hidden: bool = False,
     ) -> None:
@@ -189,7 +189,9 @@ def _filter(text: str) -> tuple[str, str] | None:
     return name.strip().lower(), value.strip()
 
 
-def parse(table: Sequence[Flag], arguments: Sequence[str], *, interspersed: bool = True) -> tuple[Flags, list[str], bool]:
+def parse(
+    table: Sequence[Flag], arguments: Sequence[str], *, interspersed: bool = True
+) -> tuple[Flags, list[str], bool]:
     """(values, what is left, whether help is asked for). Without `interspersed` the first word that is no flag ends the flags."""
     long = {flag.name: flag for flag in table}
     short = {flag.short: flag for flag in table if flag.short}
@@ -266,7 +268,17 @@ def go_quote(text: str) -> str:
     """A string the way Go's %q writes it, which is how Docker's error texts quote."""
     if text.isascii() and text.isprintable() and '"' not in text and "\\" not in text:
         return f'"{text}"'
-    escapes = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\t": "\\t", "\r": "\\r", "\a": "\\a", "\b": "\\b", "\f": "\\f", "\v": "\\v"}
+    escapes = {
+        '"': '\\"',
+        "\\": "\\\\",
+        "\n": "\\n",
+        "\t": "\\t",
+        "\r": "\\r",
+        "\a": "\\a",
+        "\b": "\\b",
+        "\f": "\\f",
+        "\v": "\\v",
+    }
     parts = []
     for character in text:
         if character in escapes:

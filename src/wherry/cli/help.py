@@ -80,7 +80,13 @@ def flag_lines(table: Sequence[Flag]) -> list[str]:
         kind = "" if flag.kind == "bool" else " " + _METAVARS.get(flag.kind, flag.kind)
         head = f"  -{flag.short}, --{flag.name}{kind}" if flag.short else f"      --{flag.name}{kind}"
         default = flag.default
-        suffix = f' (default "{default}")' if isinstance(default, str) and default else f" (default {default})" if default else ""
+        suffix = (
+            f' (default "{default}")'
+            if isinstance(default, str) and default
+            else f" (default {default})"
+            if default
+            else ""
+        )
         if default is True:
             suffix = " (default true)"
         rows.append((head, flag.help + suffix))

@@ -64,7 +64,9 @@ def _dispatch(arguments: list[str]) -> int:
     try:
         settings, words, wants_help = parse_flags(GLOBAL_FLAGS, arguments, interspersed=False)
     except FlagError as error:
-        return _complain(f"{error}\n\nUsage:  wherry [OPTIONS] COMMAND [ARG...]\n\nRun 'wherry --help' for more information", 125)
+        return _complain(
+            f"{error}\n\nUsage:  wherry [OPTIONS] COMMAND [ARG...]\n\nRun 'wherry --help' for more information", 125
+        )
     if settings.on("version"):
         from wherry import __version__
 
@@ -80,9 +82,7 @@ def _dispatch(arguments: list[str]) -> int:
 
         os.write(1 if not rest or rest[0] in ("--help", "-h") else 2, helping.group(path).encode())
         return 0
-    command: Command = __import__(
-        f"wherry.cli.verbs.{commands.VERBS[path][0]}", fromlist=["COMMAND"]
-    ).COMMAND
+    command: Command = __import__(f"wherry.cli.verbs.{commands.VERBS[path][0]}", fromlist=["COMMAND"]).COMMAND
     return _run(path, command, settings, rest)
 
 
@@ -90,7 +90,9 @@ def _run(path: str, command: Command, settings: Flags, rest: list[str]) -> int:
     try:
         flags, operands, wants_help = parse_flags(command.flags, rest, interspersed=command.interspersed)
     except FlagError as error:
-        return _complain(f"{error}\n\nUsage:  {command.usage(path)}\n\nRun 'wherry {path} --help' for more information", 125)
+        return _complain(
+            f"{error}\n\nUsage:  {command.usage(path)}\n\nRun 'wherry {path} --help' for more information", 125
+        )
     if wants_help:
         from . import help as helping
 
@@ -138,7 +140,9 @@ def make_app(settings: Flags) -> App:
     if len(hosts) > 1:
         raise InvalidArgument("specify only one -H")
     if os.environ.get("DOCKER_CONTEXT", "default") != "default":
-        raise InvalidArgument("DOCKER_CONTEXT is set: contexts are not supported by wherry: name the engine with -H or WHERRY_HOST")
+        raise InvalidArgument(
+            "DOCKER_CONTEXT is set: contexts are not supported by wherry: name the engine with -H or WHERRY_HOST"
+        )
     level = settings.text("log-level")
     if level not in _LOG_LEVELS:
         raise InvalidArgument(f"Unable to parse logging level: {level}")
@@ -189,10 +193,13 @@ def _unknown(words: list[str]) -> int:
     name = words[0]
     if name in commands.GROUPS:
         return _complain(
-            f"wherry: unknown command: wherry {name} {words[1]}\n\nUsage:  wherry {name}\n\nRun 'wherry {name} --help' for more information", 1
+            f"wherry: unknown command: wherry {name} {words[1]}\n\nUsage:  wherry {name}\n\nRun 'wherry {name} --help' for more information",
+            1,
         )
     if name in commands.ABSENT:
-        return _complain(f"wherry: 'wherry {name}' is not supported by wherry\n\nRun 'wherry --help' for more information", 1)
+        return _complain(
+            f"wherry: 'wherry {name}' is not supported by wherry\n\nRun 'wherry --help' for more information", 1
+        )
     return _complain(f"wherry: unknown command: wherry {name}\n\nRun 'wherry --help' for more information", 1)
 
 

@@ -66,7 +66,9 @@ def split_csv(text: str) -> list[str]:
             while True:
                 end = text.find('"', position)
                 if end < 0:
-                    raise ValueError(f'parse error on line 1, column {len(text) + 1}: extraneous or missing " in quoted-field')
+                    raise ValueError(
+                        f'parse error on line 1, column {len(text) + 1}: extraneous or missing " in quoted-field'
+                    )
                 field += text[position:end]
                 position = end + 1
                 if text[position : position + 1] != '"':
@@ -74,13 +76,17 @@ def split_csv(text: str) -> list[str]:
                 field += '"'
                 position += 1
             if position < len(text) and text[position] != ",":
-                raise ValueError(f'parse error on line 1, column {position + 1}: extraneous or missing " in quoted-field')
+                raise ValueError(
+                    f'parse error on line 1, column {position + 1}: extraneous or missing " in quoted-field'
+                )
         else:
             end = text.find(",", position)
             end = len(text) if end < 0 else end
             field = text[position:end]
             if '"' in field:
-                raise ValueError(f'parse error on line 1, column {position + field.index(chr(34)) + 1}: bare " in non-quoted-field')
+                raise ValueError(
+                    f'parse error on line 1, column {position + field.index(chr(34)) + 1}: bare " in non-quoted-field'
+                )
             position = end
         fields.append(field)
         if position >= len(text):

@@ -48,7 +48,12 @@ def _decode(entry: dict[str, object], registry: str) -> dict[str, str] | None:
     from binascii import Error, a2b_base64
 
     found = {"serveraddress": registry}
-    for key, name in (("identitytoken", "identitytoken"), ("registrytoken", "registrytoken"), ("username", "username"), ("password", "password")):
+    for key, name in (
+        ("identitytoken", "identitytoken"),
+        ("registrytoken", "registrytoken"),
+        ("username", "username"),
+        ("password", "password"),
+    ):
         value = entry.get(key)
         if isinstance(value, str) and value:
             found[name] = value

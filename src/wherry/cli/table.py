@@ -1,6 +1,7 @@
 """Lists of objects: Docker's tables and `--format`, and on a terminal columns that fit.
 
-A listing is described by `Columns`: names, headings, and the function that gives a cell's text for an object. Without `--format` no template is interpreted.
+A listing is described by `Columns`: names, headings, and the function that gives a cell's text for an object. Templates are interpreted only when
+`--format` asks for one.
 """
 
 from __future__ import annotations

@@ -1,8 +1,8 @@
 """The part of Go's text/template that `--format` is used with, interpreted: fields, pipelines, variables, if, range, with, and Docker's functions.
 
-`parse` gives a Template, `execute` its text for one value. Values are what JSON gives (None, bool, int, float, str, list, dict); a callable in a dictionary
-is a method (`{{.Label "x"}}`). What this interpreter does not know is an error that names it, never silence. Source of the rules: the documentation of
-text/template. Absent: define, template, block, `html`, `js`, `call`, `urlquery`.
+`parse` gives a Template, `execute` its text for one value. Values are what JSON gives (None, bool, int, float, str, list, dict); a callable in a
+dictionary is a method (`{{.Label "x"}}`). What this interpreter does not know is an error that names it, never silence. Source of the rules: the
+documentation of text/template. Absent: define, template, block, `html`, `js`, `call`, `urlquery`.
 """
 
 from __future__ import annotations
@@ -19,8 +19,41 @@ if TYPE_CHECKING:
     Node = tuple[Any, ...]
 
 _OPTIONAL = frozenset(  # fields that engines leave out when they are empty, and templates ask for all the same
-    "Health Healthcheck Error ExposedPorts Volumes OnBuild Shell StopTimeout Entrypoint Cmd Labels Options Mounts Platform Annotations Tmpfs Runtime Init"
-    " SizeRw SizeRootFs StorageOpt Sysctls Ulimits ArgsEscaped NetworkDisabled MacAddress StopSignal HostIp HostPort Comment Author Descriptor Variant".split()
+    [
+        "Health",
+        "Healthcheck",
+        "Error",
+        "ExposedPorts",
+        "Volumes",
+        "OnBuild",
+        "Shell",
+        "StopTimeout",
+        "Entrypoint",
+        "Cmd",
+        "Labels",
+        "Options",
+        "Mounts",
+        "Platform",
+        "Annotations",
+        "Tmpfs",
+        "Runtime",
+        "Init",
+        "SizeRw",
+        "SizeRootFs",
+        "StorageOpt",
+        "Sysctls",
+        "Ulimits",
+        "ArgsEscaped",
+        "NetworkDisabled",
+        "MacAddress",
+        "StopSignal",
+        "HostIp",
+        "HostPort",
+        "Comment",
+        "Author",
+        "Descriptor",
+        "Variant",
+    ]
 )
 
 
@@ -32,7 +65,19 @@ class TemplateError(InvalidArgument):
 
 _NAME_START = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ_")
 _NAME = _NAME_START | frozenset("0123456789")
-_ESCAPES = {"n": "\n", "t": "\t", "r": "\r", "\\": "\\", '"': '"', "'": "'", "a": "\a", "b": "\b", "f": "\f", "v": "\v", "0": "\0"}
+_ESCAPES = {
+    "n": "\n",
+    "t": "\t",
+    "r": "\r",
+    "\\": "\\",
+    '"': '"',
+    "'": "'",
+    "a": "\a",
+    "b": "\b",
+    "f": "\f",
+    "v": "\v",
+    "0": "\0",
+}
 
 
 def _split(source: str) -> list[tuple[str, str, int, int]]:
@@ -253,7 +298,11 @@ class _Parser:
     def _pipeline(self, text: str, line: int, context: str) -> Node:
         if ":=" in text and text.lstrip().startswith("$"):
             left, _, right = text.partition(":=")
-            return "assign", left.strip()[1:], self._parse_pipe(_tokens(right, line), line, context, self._offset(right))
+            return (
+                "assign",
+                left.strip()[1:],
+                self._parse_pipe(_tokens(right, line), line, context, self._offset(right)),
+            )
         return self._parse_pipe(_tokens(text, line), line, context, self._offset(text))
 
     def _offset(self, text: str) -> int:
@@ -350,11 +399,11 @@ class _Reader:
 # -- execution -------------------------------------------------------------------------------------------------------------------------------
 
 
-class _Break(Exception):  # noqa: N818 - control flow of the interpreted program
+class _Break(Exception):
     pass
 
 
-class _Continue(Exception):  # noqa: N818
+class _Continue(Exception):
     pass
 
 
@@ -450,11 +499,11 @@ class _Run:
                 break
 
     def pipe(self, node: Node, dot: object, scope: dict[str, object]) -> object:
+        value: object = None
         if node[0] == "assign":
             value = self.pipe(node[2], dot, scope)
             self._assign(scope, node[1], value, declare=True)
             return value
-        value: object = None
         for index, command in enumerate(node[1]):
             value = self._command(command, dot, scope, (value,) if index else ())
         return value
@@ -473,18 +522,26 @@ class _Run:
                 return value
         elif not rest and not last:
             return self._operand(first, dot, scope, line)
-        raise TemplateError(f'template: :{line}: executing "" at <{_shown(first)}>: can\'t give argument to non-function {_shown(first)}')
+        raise TemplateError(
+            f'template: :{line}: executing "" at <{_shown(first)}>: can\'t give argument to non-function {_shown(first)}'
+        )
 
     def _call(
-        self, name: str, operands: list[Node], dot: object, scope: dict[str, object], last: tuple[object, ...], line: int
+        self,
+        name: str,
+        operands: list[Node],
+        dot: object,
+        scope: dict[str, object],
+        last: tuple[object, ...],
+        line: int,
     ) -> object:
         if name in ("and", "or"):  # these stop at the first that decides
-            value: object = None
+            decisive: object = None
             for index in range(len(operands) + len(last)):
-                value = self._operand(operands[index], dot, scope, line) if index < len(operands) else last[0]
-                if truth(value) != (name == "and"):
-                    return value
-            return value
+                decisive = self._operand(operands[index], dot, scope, line) if index < len(operands) else last[0]
+                if truth(decisive) != (name == "and"):
+                    return decisive
+            return decisive
         arguments = [self._operand(item, dot, scope, line) for item in operands]
         try:
             return self._functions[name](*arguments, *last)
@@ -520,10 +577,14 @@ class _Run:
                 if name in _OPTIONAL and not kind:
                     value = None
                     continue
-                missing = f"can't evaluate field {name} in type {kind}" if kind else f'map has no entry for key "{name}"'
+                missing = (
+                    f"can't evaluate field {name} in type {kind}" if kind else f'map has no entry for key "{name}"'
+                )
                 raise TemplateError(f'template: :{where}: executing "" at <{path}>: {missing}')
             if value is None:
-                raise TemplateError(f'template: :{where}: executing "" at <{path}>: nil pointer evaluating interface {{}}.{name}')
+                raise TemplateError(
+                    f'template: :{where}: executing "" at <{path}>: nil pointer evaluating interface {{}}.{name}'
+                )
             raise TemplateError(
                 f'template: :{where}: executing "" at <{path}>: can\'t evaluate field {name} in type {_type_name(value)}'
             )

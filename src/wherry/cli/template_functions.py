@@ -62,7 +62,9 @@ def json_text(value: object) -> str:
         return _json_string(value)
     if isinstance(value, float):
         return _float(value)
-    return {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+    return (
+        {None: "null", True: "true", False: "false"}[value] if value is None or isinstance(value, bool) else str(value)
+    )
 
 
 _JSON_ESCAPES = {'"': '\\"', "\\": "\\\\", "\n": "\\n", "\r": "\\r", "\t": "\\t", "\b": "\\b", "\f": "\\f"}
@@ -88,7 +90,9 @@ def pretty_json(value: object, indent: str = "    ", level: int = 0) -> str:
     """JSON over several lines, as `inspect` prints it."""
     inner, outer = indent * (level + 1), indent * level
     if isinstance(value, dict) and value:
-        rows = (f"{inner}{_json_string(str(key))}: {pretty_json(item, indent, level + 1)}" for key, item in value.items())
+        rows = (
+            f"{inner}{_json_string(str(key))}: {pretty_json(item, indent, level + 1)}" for key, item in value.items()
+        )
         return "{\n" + ",\n".join(rows) + f"\n{outer}}}"
     if isinstance(value, list) and value:
         return "[\n" + ",\n".join(inner + pretty_json(item, indent, level + 1) for item in value) + f"\n{outer}]"

@@ -1,5 +1,5 @@
-"""The values of container flags, one function per form: `KEY=value`, ulimits, devices, rates, hosts. Each takes what the user typed, gives what the Engine
-API wants, and raises ValueError with the words that Docker's client has for it."""
+"""The values of container flags, one function per form: `KEY=value`, ulimits, devices, rates, hosts. Each takes what the user typed, gives what the
+Engine API wants, and raises ValueError with the words that Docker's client has for it."""
 
 from __future__ import annotations
 
@@ -12,10 +12,26 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
 _ULIMITS = frozenset(
-    "core cpu data fsize locks memlock msgqueue nice nofile nproc rss rtprio rttime sigpending stack".split()
+    [
+        "core",
+        "cpu",
+        "data",
+        "fsize",
+        "locks",
+        "memlock",
+        "msgqueue",
+        "nice",
+        "nofile",
+        "nproc",
+        "rss",
+        "rtprio",
+        "rttime",
+        "sigpending",
+        "stack",
+    ]
 )
 _SYSCTLS = frozenset(
-    f"kernel.{name}" for name in "msgmax msgmnb msgmni sem shmall shmmax shmmni shm_rmid_forced".split()
+    f"kernel.{name}" for name in ["msgmax", "msgmnb", "msgmni", "sem", "shmall", "shmmax", "shmmni", "shm_rmid_forced"]
 )
 _LINE_LIMIT = 64 * 1024
 
@@ -103,9 +119,7 @@ def ulimit(text: str) -> dict[str, object]:
         raise ValueError(f"invalid ulimit type: {name}")
     parts = limits.split(":")
     if len(parts) > 2:
-        raise ValueError(
-            f"too many limit value arguments - {limits}, can only have up to two, `soft[:hard]`"
-        )
+        raise ValueError(f"too many limit value arguments - {limits}, can only have up to two, `soft[:hard]`")
     numbers = [_decimal(part) for part in reversed(parts)]  # the hard limit's error comes first
     hard, soft = numbers[0], numbers[-1]
     if hard != -1:
@@ -262,7 +276,11 @@ def dns_search(text: str) -> str:
     labels = domain.split(".")
     valid = any(character.isalpha() for character in domain) and len(domain) < 255
     valid = valid and all(
-        part and part.replace("-", "").replace("_", "").isalnum() and part.isascii() and part[0] != "-" and part[-1] != "-"
+        part
+        and part.replace("-", "").replace("_", "").isalnum()
+        and part.isascii()
+        and part[0] != "-"
+        and part[-1] != "-"
         for part in labels
     )
     if not valid:

@@ -1,7 +1,7 @@
 """Where the engine is: the forms of `-H`, DOCKER_HOST and WHERRY_HOST, taken apart and connected to.
 
-unix:///path, tcp://host:port, http://host:port, https://host:port, and the short forms that Docker's clients accept (`:2375`, `host`). TLS as Docker's
-clients do it: with `tls`, port 2376 and certificates from a directory; `verify` demands that the engine's certificate is signed by `ca`.
+unix:///path, tcp://host:port, http://host:port, https://host:port, and the short forms that Docker's clients accept (`:2375`, `host`). TLS as
+Docker's clients do it: with `tls`, port 2376 and certificates from a directory; `verify` demands that the engine's certificate is signed by `ca`.
 Absent: ssh:// and Windows' npipe://, refused by name; fd:// has a meaning for a daemon only.
 """
 

@@ -1,7 +1,8 @@
 """HTTP/1.1, the client's side, as much as the Engine API uses: a request, a response with its body in pieces, an upgraded connection.
 
-Own code, because `http.client` costs three to four times the interpreter's own start. Bodies: Content-Length, chunked, or until the connection ends; request
-bodies are bytes or a chunked stream. A connection serves one exchange at a time and goes back to the session when a response has been read to its end.
+Own code, because `http.client` costs three to four times the interpreter's own start. Bodies: Content-Length, chunked, or until the connection ends;
+request bodies are bytes or a chunked stream. A connection serves one exchange at a time and goes back to the session when a response has been read
+to its end.
 Absent: redirects, compression, proxies, pipelining.
 """
 
@@ -115,7 +116,9 @@ class Connection:
             except OSError as error:
                 raise self._broken(str(error)) from error
             if not data:
-                raise self._broken("the engine closed the connection" if not buffer else "the engine's answer is cut short")
+                raise self._broken(
+                    "the engine closed the connection" if not buffer else "the engine's answer is cut short"
+                )
             buffer += data
 
     def take_rest(self) -> bytes:
@@ -177,7 +180,9 @@ class Response:
                     self._left = int(line, 16)
                 except ValueError:
                     self.close()
-                    raise DataLoss(f"the engine's answer is damaged: {line[:20]!r} is not the size of a chunk") from None
+                    raise DataLoss(
+                        f"the engine's answer is damaged: {line[:20]!r} is not the size of a chunk"
+                    ) from None
                 if self._left == 0:
                     while connection.read_line():
                         pass  # trailers

@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from .session import Session
 
     Json = dict[str, Any]
+    JsonList = list[Json]  # the class has a method called list
     Filters = Mapping[str, Sequence[str]]
 
 
@@ -23,7 +24,7 @@ class Images:
 
     def list(
         self, *, all: bool = False, filters: Filters | None = None, digests: bool = False, shared_size: bool = False
-    ) -> list[Json]:
+    ) -> JsonList:
         from .containers import _filters
 
         query = {
@@ -32,24 +33,24 @@ class Images:
             "digests": digests or None,
             "shared-size": shared_size or None,
         }
-        answer: list[Json] = self._session.call("GET", "/images/json", query=query)
+        answer: JsonList = self._session.call("GET", "/images/json", query=query)
         return answer
 
     def inspect(self, ref: str) -> Json:
         answer: Json = self._session.call("GET", f"/images/{segment(ref)}/json")
         return answer
 
-    def history(self, ref: str) -> list[Json]:
-        answer: list[Json] = self._session.call("GET", f"/images/{segment(ref)}/history")
+    def history(self, ref: str) -> JsonList:
+        answer: JsonList = self._session.call("GET", f"/images/{segment(ref)}/history")
         return answer
 
     def tag(self, ref: str, repository: str, tag: str) -> None:
         self._session.call("POST", f"/images/{segment(ref)}/tag", query={"repo": repository, "tag": tag})
 
-    def remove(self, ref: str, *, force: bool = False, no_prune: bool = False) -> list[Json]:
+    def remove(self, ref: str, *, force: bool = False, no_prune: bool = False) -> JsonList:
         """[{"Untagged": …}, {"Deleted": …}]."""
         query = {"force": force or None, "noprune": no_prune or None}
-        answer: list[Json] = self._session.call("DELETE", f"/images/{segment(ref)}", query=query)
+        answer: JsonList = self._session.call("DELETE", f"/images/{segment(ref)}", query=query)
         return answer or []
 
     def prune(self, filters: Filters | None = None) -> Json:

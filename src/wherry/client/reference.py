@@ -17,7 +17,12 @@ def split(ref: str) -> tuple[str, str]:
 
 def familiar_name(name: str) -> str:
     """A repository's name without what everybody assumes: "docker.io/library/busybox" → "busybox"."""
-    for prefix in (f"{_DEFAULT_DOMAIN}/library/", f"{_DEFAULT_DOMAIN}/", "index.docker.io/library/", "index.docker.io/"):
+    for prefix in (
+        f"{_DEFAULT_DOMAIN}/library/",
+        f"{_DEFAULT_DOMAIN}/",
+        "index.docker.io/library/",
+        "index.docker.io/",
+    ):
         if name.startswith(prefix):
             return name[len(prefix) :]
     return name

@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def run(app: App, flags: Flags, arguments: list[str]) -> int:
-    return inspect(app, arguments, flags.text("format"), lambda name: app.containers.inspect(name, size=flags.on("size")))
+    return inspect(
+        app, arguments, flags.text("format"), lambda name: app.containers.inspect(name, size=flags.on("size"))
+    )
 
 
 COMMAND = Command(

@@ -53,7 +53,12 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
         containers.exec_start_detached(exec_id, tty=tty)
         return 0
     streamer = Streamer(
-        containers.exec_start(exec_id, tty=tty, size=size), stdin=stdin, stdout=True, stderr=True, tty=tty, detach_keys=keys
+        containers.exec_start(exec_id, tty=tty, size=size),
+        stdin=stdin,
+        stdout=True,
+        stderr=True,
+        tty=tty,
+        detach_keys=keys,
     )
     streamer.start_input()
     if tty:

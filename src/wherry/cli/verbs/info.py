@@ -74,7 +74,11 @@ def server_lines(info: Json) -> list[str]:
         if info.get(key):
             lines.append(f" {title}: {info[key]}")
     lines += [f"  {name}: {value}" for name, value in info.get("DriverStatus") or ()]
-    for key, title in (("LoggingDriver", "Logging Driver"), ("CgroupDriver", "Cgroup Driver"), ("CgroupVersion", "Cgroup Version")):
+    for key, title in (
+        ("LoggingDriver", "Logging Driver"),
+        ("CgroupDriver", "Cgroup Driver"),
+        ("CgroupVersion", "Cgroup Version"),
+    ):
         if info.get(key):
             lines.append(f" {title}: {info[key]}")
     plugins = info.get("Plugins") or {}
@@ -92,7 +96,12 @@ def server_lines(info: Json) -> list[str]:
     lines.append(f" Docker Root Dir: {info.get('DockerRootDir', '')}")
     lines.append(f" Debug Mode: {_bool(info.get('Debug'))}")
     if info.get("Debug"):
-        for key, title in (("NFd", "File Descriptors"), ("NGoroutines", "Goroutines"), ("SystemTime", "System Time"), ("NEventsListener", "EventsListeners")):
+        for key, title in (
+            ("NFd", "File Descriptors"),
+            ("NGoroutines", "Goroutines"),
+            ("SystemTime", "System Time"),
+            ("NEventsListener", "EventsListeners"),
+        ):
             lines.append(f"  {title}: {info.get(key, '')}")
     lines += [f" {title}: {info[key]}" for key, title in _TAIL if info.get(key)]
     if info.get("Labels"):

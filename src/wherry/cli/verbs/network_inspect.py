@@ -13,7 +13,9 @@ if TYPE_CHECKING:
 
 
 def run(app: App, flags: Flags, arguments: list[str]) -> int:
-    return inspect(app, arguments, flags.text("format"), lambda name: app.networks.inspect(name, verbose=flags.on("verbose")))
+    return inspect(
+        app, arguments, flags.text("format"), lambda name: app.networks.inspect(name, verbose=flags.on("verbose"))
+    )
 
 
 COMMAND = Command(

@@ -65,7 +65,10 @@ def fields(*, truncate: bool) -> dict[str, tuple[str, Any]]:
         "Labels": ("LABELS", lambda item: labels(item.get("Labels"))),
         "Label": ("", lambda item: lambda name: (item.get("Labels") or {}).get(name, "")),
         "Mounts": ("MOUNTS", lambda item: _mounts(item, truncate=truncate)),
-        "LocalVolumes": ("LOCAL VOLUMES", lambda item: str(sum(m.get("Driver") == "local" for m in item.get("Mounts") or ()))),
+        "LocalVolumes": (
+            "LOCAL VOLUMES",
+            lambda item: str(sum(m.get("Driver") == "local" for m in item.get("Mounts") or ())),
+        ),
         "Networks": ("NETWORKS", lambda item: ",".join((item.get("NetworkSettings") or {}).get("Networks") or {})),
         "Platform": ("PLATFORM", _platform),
     }
@@ -112,7 +115,9 @@ def _mounts(item: Json, *, truncate: bool) -> str:
 
 def ports(found: list[Json]) -> str:
     """ "0.0.0.0:8080->80/tcp, 443/tcp"; neighbours with equal numbers inside and outside are written as ranges."""
-    ordered = sorted(found, key=lambda p: (p["PrivatePort"], p.get("IP") or "", p.get("PublicPort") or 0, p.get("Type") or ""))
+    ordered = sorted(
+        found, key=lambda p: (p["PrivatePort"], p.get("IP") or "", p.get("PublicPort") or 0, p.get("Type") or "")
+    )
     groups: dict[str, list[int]] = {}
     ranges: list[str] = []
     mappings: list[str] = []
@@ -159,5 +164,9 @@ COMMAND = Command(
         Flag("size", "bool", "Show how much disk each takes", short="s"),
     ),
     at_most=0,
-    examples=("wherry ps -a", "wherry ps --filter status=exited -q", "wherry ps --format 'table {{.Names}}\\t{{.Status}}'"),
+    examples=(
+        "wherry ps -a",
+        "wherry ps --filter status=exited -q",
+        "wherry ps --format 'table {{.Names}}\\t{{.Status}}'",
+    ),
 )

@@ -40,7 +40,14 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
 
 
 def _row(kind: str, total: int, active: int, size: int, reclaimable: int, *, percent: bool) -> Json:
-    return {"Type": kind, "TotalCount": total, "Active": active, "Size": size, "Reclaimable": reclaimable, "Percent": percent}
+    return {
+        "Type": kind,
+        "TotalCount": total,
+        "Active": active,
+        "Size": size,
+        "Reclaimable": reclaimable,
+        "Percent": percent,
+    }
 
 
 def _reclaimable(row: Json) -> str:
@@ -79,7 +86,9 @@ def _build_cache(usage: Json) -> Json:
     records = usage.get("BuildCache") or []
     free = sum(item.get("Size", 0) for item in records if not item.get("InUse") and not item.get("Shared"))
     size = sum(item.get("Size", 0) for item in records if not item.get("Shared"))
-    return _row("Build Cache", len(records), sum(bool(item.get("InUse")) for item in records), size, free, percent=False)
+    return _row(
+        "Build Cache", len(records), sum(bool(item.get("InUse")) for item in records), size, free, percent=False
+    )
 
 
 def _verbose(usage: Json) -> str:
@@ -94,7 +103,10 @@ def _verbose(usage: Json) -> str:
     container_names = ("ID", "Image", "Command", "LocalVolumes", "Size", "RunningFor", "Status", "Names")
     container_rows = [{**item, "SizeRootFs": 0} for item in usage.get("Containers") or ()]
     sections.append("Containers space usage:\n\n" + _table(container_fields, container_names, container_rows))
-    sections.append("Local Volumes space usage:\n\n" + _table(volume_ls.FIELDS, ("Name", "Links", "Size"), usage.get("Volumes") or []))
+    sections.append(
+        "Local Volumes space usage:\n\n"
+        + _table(volume_ls.FIELDS, ("Name", "Links", "Size"), usage.get("Volumes") or [])
+    )
     return "\n".join(sections)
 
 

@@ -19,7 +19,9 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
     if not flags.on("force"):
         what = ["all stopped containers"]
         what += ["all anonymous volumes not used by at least one container"] if flags.on("volumes") else []
-        what += ["all images without at least one container associated to them" if flags.on("all") else "all dangling images"]
+        what += [
+            "all images without at least one container associated to them" if flags.on("all") else "all dangling images"
+        ]
         confirm(app, "\n".join(["WARNING! This will remove:", *(f"  - {line}" for line in what), ""]), "system prune")
     containers = app.containers.prune(filters)
     text, answers = containers_report(containers), [containers]

@@ -76,10 +76,22 @@ def _server(raw: Json) -> Json:
         {
             "Name": "Engine",
             "Version": raw.get("Version", ""),
-            "Details": {key: str(raw[key]) for key in ("ApiVersion", "Arch", "GitCommit", "MinAPIVersion", "Os") if key in raw},
+            "Details": {
+                key: str(raw[key]) for key in ("ApiVersion", "Arch", "GitCommit", "MinAPIVersion", "Os") if key in raw
+            },
         }
     ]
-    keys = ("Version", "ApiVersion", "MinAPIVersion", "GitCommit", "GoVersion", "Os", "Arch", "KernelVersion", "BuildTime")
+    keys = (
+        "Version",
+        "ApiVersion",
+        "MinAPIVersion",
+        "GitCommit",
+        "GoVersion",
+        "Os",
+        "Arch",
+        "KernelVersion",
+        "BuildTime",
+    )
     found = {"Platform": raw.get("Platform") or {"Name": ""}, "Components": components}
     return found | {key: raw[key] for key in keys if raw.get(key)}
 
@@ -111,7 +123,12 @@ def _component(component: Json) -> list[tuple[str, str]]:
         ("  Version:", component["Version"]),
         ("  API version:", f"{details.get('ApiVersion', '')} (minimum version {details.get('MinAPIVersion', '')})"),
     ]
-    for key, title in (("GoVersion", "Go version"), ("PythonVersion", "Python version"), ("GitCommit", "Git commit"), ("BuildTime", "Built")):
+    for key, title in (
+        ("GoVersion", "Go version"),
+        ("PythonVersion", "Python version"),
+        ("GitCommit", "Git commit"),
+        ("BuildTime", "Built"),
+    ):
         if details.get(key):
             rows.append((f"  {title}:", _ansi_date(details[key]) if key == "BuildTime" else details[key]))
     rows.append(("  OS/Arch:", f"{details.get('Os', '')}/{details.get('Arch', '')}"))

@@ -19,9 +19,7 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
 COMMAND = Command(
     run,
     arguments="VOLUME [VOLUME...]",
-    flags=(
-        Flag("format", "string", "json, or a template", short="f"),
-    ),
+    flags=(Flag("format", "string", "json, or a template", short="f"),),
     at_least=1,
     examples=("wherry volume inspect data",),
 )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from wherry.cli.command import Command
 from wherry.cli.flags import Flag
-from wherry.cli.pruning import confirm, volumes_report, total
+from wherry.cli.pruning import confirm, total, volumes_report
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
