@@ -92,6 +92,14 @@ class CopyUp:
 
 
 @dataclass(frozen=True, slots=True)
+class UserWish:
+    """Who the process is to be, as Docker's users write it; the shim looks the names up in the container's own files."""
+
+    user: str
+    group_add: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
     """What a shim needs to run a container. `config.process.terminal` decides between a terminal and pipes."""
 
@@ -104,6 +112,8 @@ class TaskSpec:
     """A compiled filter; other runtimes than wherry's own read `config.linux.seccomp` instead."""
     copy_up: Sequence[CopyUp] = ()
     runtime: ExternalRuntime | None = None
+    user: UserWish | None = None
+    """None: the numbers in `config.process.user` count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,10 +146,17 @@ class Task:
         *,
         stdin: bool = False,
         seccomp: bytes | None = None,
+        user: UserWish | None = None,
         attach: Sequence[AttachRequest] = (),
     ) -> int:
         """→ the new process's pid. StartError; Conflict while paused."""
-        body = {"exec_id": exec_id, "process": process, "stdio": {"stdin": stdin}, "seccomp": _encode(seccomp)}
+        body: dict[str, Any] = {
+            "exec_id": exec_id,
+            "process": process,
+            "stdio": {"stdin": stdin},
+            "seccomp": _encode(seccomp),
+        }
+        body["user"] = None if user is None else _fields(user)
         return int((await self._ask("exec", body, attach))["pid"])
 
     async def attach(self, request: AttachRequest, *, exec_id: str | None = None) -> None:
@@ -459,6 +476,7 @@ def _start_request(
         "attach": [{"fd": index, **_wishes(request)} for index, request in enumerate(attach)],
         "copy_up": [_fields(volume) for volume in spec.copy_up],
         "runtime": None if spec.runtime is None else _fields(spec.runtime),
+        "user": None if spec.user is None else _fields(spec.user),
     }
     if netns_fd is not None:
         body["netns_fd"] = len(fds)
