@@ -19,7 +19,10 @@ def system_calls() -> Finding:
     absent = [name for name, call in _CALLS if not _has(call)]
     if absent:
         return missing(
-            "kernel", f"{release} without {', '.join(absent)}", "wherry resolves paths and makes mounts with them alone", "use Linux 5.12 or newer"
+            "kernel",
+            f"{release} without {', '.join(absent)}",
+            "wherry resolves paths and makes mounts with them alone",
+            "use Linux 5.12 or newer",
         )
     return ok("kernel", f"{release}: {', '.join(name for name, _ in _CALLS)}")
 
@@ -95,7 +98,12 @@ def namespaces() -> Finding:
     problems = {kind: problem for kind in kinds if (problem := attempt(FLAG[kind]))}
     if problems:
         said = "; ".join(f"{kind}: {problem}" for kind, problem in problems.items())
-        return missing("namespaces", said, "a container is made of them", "run as root, on a kernel with CONFIG_NAMESPACES and its kinds")
+        return missing(
+            "namespaces",
+            said,
+            "a container is made of them",
+            "run as root, on a kernel with CONFIG_NAMESPACES and its kinds",
+        )
     return ok("namespaces", ", ".join(kinds))
 
 

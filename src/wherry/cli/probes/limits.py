@@ -8,7 +8,15 @@ from wherry.errors import WherryError
 
 from .finding import Finding, degraded, missing, ok
 
-_WANTED = {"memory": "-m", "cpu": "--cpus", "cpuset": "--cpuset-cpus", "pids": "--pids-limit", "devices": "device rules", "freezer": "pause", "blkio": "--blkio-weight"}
+_WANTED = {
+    "memory": "-m",
+    "cpu": "--cpus",
+    "cpuset": "--cpuset-cpus",
+    "pids": "--pids-limit",
+    "devices": "device rules",
+    "freezer": "pause",
+    "blkio": "--blkio-weight",
+}
 _V2_NAMES = {"io": "blkio"}
 _REMEDY = "kernel command line: cgroup_enable=memory cgroup_memory=1; systemd mounts cgroups, else mount -t cgroup2 none /sys/fs/cgroup"
 
@@ -28,7 +36,12 @@ def cgroups() -> Finding:
         group.create()
         group.delete()
     except (WherryError, OSError) as error:
-        return missing("cgroups", f"{shown}; a group cannot be made: {error}", "every container has a group of its own", "run as root, on the host or privileged")
+        return missing(
+            "cgroups",
+            f"{shown}; a group cannot be made: {error}",
+            "every container has a group of its own",
+            "run as root, on the host or privileged",
+        )
     return ok("cgroups", f"{shown}, a group can be made")
 
 
@@ -54,4 +67,6 @@ def controllers() -> Finding:
     if not lacking:
         return ok("cgroup controllers", " ".join(_WANTED))
     without = ", ".join(f"{name} ({_WANTED[name]})" for name in lacking)
-    return degraded("cgroup controllers", f"without {without}", "containers that ask for these limits are refused", _REMEDY)
+    return degraded(
+        "cgroup controllers", f"without {without}", "containers that ask for these limits are refused", _REMEDY
+    )

@@ -7,19 +7,38 @@ import sys
 
 from .finding import Finding, degraded, missing, ok
 
-_NEEDED = ("CAP_SYS_ADMIN", "CAP_NET_ADMIN", "CAP_MKNOD", "CAP_CHOWN", "CAP_DAC_OVERRIDE", "CAP_FOWNER", "CAP_SETUID", "CAP_SETGID", "CAP_KILL", "CAP_SYS_CHROOT")
+_NEEDED = (
+    "CAP_SYS_ADMIN",
+    "CAP_NET_ADMIN",
+    "CAP_MKNOD",
+    "CAP_CHOWN",
+    "CAP_DAC_OVERRIDE",
+    "CAP_FOWNER",
+    "CAP_SETUID",
+    "CAP_SETGID",
+    "CAP_KILL",
+    "CAP_SYS_CHROOT",
+)
 
 
 def python() -> Finding:
     """Version 3.11 or newer, and the C modules that the runtime calls the kernel with."""
     version = ".".join(str(part) for part in sys.version_info[:3])
-    if sys.version_info < (3, 11):
-        return missing("Python", version, "wherry is written for Python 3.11 and newer", "install python3.11 or newer, and wherry with it")
+    if sys.version_info < (3, 11):  # noqa: UP036 - this is the question
+        return missing(
+            "Python",
+            version,
+            "wherry is written for Python 3.11 and newer",
+            "install python3.11 or newer, and wherry with it",
+        )
     try:
         __import__("_ctypes")
     except ImportError:
         return missing(
-            "Python", f"{version} without _ctypes", "wherry calls the kernel through it", "build Python with libffi (Debian: libffi-dev)"
+            "Python",
+            f"{version} without _ctypes",
+            "wherry calls the kernel through it",
+            "build Python with libffi (Debian: libffi-dev)",
         )
     return ok("Python", version)
 
@@ -39,7 +58,12 @@ def privileges() -> Finding:
     have = capabilities()
     lacking = [name for name in _NEEDED if name not in have]
     if os.geteuid() != 0:
-        return missing("privileges", f"user {os.geteuid()}", "the engine mounts, makes namespaces and devices", "run it as root: sudo wherry doctor")
+        return missing(
+            "privileges",
+            f"user {os.geteuid()}",
+            "the engine mounts, makes namespaces and devices",
+            "run it as root: sudo wherry doctor",
+        )
     if lacking:
         return missing(
             "privileges",
@@ -69,7 +93,10 @@ def open_files() -> Finding:
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if 0 < hard < 4096:
         return degraded(
-            "open files", f"at most {hard}", "a few hundred containers use them up", "raise the limit: ulimit -Hn, LimitNOFILE= in the unit"
+            "open files",
+            f"at most {hard}",
+            "a few hundred containers use them up",
+            "raise the limit: ulimit -Hn, LimitNOFILE= in the unit",
         )
     return ok("open files", f"{soft}, at most {'unlimited' if hard < 0 else hard}")
 

@@ -41,7 +41,12 @@ def links() -> Finding:
 
     problem = attempt(NEWNET, make)
     if problem:
-        return missing("bridge and veth", problem, "the default network is made of them", "modprobe bridge veth; or a kernel with CONFIG_BRIDGE and CONFIG_VETH")
+        return missing(
+            "bridge and veth",
+            problem,
+            "the default network is made of them",
+            "modprobe bridge veth; or a kernel with CONFIG_BRIDGE and CONFIG_VETH",
+        )
     return ok("bridge and veth", "made in a network namespace")
 
 
@@ -73,9 +78,16 @@ def forwarding() -> Finding:
         with open(path, encoding="ascii") as file:
             on = file.read().strip() == "1"
     except OSError as error:
-        return missing("IP forwarding", f"{path}: {error.strerror}", "containers reach nothing outside", "use a kernel with IPv4")
+        return missing(
+            "IP forwarding", f"{path}: {error.strerror}", "containers reach nothing outside", "use a kernel with IPv4"
+        )
     if on:
         return ok("IP forwarding", "on")
     if os.access(path, os.W_OK):
         return ok("IP forwarding", "off now; the engine turns it on")
-    return degraded("IP forwarding", "off, and not to be changed from here", "containers reach nothing outside the host", "sysctl net.ipv4.ip_forward=1")
+    return degraded(
+        "IP forwarding",
+        "off, and not to be changed from here",
+        "containers reach nothing outside the host",
+        "sysctl net.ipv4.ip_forward=1",
+    )

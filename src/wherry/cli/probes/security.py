@@ -13,11 +13,19 @@ from .trial import attempt
 def seccomp() -> Finding:
     """A filter compiled by libseccomp and loaded in a child."""
     if not os.path.exists("/proc/sys/kernel/seccomp/actions_avail"):
-        return missing("seccomp", "not in this kernel", "containers are confined by a filter of system calls", "use a kernel with CONFIG_SECCOMP_FILTER")
+        return missing(
+            "seccomp",
+            "not in this kernel",
+            "containers are confined by a filter of system calls",
+            "use a kernel with CONFIG_SECCOMP_FILTER",
+        )
     from wherry.linux import seccomp as filters
     from wherry.spec.oci import Seccomp
 
-    section: Seccomp = {"defaultAction": "SCMP_ACT_ALLOW", "syscalls": [{"names": ["swapoff"], "action": "SCMP_ACT_ERRNO"}]}
+    section: Seccomp = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["swapoff"], "action": "SCMP_ACT_ERRNO"}],
+    }
     try:
         program = filters.compile(section)
     except (WherryError, OSError) as error:
@@ -29,7 +37,9 @@ def seccomp() -> Finding:
         )
     problem = attempt(0, lambda: filters.load(program))
     if problem:
-        return missing("seccomp", problem, "the default profile cannot be loaded", "use a kernel with CONFIG_SECCOMP_FILTER")
+        return missing(
+            "seccomp", problem, "the default profile cannot be loaded", "use a kernel with CONFIG_SECCOMP_FILTER"
+        )
     return ok("seccomp", "a filter was compiled by libseccomp and loaded")
 
 

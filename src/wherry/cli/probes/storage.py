@@ -68,7 +68,9 @@ def many_layers() -> Finding:
             os.close(fd)
 
     if attempt(NEWNS, use):
-        return ok("lowerdir+", "not known to this kernel: layers are mounted by short relative paths, up to 128 of them")
+        return ok(
+            "lowerdir+", "not known to this kernel: layers are mounted by short relative paths, up to 128 of them"
+        )
     return ok("lowerdir+", "known to this kernel")
 
 
