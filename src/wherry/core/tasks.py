@@ -92,6 +92,14 @@ class CopyUp:
 
 
 @dataclass(frozen=True, slots=True)
+class UserWish:
+    """Who the process is to be, as Docker's users write it; the shim looks the names up in the container's own files."""
+
+    user: str
+    group_add: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
 class TaskSpec:
     """What a shim needs to run a container. `config.process.terminal` decides between a terminal and pipes."""
 
@@ -104,6 +112,8 @@ class TaskSpec:
     """A compiled filter; other runtimes than wherry's own read `config.linux.seccomp` instead."""
     copy_up: Sequence[CopyUp] = ()
     runtime: ExternalRuntime | None = None
+    user: UserWish | None = None
+    """None: the numbers in `config.process.user` count."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -136,12 +146,14 @@ class Task:
         *,
         stdin: bool = False,
         seccomp: bytes | None = None,
+        user: UserWish | None = None,
         attach: Sequence[AttachRequest] = (),
     ) -> int:
         """→ the new process's pid. StartError; Conflict while paused."""
         clients = [{"fd": index, **_wishes(request)} for index, request in enumerate(attach)]
         body = {
             "exec_id": exec_id, "process": process, "stdio": {"stdin": stdin}, "seccomp": _encode(seccomp), "attach": clients,
+            "user": None if user is None else _fields(user),
         }  # fmt: skip
         return int((await self._ask("exec", body, [request.socket.fileno() for request in attach]))["pid"])
 
@@ -472,6 +484,7 @@ def _start_request(
         "attach": [{"fd": index, **_wishes(request)} for index, request in enumerate(attach)],
         "copy_up": [_fields(volume) for volume in spec.copy_up],
         "runtime": None if spec.runtime is None else _fields(spec.runtime),
+        "user": None if spec.user is None else _fields(spec.user),
     }
     if netns_fd is not None:
         body["netns_fd"] = len(fds)

@@ -8,16 +8,16 @@ from __future__ import annotations
 
 import os
 
-from wherry.errors import StartError, SyscallError
+from wherry.errors import InvalidArgument, StartError, SyscallError
 from wherry.linux import cgroups, mounts
-from wherry.runtime import container
+from wherry.runtime import container, users
 from wherry.shim import copyup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wherry.linux.cgroups import Cgroup
     from wherry.spec import oci
-    from wherry.wire.shim import StartRequest
+    from wherry.wire.shim import StartRequest, UserConfig
 
 
 class Started:
@@ -44,6 +44,17 @@ def open_rootfs(rootfs: object) -> int:
     raise StartError("rootfs", f"unknown type of root file system: {rootfs['type']!r}")
 
 
+def set_user(root: int, process: oci.Process, wish: UserConfig | None) -> None:
+    """Puts the numbers of the user that `wish` names into `process`, from the files below `root`. StartError when there is no such user."""
+    if wish is None:
+        return
+    try:
+        who = users.resolve(root, wish["user"], wish["group_add"])
+    except InvalidArgument as error:
+        raise StartError("user", str(error)) from None
+    process["user"] = {**process.get("user", {}), "uid": who.uid, "gid": who.gid, "additionalGids": who.groups}
+
+
 class BuiltinRuntime:
     def __init__(self, config: oci.Config) -> None:
         self._config = config
@@ -60,6 +71,7 @@ class BuiltinRuntime:
 
         rootfs = open_rootfs(request["rootfs"])
         try:
+            set_user(rootfs, self._config["process"], request.get("user"))
             init = container.create(
                 self._config,
                 rootfs=rootfs,

@@ -20,7 +20,7 @@ from wherry.errors import Internal, StartError, SyscallError, WherryError
 from wherry.linux import cgroups, mounts, syscalls
 from wherry.linux.namespaces import NEWNS
 from wherry.shim import copyup
-from wherry.shim.builtin import Started, open_rootfs
+from wherry.shim.builtin import Started, open_rootfs, set_user
 from wherry.wire import fastjson
 
 TYPE_CHECKING = False
@@ -94,6 +94,7 @@ class ExternalRuntime:
             for mount in self._config.get("mounts") or []:
                 if not {"shared", "rshared"}.isdisjoint(mount.get("options") or []):
                     shared.append((mount, mounts.clone_tree(mount["source"], recursive=True)))
+            set_user(rootfs, self._config["process"], request.get("user"))
             if copy_up := request.get("copy_up"):
                 copyup.fill_volumes(rootfs, copy_up)
             syscalls.unshare(NEWNS, "mount namespace")

@@ -28,7 +28,7 @@ from time import time_ns
 from wherry.errors import Conflict, InvalidArgument, NotFound, WherryError
 from wherry.linux import pty
 from wherry.linux.syscalls import Long, function
-from wherry.shim.builtin import BuiltinRuntime
+from wherry.shim.builtin import BuiltinRuntime, set_user
 from wherry.shim.connection import Connection
 from wherry.shim.external import ExternalRuntime
 from wherry.shim.jsonfile import JsonFileLog
@@ -231,6 +231,13 @@ class Supervisor:
         if exec_id in self._execs:
             raise Conflict(f"exec {exec_id} is there already")
         assert self._runtime is not None
+        if user := request.get("user"):
+            assert self._init is not None
+            root = os.open(f"/proc/{self._init.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                set_user(root, process, user)
+            finally:
+                os.close(root)
         process.setdefault("oomScoreAdj", self._oom_score_adj)
         stdin = request["stdio"]["stdin"]
         ends, streams = self._make_streams(process.get("terminal", False), stdin=stdin, log=None, ends_with_client=True)
