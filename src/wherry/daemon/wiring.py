@@ -7,6 +7,7 @@ the containers of an earlier engine have been adopted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -30,6 +31,7 @@ from wherry.engine.objects import NetworkObjects, VolumeObjects
 from wherry.engine.services import Services, Settings
 from wherry.engine.store import ContainerStore
 from wherry.engine.system import System
+from wherry.linux import cgroups
 from wherry.network import BridgeConfig, Networks
 from wherry.volumes import Volumes
 
@@ -57,6 +59,7 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
         def on_exit(event: ExitEvent) -> None:
             containers.on_exit(event)
 
+        stack.callback(_remove_cgroup_parent, _settings(config, instance).cgroup_parent)
         tasks = Tasks(config.exec_root, on_exit, log.warning)
         await tasks.open()
         stack.push_async_callback(tasks.close)
@@ -103,6 +106,13 @@ async def _stop(config: Config, containers: Containers, services: Services) -> N
             await containers.lifecycle.stop_all()
     except TimeoutError:
         log.warning("containers did not stop in time; they run on, and the next engine takes them over")
+
+
+def _remove_cgroup_parent(path: str) -> None:
+    """The group that all containers' groups were in; it stays while some still run."""
+    for directory in set(cgroups.open_group(path).paths.values()):
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
 
 
 def _shutdown_seconds(config: Config, services: Services) -> float | None:

@@ -79,7 +79,7 @@ class Init:
             self.join_keyring, self.raise_loopback,
             self.rootfs.attach_root, self.rootfs.mount_all, self.rootfs.create_devices, self.rootfs.make_working_directory,
             self.run_early_hooks, self.open_console, self.reopen_null,
-            self.rootfs.write_protect, self.rootfs.mask, self.set_names, self.set_sysctls, self.set_limits,
+            self.set_names, self.set_sysctls, self.rootfs.write_protect, self.rootfs.mask, self.set_limits,
             self.prepare_label, self.pivot,
             self.set_no_new_privileges, self.drop_privileges, self.watch_parent, self.change_directory, self.find_program,
             self.wait_for_start, self.run_start_hooks, self.load_filter, self.execute,
@@ -89,13 +89,21 @@ class Init:
 
     def close_descriptors(self) -> None:
         process.install_stdio(self.stdio)
-        keep = [*self.rootfs.descriptors(), *self.cgroup_fds, *(fd for _, fd in self.namespaces.join), self.channel.fileno(), self.hold_fifo]
+        keep = [
+            *self.rootfs.descriptors(),
+            *self.cgroup_fds,
+            *(fd for _, fd in self.namespaces.join),
+            self.channel.fileno(),
+            self.hold_fifo,
+        ]
         process.close_descriptors(keep, first=3 + self.preserve_fds)
         for fd in range(3, 3 + self.preserve_fds):
             try:
                 os.set_inheritable(fd, True)
             except OSError as error:
-                raise StartError("stdio", f"descriptor {fd} is to be preserved, but it is not open", error.errno or 0) from None
+                raise StartError(
+                    "stdio", f"descriptor {fd} is to be preserved, but it is not open", error.errno or 0
+                ) from None
         os.umask(0)
 
     def start_session(self) -> None:
@@ -250,7 +258,9 @@ def reopen_null(root: int) -> None:
             continue  # a container without /dev keeps the one that it was given
         own = os.fstat(fd)
         if stat.S_ISCHR(own.st_mode) and own.st_rdev == _NULL:
-            opened = syscalls.openat2(root, "/dev/null", flags, resolve=paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS)
+            opened = syscalls.openat2(
+                root, "/dev/null", flags, resolve=paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS
+            )
             os.dup2(opened, number, inheritable=True)
             os.close(opened)
         os.close(fd)

@@ -16,7 +16,7 @@ from _socket import AF_UNIX, SOCK_STREAM
 from _socket import socket as Socket
 
 from wherry.errors import InvalidArgument
-from wherry.linux import cgroups, syscalls
+from wherry.linux import capabilities, cgroups, syscalls
 from wherry.shim.connection import receive
 from wherry.shim.supervisor import Supervisor
 from wherry.wire import shim as wire
@@ -45,10 +45,13 @@ def main(control_fd: int) -> None:
     gc.disable()
     gc.freeze()
     decoder = wire.Decoder()
-    while receive(control, decoder):
-        while (frame := decoder.next_frame()) is not None:
-            message, fds = frame
-            control.sendall(wire.encode(_answer(control, message, fds)))
+    try:
+        while receive(control, decoder):
+            while (frame := decoder.next_frame()) is not None:
+                message, fds = frame
+                control.sendall(wire.encode(_answer(control, message, fds)))
+    except (ConnectionResetError, BrokenPipeError):
+        pass  # the engine is gone, in the middle of a question
 
 
 def _answer(control: Socket, message: Message, fds: list[int]) -> Message:
@@ -95,4 +98,13 @@ def _preload() -> None:
     """What would otherwise be imported or read by the first use, in every shim again."""
     layout = cgroups.detect()
     cgroups.open_group("/wherry-preload", layout=layout)
+    if layout.mode == "v2":
+        from wherry.linux.cgroups import v2_resources as resources
+    else:
+        from wherry.linux.cgroups import v1_resources as resources  # type: ignore[no-redef]
+    assert resources
+    import select
+
+    assert select
+    capabilities.supported()
     b"".decode("utf-8", "surrogateescape")
