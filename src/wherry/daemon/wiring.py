@@ -7,6 +7,7 @@ the containers of an earlier engine have been adopted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
@@ -20,16 +21,18 @@ from wherry.core.images import Images
 from wherry.core.snapshots import OverlaySnapshots
 from wherry.core.tasks import ExitEvent, Tasks
 from wherry.daemon.config import Config
-from wherry.daemon.interim_images import InterimImages
 from wherry.daemon.roots import instance_of
 from wherry.daemon.serve import RunningEngine
+from wherry.distribution.hosts import RegistryHosts
 from wherry.engine.background import Background
 from wherry.engine.containers import Containers
 from wherry.engine.events import Events
+from wherry.engine.images import ImageObjects
 from wherry.engine.objects import NetworkObjects, VolumeObjects
 from wherry.engine.services import Services, Settings
 from wherry.engine.store import ContainerStore
 from wherry.engine.system import System
+from wherry.linux import cgroups
 from wherry.network import BridgeConfig, Networks
 from wherry.volumes import Volumes
 
@@ -57,6 +60,7 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
         def on_exit(event: ExitEvent) -> None:
             containers.on_exit(event)
 
+        stack.callback(_remove_cgroup_parent, _settings(config, instance).cgroup_parent)
         tasks = Tasks(config.exec_root, on_exit, log.warning)
         await tasks.open()
         stack.push_async_callback(tasks.close)
@@ -81,7 +85,7 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
         await snapshots.keep_only([container.id for container in store.all()])
         await containers.lifecycle.restore()
         await networks.settle()
-        image_objects = InterimImages(images)
+        image_objects = ImageObjects(services, RegistryHosts(config.insecure_registries))
         stack.push_async_callback(image_objects.close)
         backends = Backends(
             containers=containers,
@@ -103,6 +107,13 @@ async def _stop(config: Config, containers: Containers, services: Services) -> N
             await containers.lifecycle.stop_all()
     except TimeoutError:
         log.warning("containers did not stop in time; they run on, and the next engine takes them over")
+
+
+def _remove_cgroup_parent(path: str) -> None:
+    """The group that all containers' groups were in; it stays while some still run."""
+    for directory in set(cgroups.open_group(path).paths.values()):
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
 
 
 def _shutdown_seconds(config: Config, services: Services) -> float | None:

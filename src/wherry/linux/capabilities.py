@@ -39,9 +39,7 @@ class Sets:
 
     __slots__ = ("ambient", "bounding", "effective", "inheritable", "permitted")
 
-    def __init__(
-        self, bounding: int = 0, effective: int = 0, inheritable: int = 0, permitted: int = 0, ambient: int = 0
-    ) -> None:
+    def __init__(self, bounding: int = 0, effective: int = 0, inheritable: int = 0, permitted: int = 0, ambient: int = 0) -> None:
         self.bounding = bounding
         self.effective = effective
         self.inheritable = inheritable
@@ -107,11 +105,7 @@ def drop_bounding(keep: int) -> None:
     count, _ = supported()
     for number in range(count):
         if not keep >> number & 1:
-            syscalls.prctl(
-                _PR_CAPBSET_DROP,
-                number,
-                subject=f"bounding set without {NAMES[number] if number < len(NAMES) else number}",
-            )
+            syscalls.prctl(_PR_CAPBSET_DROP, number, subject=f"bounding set without {NAMES[number] if number < len(NAMES) else number}")
 
 
 def apply(sets: Sets, *, extra: int = 0) -> None:

@@ -261,9 +261,7 @@ def fsmount(fd: int, attributes: int, subject: str) -> int:
     return result
 
 
-def mount_setattr(
-    fd: int, path: str, flags: int, *, set_: int, clear: int, propagation: int, userns_fd: int = 0, subject: str
-) -> None:
+def mount_setattr(fd: int, path: str, flags: int, *, set_: int, clear: int, propagation: int, userns_fd: int = 0, subject: str) -> None:
     attributes = struct.pack("QQQQ", set_, clear, propagation, userns_fd)
     if _sys_mount_setattr(_MOUNT_SETATTR, fd, path_bytes(path), flags, attributes, len(attributes)) < 0:
         raise failed("mount_setattr", subject)
@@ -294,13 +292,7 @@ def capset(effective: int, permitted: int, inheritable: int) -> None:
     low, high = 0xFFFFFFFF, 32
     header = struct.pack("Ii", 0x20080522, 0)
     data = struct.pack(
-        "6I",
-        effective & low,
-        permitted & low,
-        inheritable & low,
-        effective >> high,
-        permitted >> high,
-        inheritable >> high,
+        "6I", effective & low, permitted & low, inheritable & low, effective >> high, permitted >> high, inheritable >> high
     )
     if _capset(header, data) < 0:
         raise failed("capset", f"permitted {permitted:#x}")

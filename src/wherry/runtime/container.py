@@ -75,13 +75,7 @@ class InitProcess(Process):
     __slots__ = ("_channel", "_start_hooks", "cgroup")
 
     def __init__(
-        self,
-        pid: int,
-        pidfd: int,
-        console: int | None,
-        warnings: list[str],
-        cgroup: Cgroup,
-        channel: _socket.socket | None,
+        self, pid: int, pidfd: int, console: int | None, warnings: list[str], cgroup: Cgroup, channel: _socket.socket | None
     ) -> None:
         super().__init__(pid, pidfd, console, warnings)
         self.cgroup = cgroup
@@ -142,11 +136,7 @@ def create(
         undo.append(init.namespaces.close)
         own = init.namespaces.own
         init.plan = process.Plan(
-            spec,
-            seccomp_bpf=seccomp_bpf,
-            seccomp_flags=seccomp_flags,
-            own_user_namespace="user" in own,
-            keyring=container_id,
+            spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags, own_user_namespace="user" in own, keyring=container_id
         )
         init.plan.personality = process.parse_personality(linux.get("personality"))
         init.hostname, init.domainname = _name(config, "hostname", own), _name(config, "domainname", own)
@@ -237,13 +227,7 @@ def _make_group(linux: oci.Linux, container_id: str, undo: list[Callable[[], obj
 
 
 def _launch(
-    init: Init,
-    group: Cgroup,
-    config: oci.Config,
-    stdio: Stdio,
-    container_id: str,
-    bundle: str,
-    undo: list[Callable[[], object]],
+    init: Init, group: Cgroup, config: oci.Config, stdio: Stdio, container_id: str, bundle: str, undo: list[Callable[[], object]]
 ) -> InitProcess:
     """Forks, and accompanies the child until it runs or waits."""
     plan = init.namespaces
@@ -264,14 +248,7 @@ def _launch(
         if procfs is not None:
             plan.make_time_namespace(procfs)
 
-    keep = [
-        *init.rootfs.descriptors(),
-        *init.cgroup_fds,
-        *(fd for _, fd in plan.join),
-        *init.stdio,
-        init.hold_fifo,
-        *([procfs.fd] if procfs else ()),
-    ]
+    keep = [*init.rootfs.descriptors(), *init.cgroup_fds, *(fd for _, fd in plan.join), *init.stdio, init.hold_fifo, *([procfs.fd] if procfs else ())]
     dumpable = process.set_dumpable(0)
     try:
         pid, pidfd = spawn.spawn(
@@ -332,9 +309,7 @@ def _await_exec(channel: _socket.socket, run_hooks: Callable[[], None] | None = 
             elif not message and executing:
                 return console, False
             else:
-                raise StartError(
-                    "init", "the container's process died before its program ran (out of memory, or killed)", 0
-                )
+                raise StartError("init", "the container's process died before its program ran (out of memory, or killed)", 0)
     except BaseException:
         if console is not None:
             os.close(console)
@@ -377,11 +352,7 @@ def exec_process(
         job.joins = _namespaces_of(init_pid, linux)
         in_user_namespace = bool(job.joins & namespaces.NEWUSER)
         job.plan = process.Plan(
-            spec,
-            seccomp_bpf=seccomp_bpf,
-            seccomp_flags=seccomp_flags,
-            own_user_namespace=in_user_namespace,
-            keyring=container_id,
+            spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags, own_user_namespace=in_user_namespace, keyring=container_id
         )
         job.plan.personality = process.parse_personality(linux.get("personality"))
         job.init_pidfd = init_pidfd

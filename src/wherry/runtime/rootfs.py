@@ -79,17 +79,13 @@ class _Mount:
 
     def error(self, error: WherryError) -> StartError:
         number = error.errno if isinstance(error, SyscallError) else 0
-        return StartError(
-            "mounts", f'error mounting "{self.source or self.type}" to rootfs at "{self.destination}": {error}', number
-        )
+        return StartError("mounts", f'error mounting "{self.source or self.type}" to rootfs at "{self.destination}": {error}', number)
 
 
 class Rootfs:
     """The container's file system. `path` is its root directory in the caller's view, or a detached mount; `own`: OCI names of its namespaces."""
 
-    def __init__(
-        self, config: oci.Config, path: str | int, *, group: Cgroup | None, own: set[str], bundle: str = ""
-    ) -> None:
+    def __init__(self, config: oci.Config, path: str | int, *, group: Cgroup | None, own: set[str], bundle: str = "") -> None:
         linux = config.get("linux") or {}
         self.path = path
         self.readonly = bool((config.get("root") or {}).get("readonly"))
@@ -107,9 +103,7 @@ class Rootfs:
         self._groups: list[tuple[str, str, int]] = []
         self.root = -1
         self.entries = [_Mount(entry, bundle) for entry in config.get("mounts") or ()]
-        self.make_dev = not any(
-            mount.type == "bind" and mount.destination.rstrip("/") == "/dev" for mount in self.entries
-        )
+        self.make_dev = not any(mount.type == "bind" and mount.destination.rstrip("/") == "/dev" for mount in self.entries)
         wanted = devices.wanted(linux.get("devices") or []) if self.make_dev else linux.get("devices") or []
         for device in wanted:
             devices.check(device)
@@ -120,17 +114,11 @@ class Rootfs:
     def open_sources(self) -> None:
         """Opens everything of the host's. StartError naming the mount; `close` afterwards in any case."""
         try:
-            self.root = (
-                mounts.clone_tree(self.path, recursive=True) if isinstance(self.path, str) else os.dup(self.path)
-            )
+            self.root = mounts.clone_tree(self.path, recursive=True) if isinstance(self.path, str) else os.dup(self.path)
             kind = self.propagation[0] if self.propagation[0] == mounts.SLAVE else mounts.PRIVATE
-            mounts.set_attributes(
-                self.root, mounts.Attributes(propagation=kind), recursive=True, subject=str(self.path)
-            )
+            mounts.set_attributes(self.root, mounts.Attributes(propagation=kind), recursive=True, subject=str(self.path))
         except SyscallError as error:
-            raise StartError(
-                "rootfs", f"cannot use {self.path} as the root file system: {error}", error.errno
-            ) from None
+            raise StartError("rootfs", f"cannot use {self.path} as the root file system: {error}", error.errno) from None
         for mount in self.entries:
             try:
                 mount.open_source()
@@ -154,12 +142,7 @@ class Rootfs:
 
     def descriptors(self) -> list[int]:
         """What `open_sources` has opened, for the child to keep."""
-        fds = [
-            self.root,
-            *(mount.fd for mount in self.entries),
-            *(fd for _, fd in self._nodes),
-            *(fd for _, _, fd in self._groups),
-        ]
+        fds = [self.root, *(mount.fd for mount in self.entries), *(fd for _, fd in self._nodes), *(fd for _, _, fd in self._groups)]
         return [fd for fd in fds if fd >= 0]
 
     def close(self) -> None:
@@ -320,9 +303,7 @@ class Rootfs:
             os.close(paths.make_directory(self.root, self.cwd))
         except SyscallError as error:
             if error.errno != errno.EROFS and error.errno != errno.ENOTDIR:
-                raise StartError(
-                    "chdir", f"mkdir {self.cwd}: {os.strerror(error.errno).lower()}", error.errno
-                ) from None
+                raise StartError("chdir", f'mkdir {self.cwd}: {os.strerror(error.errno).lower()}', error.errno) from None
 
     def write_protect(self) -> None:
         """`readonlyPaths`, /dev where it was asked for, and the root itself."""
@@ -356,9 +337,7 @@ class Rootfs:
                         null = self._open_null() if null < 0 else null
                         fd = mounts.clone_tree("", fd=null, subject="/dev/null")
                     elif empty < 0:
-                        fd = empty = mounts.Filesystem(
-                            "tmpfs", list(_EMPTY_TMPFS), _INERT | mounts.RDONLY, "tmpfs"
-                        ).open()
+                        fd = empty = mounts.Filesystem("tmpfs", list(_EMPTY_TMPFS), _INERT | mounts.RDONLY, "tmpfs").open()
                     else:
                         fd = mounts.clone_tree("", fd=empty, subject="empty directory")
                     try:
@@ -385,9 +364,7 @@ class Rootfs:
         """The container's /dev/null if it is one, else the host's: never something else under that name (CVE-2025-31133)."""
         for root in (self.root, syscalls.AT_FDCWD):
             try:
-                fd = syscalls.openat2(
-                    root, "dev/null" if root == self.root else "/dev/null", os.O_PATH, resolve=paths.RESOLVE_NO_SYMLINKS
-                )
+                fd = syscalls.openat2(root, "dev/null" if root == self.root else "/dev/null", os.O_PATH, resolve=paths.RESOLVE_NO_SYMLINKS)
             except SyscallError:
                 continue
             status = os.fstat(fd)
@@ -411,3 +388,4 @@ class Rootfs:
         kind, recursive = self.propagation
         if kind and kind != mounts.SLAVE:
             mounts.set_propagation("/", kind, recursive=recursive)
+

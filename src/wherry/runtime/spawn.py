@@ -29,13 +29,7 @@ if TYPE_CHECKING:
 
 
 def spawn(
-    body: Body,
-    channel: _socket.socket,
-    *,
-    flags: int,
-    cgroup_fd: int | None,
-    helper: Callable[[], None] | None,
-    keep: list[int],
+    body: Body, channel: _socket.socket, *, flags: int, cgroup_fd: int | None, helper: Callable[[], None] | None, keep: list[int]
 ) -> tuple[int, int]:
     """Starts `body(channel)` in a new process; (pid, pidfd) of it. With `helper`, that runs first in a process
     between. `keep`: descriptors that the helper needs.
@@ -70,13 +64,7 @@ def spawn(
 
 
 def _help(
-    helper: Callable[[], None],
-    body: Body,
-    channel: _socket.socket,
-    end: _socket.socket,
-    flags: int,
-    cgroup_fd: int | None,
-    keep: list[int],
+    helper: Callable[[], None], body: Body, channel: _socket.socket, end: _socket.socket, flags: int, cgroup_fd: int | None, keep: list[int]
 ) -> None:
     process.close_descriptors([*keep, channel.fileno(), end.fileno(), *([] if cgroup_fd is None else [cgroup_fd])])
     try:
