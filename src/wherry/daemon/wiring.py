@@ -21,12 +21,13 @@ from wherry.core.images import Images
 from wherry.core.snapshots import OverlaySnapshots
 from wherry.core.tasks import ExitEvent, Tasks
 from wherry.daemon.config import Config
-from wherry.daemon.interim_images import InterimImages
 from wherry.daemon.roots import instance_of
 from wherry.daemon.serve import RunningEngine
+from wherry.distribution.hosts import RegistryHosts
 from wherry.engine.background import Background
 from wherry.engine.containers import Containers
 from wherry.engine.events import Events
+from wherry.engine.images import ImageObjects
 from wherry.engine.objects import NetworkObjects, VolumeObjects
 from wherry.engine.services import Services, Settings
 from wherry.engine.store import ContainerStore
@@ -84,7 +85,7 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
         await snapshots.keep_only([container.id for container in store.all()])
         await containers.lifecycle.restore()
         await networks.settle()
-        image_objects = InterimImages(images)
+        image_objects = ImageObjects(services, RegistryHosts(config.insecure_registries))
         stack.push_async_callback(image_objects.close)
         backends = Backends(
             containers=containers,
