@@ -116,6 +116,7 @@ def create(
     parent_death_signal: int = _SIGKILL,
     hold_fifo: str | None = None,
     preserve_fds: int = 0,
+    mount_sources: dict[str, int] | None = None,
 ) -> InitProcess:
     """Makes the container that `config` describes on the directory `rootfs` and starts its program, or with `hold` leaves it before that.
 
@@ -124,6 +125,7 @@ def create(
     console_size     (width, height); else process.consoleSize
     parent_death_signal   what the process gets when the calling thread ends; 0 for a runtime that exits while its containers go on
     hold_fifo        with `hold`: a FIFO whose first byte starts the program, for a `start` that comes from another process
+    mount_sources    detached mounts for the bind mounts at these destinations, which no path of the caller's leads to
     preserve_fds     so many descriptors from 3 on stay open for the program
     Returns when execve has succeeded, or with `hold` when the process waits. StartError naming the step, with everything undone.
     """
@@ -145,7 +147,7 @@ def create(
         init.console_size = console_size or _console_size(spec)
         init.hold, init.preserve_fds, init.parent_death_signal = hold, preserve_fds, parent_death_signal
         group = _make_group(linux, container_id, undo)
-        init.rootfs = Rootfs(config, rootfs, group=group, own=own, bundle=bundle)
+        init.rootfs = Rootfs(config, rootfs, group=group, own=own, bundle=bundle, sources=mount_sources)
         undo.append(init.rootfs.close)
         init.rootfs.open_sources()
         if prepare_rootfs is not None:

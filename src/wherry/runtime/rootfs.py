@@ -60,12 +60,15 @@ class _Mount:
         if bind and not self.source.startswith("/"):
             self.source = os.path.join(os.path.abspath(bundle or "."), self.source)
 
-    def open_source(self) -> None:
-        """Bind mounts: the source as a detached mount with all its attributes; private unless the options say otherwise."""
+    def open_source(self, given: int | None = None) -> None:
+        """Bind mounts: the source as a detached mount with all its attributes; private unless the options say otherwise.
+
+        `given`: a detached mount to take instead of the source's path.
+        """
         if self.type != "bind" or self.options.remount:
             return
         options = self.options
-        self.fd = mounts.clone_tree(self.source, recursive=options.recursive)
+        self.fd = mounts.clone_tree(self.source, recursive=options.recursive) if given is None else os.dup(given)
         self.is_directory = stat.S_ISDIR(os.fstat(self.fd).st_mode)
         every = options.recursive_attributes
         if not options.propagation or options.propagate_recursively:
@@ -85,9 +88,12 @@ class _Mount:
 class Rootfs:
     """The container's file system. `path` is its root directory in the caller's view, or a detached mount; `own`: OCI names of its namespaces."""
 
-    def __init__(self, config: oci.Config, path: str | int, *, group: Cgroup | None, own: set[str], bundle: str = "") -> None:
+    def __init__(
+        self, config: oci.Config, path: str | int, *, group: Cgroup | None, own: set[str], bundle: str = "", sources: dict[str, int] | None = None
+    ) -> None:
         linux = config.get("linux") or {}
         self.path = path
+        self.sources = sources or {}
         self.readonly = bool((config.get("root") or {}).get("readonly"))
         self.propagation = mount_options.propagation(linux.get("rootfsPropagation") or "")
         self.masked = linux.get("maskedPaths") or []
@@ -121,7 +127,7 @@ class Rootfs:
             raise StartError("rootfs", f"cannot use {self.path} as the root file system: {error}", error.errno) from None
         for mount in self.entries:
             try:
-                mount.open_source()
+                mount.open_source(self.sources.get(mount.destination))
                 if mount.type == "cgroup" and self.group is not None and self.group.mode == "v1":
                     self._open_groups(mount)
             except WherryError as error:

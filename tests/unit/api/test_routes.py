@@ -448,6 +448,15 @@ def test_info_of_old_versions_has_the_old_fields() -> None:
     run(scenario)
 
 
+def test_there_are_no_plugins_and_asking_for_one_says_so() -> None:
+    async def scenario(served: Served) -> None:
+        assert (await served.request("GET", "/plugins")).json == []
+        answer = await served.request("GET", "/plugins/vieux/sshfs/json")
+        assert (answer.status, answer.message) == (404, 'plugin "vieux/sshfs" not found')
+
+    run(scenario)
+
+
 # -- hostile input
 
 _SEGMENTS = st.sampled_from(
