@@ -23,7 +23,7 @@ from typing import cast
 from aiohttp import web
 
 from wherry.api.call import Call
-from wherry.api.connection import Connection
+from wherry.api.connection import Connection, Ended
 from wherry.api.detach import DetachScanner, parse_keys
 from wherry.spec.calls import AttachedStream
 
@@ -35,20 +35,6 @@ LINGER_SECONDS = 10.0
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
-
-
-class Hijacked(web.StreamResponse):
-    """The answer of a handler that has taken over the connection: aiohttp has nothing to send, and closes it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.force_close()
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        return None
 
 
 def stream_type(call: Call, *, multiplexed: bool) -> str:
@@ -160,7 +146,7 @@ class Relay(asyncio.Protocol):
             self._stop_hangup()
             stream.socket.close()
             self._transport.close()
-        return Hijacked()
+        return Ended()
 
     async def end_with(self, data: bytes) -> web.StreamResponse:
         """There is no stream: some last words, and the end."""
@@ -170,7 +156,7 @@ class Relay(asyncio.Protocol):
             await self._linger()
         finally:
             self._transport.close()
-        return Hijacked()
+        return Ended()
 
     async def _linger(self) -> None:
         """End of file first, and closing only when the client has closed: what it has still under way must not reset what it has yet to read."""

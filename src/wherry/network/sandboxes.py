@@ -147,7 +147,7 @@ class Pool:
         if self._ready:
             sandbox = self._ready.popleft()
             if len(self._ready) + self._under_way <= self._size // 2:
-                self._refill_if_possible()
+                asyncio.get_running_loop().call_soon(self._refill_if_possible)  # after the answer
             return sandbox
         self._refill(len(self._waiting) + 1)
         waiter: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()

@@ -45,6 +45,7 @@ class FakeContainers:
         self.detached = False
         self.failure: Exception | None = None
         self.log_chunks: list[bytes] = [b"one\n", b"two\n"]
+        self.log_failure: Exception | None = None
         self.followers = 0
 
     def _found(self, ref: str) -> None:
@@ -132,6 +133,8 @@ class FakeContainers:
         async def chunks() -> AsyncIterator[bytes]:
             for chunk in self.log_chunks:
                 yield stdcopy.frame(stdcopy.STDOUT, chunk)
+            if self.log_failure is not None:
+                raise self.log_failure
             if options.follow:
                 self.followers += 1
                 try:
