@@ -311,10 +311,10 @@ class Lifecycle:
             state.status = Status.REMOVING
             await services.containers.save(container)  # if the engine dies now, start-up completes the removal
         state.status = Status.REMOVING
+        await services.tasks.forget(container.id)  # waits until the root file system is unmounted
         await services.snapshots.remove(container.id)
         shutil.rmtree(services.settings.container_dir(container.id), ignore_errors=True)
         await services.containers.delete(container)
-        await services.tasks.forget(container.id)
         for request in container.pending_attach:
             request.socket.close()
         container.pending_attach = []

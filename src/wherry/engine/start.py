@@ -9,11 +9,11 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from wherry.core.tasks import TaskSpec
+from wherry.core.tasks import CopyUp, ExternalRuntime, JsonFileLogConfig, OverlayRoot, TaskSpec, UserWish
 from wherry.engine import create, oci_config, security
 from wherry.engine.records import Container, Record, Status
 from wherry.engine.seccomp import SeccompFilters
-from wherry.engine.services import DEFAULT_RUNTIME, Services
+from wherry.engine.services import Services
 from wherry.engine.store import describe
 from wherry.errors import Conflict, InvalidArgument, StartError, WherryError
 from wherry.network import EndpointRequest, hosts_file, resolv_conf
@@ -186,24 +186,23 @@ class Starter:
                 seccomp = self._seccomp.compiled(options.seccomp, capabilities)
             else:
                 config["linux"]["seccomp"] = self._seccomp.section(options.seccomp, capabilities)
-        max_size, max_file = create.log_limits(host)
-        driver = (host.log_config.type if host.log_config else "") or "json-file"
+        mounts = services.snapshots.mounts(record.id)
+        log = None
+        if (host.log_config.type if host.log_config else "") != "none":
+            max_size, max_file = create.log_limits(host)
+            log = JsonFileLogConfig(log_path(services, record.id), max_size, max_file)
         return TaskSpec(
             config=config,
-            rootfs=services.snapshots.mounts(record.id),
-            user=record.config.user,
-            group_add=list(host.group_add or []),
+            rootfs=OverlayRoot(mounts.lower, mounts.upper, mounts.work),
+            user=UserWish(record.config.user, host.group_add or ()),
             stdin=record.config.open_stdin,
             stdin_once=record.config.stdin_once,
-            log_driver=driver,
-            log_path=log_path(services, record.id) if driver == "json-file" else None,
-            log_max_size=max_size,
-            log_max_file=max_file,
+            log=log,
             seccomp=seccomp,
             copy_up=[
-                (services.volumes.path(point.name), point.destination) for point in record.mounts if point.copy_up
+                CopyUp(services.volumes.path(point.name), point.destination) for point in record.mounts if point.copy_up
             ],
-            runtime=runtime if runtime_name != DEFAULT_RUNTIME else None,
+            runtime=ExternalRuntime(runtime) if runtime is not None else None,
         )
 
     def seccomp_for(self, record: Record, *, privileged: bool) -> bytes | None:

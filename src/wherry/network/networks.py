@@ -97,7 +97,7 @@ class Networks:
             return None
         firewall = Firewall(self.table_name, self.bridge_name, self._bridge.network, guard_forwarding=guard_forwarding)
         try:
-            await firewall.open()
+            self.warnings += await firewall.open()
         except (FailedPrecondition, NftError) as error:
             await firewall.close(remove=False)
             self.warnings.append(f"containers reach no other network and published ports are slow: {error}")
@@ -216,9 +216,11 @@ class Networks:
             return
         self._close_proxies(held)
         endpoint = held.endpoint
-        self._release(Sandbox(endpoint.netns_fd, endpoint.address, endpoint.mac, endpoint.host_link))
-        if endpoint.ports and self._firewall is not None:
-            await self._firewall.withdraw(endpoint.ports, endpoint.address)
+        try:
+            if endpoint.ports and self._firewall is not None:
+                await self._firewall.withdraw(endpoint.ports, endpoint.address)
+        finally:
+            self._release(Sandbox(endpoint.netns_fd, endpoint.address, endpoint.mac, endpoint.host_link))
 
     def endpoint(self, container_id: str) -> Endpoint | None:
         held = self._endpoints.get(container_id)

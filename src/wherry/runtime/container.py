@@ -104,7 +104,7 @@ class InitProcess(Process):
 def create(
     config: oci.Config,
     *,
-    rootfs: str,
+    rootfs: str | int,
     stdio: Stdio,
     seccomp_bpf: bytes | None = None,
     seccomp_flags: int = 0,
@@ -119,6 +119,7 @@ def create(
 ) -> InitProcess:
     """Makes the container that `config` describes on the directory `rootfs` and starts its program, or with `hold` leaves it before that.
 
+    rootfs           a path, or the descriptor of a detached mount, which stays the caller's to close and serves one container
     prepare_rootfs   called with a descriptor of the (detached, writable) root tree before anything is mounted in it
     console_size     (width, height); else process.consoleSize
     parent_death_signal   what the process gets when the calling thread ends; 0 for a runtime that exits while its containers go on

@@ -79,7 +79,7 @@ class Init:
             self.join_keyring, self.raise_loopback,
             self.rootfs.attach_root, self.rootfs.mount_all, self.rootfs.create_devices, self.rootfs.make_working_directory,
             self.run_early_hooks, self.open_console, self.reopen_null,
-            self.rootfs.write_protect, self.rootfs.mask, self.set_names, self.set_sysctls, self.set_limits,
+            self.set_names, self.set_sysctls, self.rootfs.write_protect, self.rootfs.mask, self.set_limits,
             self.prepare_label, self.pivot,
             self.set_no_new_privileges, self.drop_privileges, self.watch_parent, self.change_directory, self.find_program,
             self.wait_for_start, self.run_start_hooks, self.load_filter, self.execute,

@@ -87,6 +87,13 @@ def parse(words: list[str]) -> Options:
     return result
 
 
+def known() -> list[str]:
+    """Every word that `parse` gives a meaning, for `wherry-runc features`; all others go to the file system."""
+    plain = [*_ATTRIBUTES, *_INVERSE, *_PROPAGATION]
+    words = {*plain, *(f"r{word}" for word in plain), *_SUPERBLOCK, *_IGNORED, "bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap"}
+    return sorted(words)
+
+
 def _set(attributes: mounts.Attributes, word: str, bit: int) -> None:
     if word in _ATIMES:  # one field of three values: relatime is 0
         attributes.set = attributes.set & ~mounts.ATIME_MASK | bit

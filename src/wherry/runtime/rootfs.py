@@ -83,9 +83,9 @@ class _Mount:
 
 
 class Rootfs:
-    """The container's file system in the making. `path` is its root directory in the caller's view; `own`: OCI names of its namespaces."""
+    """The container's file system. `path` is its root directory in the caller's view, or a detached mount; `own`: OCI names of its namespaces."""
 
-    def __init__(self, config: oci.Config, path: str, *, group: Cgroup | None, own: set[str], bundle: str = "") -> None:
+    def __init__(self, config: oci.Config, path: str | int, *, group: Cgroup | None, own: set[str], bundle: str = "") -> None:
         linux = config.get("linux") or {}
         self.path = path
         self.readonly = bool((config.get("root") or {}).get("readonly"))
@@ -114,9 +114,9 @@ class Rootfs:
     def open_sources(self) -> None:
         """Opens everything of the host's. StartError naming the mount; `close` afterwards in any case."""
         try:
-            self.root = mounts.clone_tree(self.path, recursive=True)
+            self.root = mounts.clone_tree(self.path, recursive=True) if isinstance(self.path, str) else os.dup(self.path)
             kind = self.propagation[0] if self.propagation[0] == mounts.SLAVE else mounts.PRIVATE
-            mounts.set_attributes(self.root, mounts.Attributes(propagation=kind), recursive=True, subject=self.path)
+            mounts.set_attributes(self.root, mounts.Attributes(propagation=kind), recursive=True, subject=str(self.path))
         except SyscallError as error:
             raise StartError("rootfs", f"cannot use {self.path} as the root file system: {error}", error.errno) from None
         for mount in self.entries:
