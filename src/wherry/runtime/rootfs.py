@@ -233,11 +233,7 @@ class Rootfs:
         keep = False
         try:
             if options.copy_up and mount.type == "tmpfs":
-                directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target)
-                try:
-                    trees.copy_contents(directory, fd)
-                finally:
-                    os.close(directory)
+                trees.copy_contents(target, fd)
             mounts.attach(fd, target, subject=mount.destination)
             if options.propagation:
                 mounts.set_attributes(fd, mounts.Attributes(propagation=options.propagation), subject=mount.destination)
