@@ -247,6 +247,9 @@ def _launch(
         plan.enter()
         if procfs is not None:
             plan.make_time_namespace(procfs)
+        if plan.network_is_foreign:
+            init.rootfs.open_network_filesystems()
+        plan.enter_user()
 
     keep = [*init.rootfs.descriptors(), *init.cgroup_fds, *(fd for _, fd in plan.join), *init.stdio, init.hold_fifo, *([procfs.fd] if procfs else ())]
     dumpable = process.set_dumpable(0)

@@ -220,8 +220,18 @@ class Rootfs:
         finally:
             os.close(target)
 
+    def open_network_filesystems(self) -> None:
+        """In a helper that is in the container's network namespace, but not yet in its user namespace: sysfs shows that network, and mounting it takes
+        power over it, which a new user namespace does not have."""
+        for mount in self.entries:
+            if mount.type == "sysfs" and mount.fd < 0:
+                mount.fd = mounts.Filesystem("sysfs", mount.options.data, mount.options.attributes.set, "sysfs").open()
+
     def _mount_new(self, mount: _Mount, target: int) -> None:
         """A file system of the kernel's: proc, sysfs, tmpfs, devpts, mqueue, or any other that takes its options as strings."""
+        if mount.fd >= 0:
+            mounts.attach(mount.fd, target, subject=mount.destination)
+            return
         options = mount.options
         data = list(options.data)
         if mount.type == "tmpfs" and not any(key == "mode" for key, _ in data):
