@@ -155,7 +155,9 @@ class Outputs:
 class Lab:
     def __init__(self, directory: Path) -> None:
         self.directory = directory
-        self.group = f"wherry-lab-{os.getpid()}"
+        tag = f"{os.getpid():06x}"
+        leaks.watch_instance(tag)
+        self.group = f"wherry-{tag}"
         self.count = 0
         self.rootfs = directory / "rootfs"
         make_rootfs(self.rootfs)

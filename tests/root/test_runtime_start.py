@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 import signal
-import stat
 import time
 from pathlib import Path
 
@@ -172,12 +171,12 @@ def test_pause_stops_and_resume_continues(lab: Lab) -> None:
 
 def test_update_changes_a_limit_while_it_runs(lab: Lab) -> None:
     with lab.start("sleep", "100") as box:
-        container.update(box.process.cgroup, {"pids": {"limit": 1}})
+        container.update(box.process.cgroup, {"pids": {"limit": 3}})
         assert "fork" in box.exec("sh", "-c", "sleep 1 & sleep 1 & sleep 1 & wait").err
 
 
 def test_a_terminal_is_the_controlling_one_and_the_console(lab: Lab) -> None:
-    script = "tty; stty size; readlink /proc/self/fd/0; test /dev/console -ef /dev/pts/0 && echo same; ls /proc/$$/fd | wc -l; echo to stderr >&2"
+    script = "tty; stty size; readlink /proc/self/fd/0; ls /proc/$$/fd | wc -l; echo to stderr >&2"
     config = lab.config("sh", "-c", script, terminal=True, consoleSize={"width": 123, "height": 45})
     box = lab.create(config)
     assert box.process.console is not None
@@ -185,8 +184,7 @@ def test_a_terminal_is_the_controlling_one_and_the_console(lab: Lab) -> None:
     result = box.wait()
     lab.remove(box)
     lines = [line.strip() for line in result.out.splitlines()]
-    assert lines == ["/dev/pts/0", "45 123", "/dev/pts/0", "3", "to stderr"] or lines[:3] == ["/dev/pts/0", "45 123", "/dev/pts/0"]
-    assert lines[-1] == "to stderr"
+    assert lines == ["/dev/pts/0", "45 123", "/dev/pts/0", "3", "to stderr"]
 
 
 def test_a_terminal_passes_signals_of_the_keyboard(lab: Lab) -> None:
@@ -205,8 +203,8 @@ def test_a_terminal_passes_signals_of_the_keyboard(lab: Lab) -> None:
 
 def test_exec_gets_a_terminal_of_the_containers_devpts(lab: Lab) -> None:
     with lab.start("sleep", "100") as box:
-        result = box.exec("sh", "-c", "tty; ls /dev/pts; stat -c %u /dev/pts/0", terminal=True, user={"uid": 1000, "gid": 1000})
-    assert [line.strip() for line in result.out.splitlines()] == ["/dev/pts/0", "0", "ptmx", "1000"] or "/dev/pts/0" in result.out
+        result = box.exec("sh", "-c", "tty; ls -1 /dev/pts; stat -c %u /dev/pts/0", terminal=True, user={"uid": 1000, "gid": 1000})
+    assert [line.strip() for line in result.out.splitlines()] == ["/dev/pts/0", "0", "ptmx", "1000"]
 
 
 def hook(path: Path, script: str, **extra: object) -> dict[str, object]:
@@ -224,13 +222,13 @@ def test_hooks_run_at_their_moments_with_the_state(lab: Lab, tmp_path: Path) -> 
     config["hooks"] = {
         "prestart": [hook(tmp_path / "pre", f"echo prestart $(hostname) $1 >> {log}; cat > {tmp_path}/state")],
         "createRuntime": [hook(tmp_path / "runtime", f"echo createRuntime >> {log}")],
-        "createContainer": [hook(tmp_path / "create", f"echo createContainer $(hostname) $(ls {tmp_path}/rt-none 2>/dev/null) >> {log}")],
+        "createContainer": [hook(tmp_path / "create", f"echo createContainer $(hostname) $(test -e {tmp_path}/create && echo host root) >> {log}")],
         "startContainer": [{"path": "/hook", "env": ["PATH=/bin"]}],
     }
     result = lab.run_config(config)
     assert result.out == "program\n"
     host = os.uname().nodename
-    assert log.read_text().splitlines() == [f"prestart {host} arg", "createRuntime", f"createContainer {host}", "startContainer box"] or log.read_text().splitlines()[2].startswith("createContainer")
+    assert log.read_text().splitlines() == [f"prestart {host} arg", "createRuntime", f"createContainer {host} host root", "startContainer box"]
     state = (tmp_path / "state").read_text()
     assert '"status":"creating"' in state
     assert '"id":"lab' in state
@@ -286,12 +284,10 @@ def test_an_apparmor_profile_on_a_kernel_without_it_is_refused(lab: Lab) -> None
 
 
 def test_the_init_is_not_dumpable_while_it_waits(lab: Lab) -> None:
-    """Nobody with the same user id may look into a process that is still half the host's."""
-    with lab.start("true", hold=True) as box:
-        assert stat.S_IMODE(os.stat(f"/proc/{box.pid}/fd").st_mode)
+    """Nobody with the same user id may look into a process that is still half the host's: its files in /proc belong to root, whoever it is."""
+    with lab.start("true", user={"uid": 1000, "gid": 1000}, hold=True) as box:
+        assert "Uid:\t1000\t1000" in Path(f"/proc/{box.pid}/status").read_text()
         assert os.stat(f"/proc/{box.pid}/environ").st_uid == 0
-        text = Path(f"/proc/{box.pid}/status").read_text()
-        assert "Name:" in text
 
 
 def test_the_parent_keeps_its_own_namespaces_directory_and_dumpability(lab: Lab) -> None:

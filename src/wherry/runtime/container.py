@@ -251,13 +251,13 @@ def _launch(
             init.rootfs.open_network_filesystems()
         plan.enter_user()
 
-    keep = [*init.rootfs.descriptors(), *init.cgroup_fds, *(fd for _, fd in plan.join), *init.stdio, init.hold_fifo, *([procfs.fd] if procfs else ())]
+    helper = None
+    if plan.needs_helper:
+        keep = [*init.rootfs.descriptors(), *init.cgroup_fds, *(fd for _, fd in plan.join), init.hold_fifo, *([procfs.fd] if procfs else ())]
+        helper = spawn.Helper(enter_first, [*keep, *range(3, 3 + init.preserve_fds)], init.stdio)
     dumpable = process.set_dumpable(0)
     try:
-        pid, pidfd = spawn.spawn(
-            init.run, theirs, flags=plan.clone_flags, cgroup_fd=cgroup_fd, helper=enter_first if plan.needs_helper else None,
-            keep=[*keep, *range(3, 3 + init.preserve_fds)],
-        )  # fmt: skip
+        pid, pidfd = spawn.spawn(init.run, theirs, flags=plan.clone_flags, cgroup_fd=cgroup_fd, helper=helper)
     finally:
         process.set_dumpable(dumpable)
         theirs.close()
@@ -366,15 +366,13 @@ def exec_process(
         cgroup_fd = cgroup.clone_fd(beside=init_pid)
         if cgroup_fd is not None:
             undo.append(lambda: os.close(cgroup_fd))
-        job.stdio = _stdio_fds(stdio, undo)
         ours, theirs = messages.pair()
         undo.append(ours.close)
         dumpable = process.set_dumpable(0)
         try:
-            pid, pidfd = spawn.spawn(
-                job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=job.enter,
-                keep=[init_pidfd, *job.cgroup_fds, *job.stdio, *range(3, 3 + preserve_fds)],
-            )  # fmt: skip
+            keep = [init_pidfd, *job.cgroup_fds, *range(3, 3 + preserve_fds)]
+            helper = spawn.Helper(job.enter, keep, _stdio_fds(stdio, undo))
+            pid, pidfd = spawn.spawn(job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=helper)
         finally:
             process.set_dumpable(dumpable)
             theirs.close()
