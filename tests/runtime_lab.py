@@ -165,10 +165,12 @@ class Lab:
             if parent.is_relative_to("/tmp") and parent != Path("/tmp"):
                 parent.chmod(parent.stat().st_mode | 0o711)
 
-    def config(self, *args: str, mounts: Sequence[dict[str, Any]] = (), linux: dict[str, Any] | None = None, **process: Any) -> dict[str, Any]:
+    def config(
+        self, *args: str, mounts: Sequence[dict[str, Any]] = (), linux: dict[str, Any] | None = None, **process: Any
+    ) -> dict[str, Any]:
         """A configuration as Docker would write it, with more `mounts`, changes of `linux` and of `process`."""
         self.count += 1
-        capabilities = {kind: DEFAULT_CAPABILITIES for kind in ("bounding", "effective", "permitted")}
+        capabilities = dict.fromkeys(("bounding", "effective", "permitted"), DEFAULT_CAPABILITIES)
         return {
             "ociVersion": "1.0.2",
             "hostname": "box",
@@ -209,7 +211,9 @@ class Lab:
         return self.run("sh", "-c", script, **changes)
 
     @contextlib.contextmanager
-    def start(self, *args: str, config: dict[str, Any] | None = None, hold: bool = False, **changes: Any) -> Iterator[Box]:
+    def start(
+        self, *args: str, config: dict[str, Any] | None = None, hold: bool = False, **changes: Any
+    ) -> Iterator[Box]:
         """A container that runs until the end of the block, when it is killed."""
         box = self.create(config or self.config(*args, **changes), hold=hold)
         try:

@@ -257,11 +257,26 @@ def test_a_ports_end_frees_it_and_its_clients_are_not_left_with_the_dead(machine
     uvloop.run(scenario())
 
 
-def test_a_flushed_ruleset_is_written_anew_with_the_next_port(machine: Lab, tmp_path: Path) -> None:
+def test_a_flushed_ruleset_is_written_anew(machine: Lab, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with networks(tmp_path) as made:
             one = await made.connect(ONE, request(PortRequest(80, "tcp", None, at(8080))))
-            nft("flush", "ruleset")
+            with tcp_server(one.netns_fd, ("0.0.0.0", 80)):
+                await asyncio.to_thread(nft, "flush", "ruleset")
+                while "8080" not in await asyncio.to_thread(nft, "list", "ruleset"):
+                    pass
+                assert await ask(machine.world, OUTSIDE, 8080) == "198.51.100.2 hello"
+            await made.disconnect(ONE)
+            assert "8080" not in nft("list", "table", "ip", made.table_name)
+
+    uvloop.run(scenario())
+
+
+def test_a_port_is_published_though_the_table_is_gone_at_that_moment(machine: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with networks(tmp_path) as made:
+            one = await made.connect(ONE, request(PortRequest(80, "tcp", None, at(8080))))
+            nft("flush", "ruleset")  # the loop has not yet heard of it
             await made.connect(TWO, request(PortRequest(80, "tcp", None, at(8081))))
             with tcp_server(one.netns_fd, ("0.0.0.0", 80)):
                 assert await ask(machine.world, OUTSIDE, 8080) == "198.51.100.2 hello"

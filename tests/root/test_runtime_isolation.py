@@ -6,8 +6,8 @@ import os
 import stat
 
 import pytest
-
 from tests.runtime_lab import DEFAULT_CAPABILITIES, Lab, bind, host_shell, seccomp_program
+
 from wherry.linux import capabilities
 
 
@@ -41,7 +41,9 @@ def test_every_namespace_is_another_than_the_hosts(lab: Lab) -> None:
 
 
 def test_ipc_objects_of_the_host_are_not_there(lab: Lab) -> None:
-    result = lab.shell("cat /proc/sysvipc/shm /proc/sysvipc/msg /proc/sysvipc/sem | grep -vc key; ls -A /dev/mqueue /dev/shm")
+    result = lab.shell(
+        "cat /proc/sysvipc/shm /proc/sysvipc/msg /proc/sysvipc/sem | grep -vc key; ls -A /dev/mqueue /dev/shm"
+    )
     assert result.lines == ["0", "/dev/mqueue:", "", "/dev/shm:"]
 
 
@@ -84,7 +86,9 @@ def test_the_cgroup_view_begins_at_the_containers_own_group(lab: Lab) -> None:
 
 @pytest.mark.requires("cgroup1")
 def test_cgroup_files_cannot_be_written(lab: Lab) -> None:
-    result = lab.shell("echo 1 > /sys/fs/cgroup/memory/memory.limit_in_bytes; mkdir /sys/fs/cgroup/pids/x; ls /sys/fs/cgroup/memory/cgroup.procs")
+    result = lab.shell(
+        "echo 1 > /sys/fs/cgroup/memory/memory.limit_in_bytes; mkdir /sys/fs/cgroup/pids/x; ls /sys/fs/cgroup/memory/cgroup.procs"
+    )
     assert result.err.count("Read-only file system") == 2
     assert result.status == 0
 
@@ -122,14 +126,18 @@ def test_a_capability_that_cannot_be_granted_is_a_warning(lab: Lab) -> None:
 
 
 def test_masked_files_are_empty_and_masked_directories_too(lab: Lab) -> None:
-    result = lab.shell("wc -c < /proc/timer_list; wc -c < /proc/keys; ls -A /sys/firmware /proc/acpi; cat /proc/kcore; touch /sys/firmware/x")
+    result = lab.shell(
+        "wc -c < /proc/timer_list; wc -c < /proc/keys; ls -A /sys/firmware /proc/acpi; cat /proc/kcore; touch /sys/firmware/x"
+    )
     assert result.lines[:2] == ["0", "0"]
     assert [line for line in result.lines[2:] if line and not line.endswith(":")] == []
     assert "Read-only file system" in result.err
 
 
 def test_read_only_paths_cannot_be_written(lab: Lab) -> None:
-    result = lab.shell("echo 1 > /proc/sys/kernel/msgmax; echo x > /proc/irq/default_smp_affinity; echo x > /proc/sys/kernel/core_pattern")
+    result = lab.shell(
+        "echo 1 > /proc/sys/kernel/msgmax; echo x > /proc/irq/default_smp_affinity; echo x > /proc/sys/kernel/core_pattern"
+    )
     assert result.err.count("Read-only file system") == 3
 
 
@@ -177,7 +185,10 @@ def test_rlimits_are_set(lab: Lab) -> None:
 def test_sysctls_of_its_namespaces_are_set_and_the_hosts_stay(lab: Lab) -> None:
     before = host_shell("cat /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ip_default_ttl")
     values = {"kernel.msgmax": "12345", "net.ipv4.ip_default_ttl": "33", "net/ipv4/ip_forward": "1"}
-    result = lab.shell("cat /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ip_default_ttl /proc/sys/net/ipv4/ip_forward", linux={"sysctl": values})
+    result = lab.shell(
+        "cat /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ip_default_ttl /proc/sys/net/ipv4/ip_forward",
+        linux={"sysctl": values},
+    )
     assert result.lines == ["12345", "33", "1"]
     assert host_shell("cat /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ip_default_ttl") == before
 
@@ -196,12 +207,20 @@ def test_user_group_supplementary_groups_and_umask(lab: Lab) -> None:
 
 
 def test_an_unprivileged_user_has_no_capabilities(lab: Lab) -> None:
-    result = lab.shell("grep -E 'Cap(Prm|Eff)' /proc/self/status", user={"uid": 1000, "gid": 1000}, capabilities={"bounding": DEFAULT_CAPABILITIES})
+    result = lab.shell(
+        "grep -E 'Cap(Prm|Eff)' /proc/self/status",
+        user={"uid": 1000, "gid": 1000},
+        capabilities={"bounding": DEFAULT_CAPABILITIES},
+    )
     assert {int(line.split()[1], 16) for line in result.lines} == {0}
 
 
-@pytest.mark.parametrize(("env", "uid", "home"), [([], 0, "/root"), ([], 1000, "/home/app"), ([], 4242, "/"), (["HOME=/x"], 0, "/x")])
-def test_home_comes_from_the_environment_or_the_containers_passwd(lab: Lab, env: list[str], uid: int, home: str) -> None:
+@pytest.mark.parametrize(
+    ("env", "uid", "home"), [([], 0, "/root"), ([], 1000, "/home/app"), ([], 4242, "/"), (["HOME=/x"], 0, "/x")]
+)
+def test_home_comes_from_the_environment_or_the_containers_passwd(
+    lab: Lab, env: list[str], uid: int, home: str
+) -> None:
     (lab.rootfs / "etc/passwd").write_text("root:x:0:0:root:/root:/bin/sh\napp:x:1000:1000::/home/app:/bin/sh\n")
     assert lab.run("sh", "-c", "echo $HOME", env=["PATH=/bin", *env], user={"uid": uid, "gid": 0}).out == f"{home}\n"
 
@@ -224,7 +243,9 @@ def test_no_new_privileges_is_as_asked(lab: Lab) -> None:
 @pytest.mark.requires("libseccomp")
 @pytest.mark.parametrize("no_new_privileges", [True, False])
 def test_the_seccomp_filter_is_on_and_capabilities_are_still_exact(lab: Lab, no_new_privileges: bool) -> None:
-    config = lab.config("sh", "-c", "mkdir /x; grep -E 'Seccomp:|CapPrm' /proc/self/status", noNewPrivileges=no_new_privileges)
+    config = lab.config(
+        "sh", "-c", "mkdir /x; grep -E 'Seccomp:|CapPrm' /proc/self/status", noNewPrivileges=no_new_privileges
+    )
     result = lab.run_config(config, seccomp_bpf=seccomp_program("mkdir", "mkdirat"))
     assert "Operation not permitted" in result.err
     values = {line.split()[0]: line.split()[1] for line in result.lines}
@@ -246,7 +267,10 @@ def test_a_session_keyring_of_its_own(lab: Lab) -> None:
 
 
 def test_the_devices_are_the_default_ones(lab: Lab) -> None:
-    result = lab.shell("cd /dev; stat -c '%n %F %t,%T %a' full null random tty urandom zero; readlink fd; readlink stdin; readlink ptmx; head -c 3 zero | wc -c; echo x > full")
+    result = lab.shell(
+        "cd /dev; stat -c '%n %F %t,%T %a' full null random tty urandom zero; "
+        "readlink fd; readlink stdin; readlink ptmx; head -c 3 zero | wc -c; echo x > full"
+    )
     assert result.lines[:6] == [
         "full character special file 1,7 666", "null character special file 1,3 666", "random character special file 1,8 666",
         "tty character special file 5,0 666", "urandom character special file 1,9 666", "zero character special file 1,5 666",
@@ -280,7 +304,12 @@ def test_a_limit_on_processes_bites(lab: Lab) -> None:
 
 
 def test_the_root_can_be_read_only_while_mounts_are_not(lab: Lab, tmp_path: os.PathLike[str]) -> None:
-    config = lab.config("sh", "-c", "touch /x; touch /data/y && echo written; touch /dev/shm/z && echo shm", mounts=[bind(tmp_path, "/data")])
+    config = lab.config(
+        "sh",
+        "-c",
+        "touch /x; touch /data/y && echo written; touch /dev/shm/z && echo shm",
+        mounts=[bind(tmp_path, "/data")],
+    )
     config["root"]["readonly"] = True
     result = lab.run_config(config)
     assert "/x: Read-only file system" in result.err

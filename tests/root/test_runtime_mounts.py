@@ -6,8 +6,8 @@ import os
 from pathlib import Path
 
 import pytest
-
 from tests.runtime_lab import Lab, bind, mount
+
 from wherry.errors import StartError
 from wherry.linux import mounts as linux_mounts
 from wherry.linux import syscalls
@@ -61,7 +61,8 @@ def test_bind_without_recursion_leaves_out_what_is_mounted_below(lab: Lab, neste
 
 def test_mounts_made_in_a_container_stay_there(lab: Lab, tmp_path: Path) -> None:
     capabilities = {kind: ["CAP_SYS_ADMIN"] for kind in ("bounding", "effective", "permitted")}
-    result = lab.shell("mkdir -p /mnt/sub && mount -t tmpfs x /mnt/sub && touch /mnt/sub/inside && ls /mnt/sub", mounts=[bind(tmp_path, "/mnt")], capabilities=capabilities)  # fmt: skip
+    script = "mkdir -p /mnt/sub && mount -t tmpfs x /mnt/sub && touch /mnt/sub/inside && ls /mnt/sub"
+    result = lab.shell(script, mounts=[bind(tmp_path, "/mnt")], capabilities=capabilities)
     assert result.out == "inside\n", result.err
     assert os.listdir(tmp_path / "sub") == []
 
@@ -82,7 +83,9 @@ def test_shared_propagation_reaches_the_host_when_asked_for(lab: Lab, tmp_path: 
 
 
 def test_a_tmpfs_has_its_options_and_size(lab: Lab) -> None:
-    script = "dd if=/dev/zero of=/t/big bs=1k count=2000 2>&1 | tail -1; stat -c %a /t; grep ' /t ' /proc/self/mountinfo"
+    script = (
+        "dd if=/dev/zero of=/t/big bs=1k count=2000 2>&1 | tail -1; stat -c %a /t; grep ' /t ' /proc/self/mountinfo"
+    )
     result = lab.shell(script, mounts=[mount("/t", "tmpfs", "size=1m", "mode=700", "noexec", "nosuid", "nodev")])
     assert "700" in result.lines
     assert "nosuid,nodev,noexec" in result.out
@@ -110,13 +113,15 @@ def test_tmpcopyup_starts_with_the_images_content(lab: Lab) -> None:
 
 
 def test_an_unknown_option_is_refused_by_name(lab: Lab) -> None:
-    with pytest.raises(StartError, match=r'error mounting "tmpfs" to rootfs at "/t".*Unknown parameter .nonsense') as caught:
+    with pytest.raises(
+        StartError, match=r'error mounting "tmpfs" to rootfs at "/t".*Unknown parameter .nonsense'
+    ) as caught:
         lab.run("true", mounts=[mount("/t", "tmpfs", "nonsense=1")])
     assert caught.value.step == "mounts"
 
 
 def test_an_id_mapped_mount_is_refused_by_name(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(StartError, match="/mnt.*id-mapped"):
+    with pytest.raises(StartError, match=r"/mnt.*id-mapped"):
         lab.run("true", mounts=[bind(tmp_path, "/mnt", "bind", "idmap")])
 
 
@@ -197,7 +202,9 @@ def test_the_fallback_for_older_kernels_takes_128_layers_too(tmp_path: Path) -> 
     for name in ("upper:odd,name", "work", "target"):
         (tmp_path / name).mkdir()
     here = os.getcwd()
-    linux_mounts._mount_overlay_classic(layers, str(tmp_path / "upper:odd,name"), str(tmp_path / "work"), str(tmp_path / "target"), [])
+    linux_mounts._mount_overlay_classic(
+        layers, str(tmp_path / "upper:odd,name"), str(tmp_path / "work"), str(tmp_path / "target"), []
+    )
     try:
         assert len(os.listdir(tmp_path / "target")) == 128
         (tmp_path / "target/new").touch()

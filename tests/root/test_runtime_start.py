@@ -8,8 +8,8 @@ import time
 from pathlib import Path
 
 import pytest
-
 from tests.runtime_lab import Lab, Outputs, bind
+
 from wherry.errors import InvalidArgument, StartError
 from wherry.linux import cgroups, pty
 from wherry.runtime import container
@@ -100,7 +100,7 @@ def test_a_held_container_can_be_started_by_another_process_through_a_fifo(lab: 
 def test_a_held_container_that_died_cannot_be_started(lab: Lab) -> None:
     with lab.start("true", hold=True) as box:
         signal.pidfd_send_signal(box.process.pidfd, signal.SIGKILL)
-        with pytest.raises(StartError, match="ended|died"):
+        with pytest.raises(StartError, match=r"ended|died"):
             box.start()
 
 
@@ -114,7 +114,11 @@ def test_exit_codes_and_signals_are_the_programs(lab: Lab) -> None:
 def test_exec_joins_every_namespace_and_the_cgroup(lab: Lab) -> None:
     kinds = "mnt pid ipc uts net cgroup"
     with lab.start("sleep", "100") as box:
-        result = box.exec("sh", "-c", f"for n in {kinds}; do readlink /proc/self/ns/$n /proc/self/ns/$n; readlink /proc/1/ns/$n; done; cat /proc/self/cgroup; hostname")
+        result = box.exec(
+            "sh",
+            "-c",
+            f"for n in {kinds}; do readlink /proc/self/ns/$n /proc/self/ns/$n; readlink /proc/1/ns/$n; done; cat /proc/self/cgroup; hostname",
+        )
         theirs = {os.readlink(f"/proc/{box.pid}/ns/{kind}") for kind in kinds.split()}
         host_view = Path(f"/proc/{box.pid}/cgroup").read_text()
     links = [line for line in result.lines if "[" in line]
@@ -126,8 +130,10 @@ def test_exec_joins_every_namespace_and_the_cgroup(lab: Lab) -> None:
 
 def test_exec_has_its_own_user_directory_environment_and_limits(lab: Lab) -> None:
     with lab.start("sleep", "100") as box:
-        result = box.exec("sh", "-c", "id -u; pwd; echo $X; ulimit -n; umask; echo $HOME", user={"uid": 1000, "gid": 1000}, cwd="/tmp", env=["PATH=/bin", "X=1"],
-                          rlimits=[{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 64}])  # fmt: skip
+        result = box.exec(
+            "sh", "-c", "id -u; pwd; echo $X; ulimit -n; umask; echo $HOME",
+            user={"uid": 1000, "gid": 1000}, cwd="/tmp", env=["PATH=/bin", "X=1"], rlimits=[{"type": "RLIMIT_NOFILE", "soft": 64, "hard": 64}],
+        )  # fmt: skip
     assert result.lines == ["1000", "/tmp", "1", "64", "0022", "/home/app"]
 
 
@@ -149,7 +155,15 @@ def test_processes_of_an_exec_are_in_the_containers_group(lab: Lab) -> None:
     with lab.start("sleep", "100") as box:
         outputs = Outputs()
         spec = {**box.config["process"], "args": ["sleep", "50"]}
-        made = container.exec_process(box.pid, box.process.pidfd, box.config, spec, cgroup=box.process.cgroup, stdio=outputs.stdio(), seccomp_bpf=None)  # type: ignore[arg-type]
+        made = container.exec_process(
+            box.pid,
+            box.process.pidfd,
+            box.config,
+            spec,
+            cgroup=box.process.cgroup,
+            stdio=outputs.stdio(),
+            seccomp_bpf=None,
+        )  # type: ignore[arg-type]
         assert container.pids(box.process.cgroup) == sorted([box.pid, made.pid])
         container.kill_all(box.process.cgroup)
         assert outputs.collect(made).status == -9
@@ -157,6 +171,7 @@ def test_processes_of_an_exec_are_in_the_containers_group(lab: Lab) -> None:
 
 def test_pause_stops_and_resume_continues(lab: Lab) -> None:
     with lab.start("sh", "-c", "while :; do :; done") as box:
+
         def used() -> int:
             return sum(int(field) for field in Path(f"/proc/{box.pid}/stat").read_text().split()[13:15])
 
@@ -188,7 +203,11 @@ def test_a_terminal_is_the_controlling_one_and_the_console(lab: Lab) -> None:
 
 
 def test_a_terminal_passes_signals_of_the_keyboard(lab: Lab) -> None:
-    box = lab.create(lab.config("sh", "-c", "trap 'echo interrupted; exit 7' INT; echo ready; while :; do sleep 1; done", terminal=True))
+    box = lab.create(
+        lab.config(
+            "sh", "-c", "trap 'echo interrupted; exit 7' INT; echo ready; while :; do sleep 1; done", terminal=True
+        )
+    )
     console = box.process.console
     assert console is not None
     text = b""
@@ -203,7 +222,9 @@ def test_a_terminal_passes_signals_of_the_keyboard(lab: Lab) -> None:
 
 def test_exec_gets_a_terminal_of_the_containers_devpts(lab: Lab) -> None:
     with lab.start("sleep", "100") as box:
-        result = box.exec("sh", "-c", "tty; ls -1 /dev/pts; stat -c %u /dev/pts/0", terminal=True, user={"uid": 1000, "gid": 1000})
+        result = box.exec(
+            "sh", "-c", "tty; ls -1 /dev/pts; stat -c %u /dev/pts/0", terminal=True, user={"uid": 1000, "gid": 1000}
+        )
     assert [line.strip() for line in result.out.splitlines()] == ["/dev/pts/0", "0", "ptmx", "1000"]
 
 
@@ -222,13 +243,23 @@ def test_hooks_run_at_their_moments_with_the_state(lab: Lab, tmp_path: Path) -> 
     config["hooks"] = {
         "prestart": [hook(tmp_path / "pre", f"echo prestart $(hostname) $1 >> {log}; cat > {tmp_path}/state")],
         "createRuntime": [hook(tmp_path / "runtime", f"echo createRuntime >> {log}")],
-        "createContainer": [hook(tmp_path / "create", f"echo createContainer $(hostname) $(test -e {tmp_path}/create && echo host root) >> {log}")],
+        "createContainer": [
+            hook(
+                tmp_path / "create",
+                f"echo createContainer $(hostname) $(test -e {tmp_path}/create && echo host root) >> {log}",
+            )
+        ],
         "startContainer": [{"path": "/hook", "env": ["PATH=/bin"]}],
     }
     result = lab.run_config(config)
     assert result.out == "program\n"
     host = os.uname().nodename
-    assert log.read_text().splitlines() == [f"prestart {host} arg", "createRuntime", f"createContainer {host} host root", "startContainer box"]
+    assert log.read_text().splitlines() == [
+        f"prestart {host} arg",
+        "createRuntime",
+        f"createContainer {host} host root",
+        "startContainer box",
+    ]
     state = (tmp_path / "state").read_text()
     assert '"status":"creating"' in state
     assert '"id":"lab' in state
@@ -239,7 +270,9 @@ def test_a_failing_hook_ends_the_start_and_says_why(lab: Lab, tmp_path: Path) ->
     for kind in ("prestart", "createContainer"):
         config = lab.config("true")
         config["hooks"] = {kind: [hook(tmp_path / "bad", "echo the reason >&2; exit 3")]}
-        with pytest.raises(StartError, match=rf"error running {kind} hook #0: exit status 3, stderr: the reason") as caught:
+        with pytest.raises(
+            StartError, match=rf"error running {kind} hook #0: exit status 3, stderr: the reason"
+        ) as caught:
             lab.run_config(config)
         assert caught.value.step == "hooks"
         assert not cgroups.open_group(config["linux"]["cgroupsPath"]).exists()
@@ -268,7 +301,9 @@ def test_a_hook_that_takes_too_long_is_killed(lab: Lab, tmp_path: Path) -> None:
         ({"env": ["A=\0"]}, "NUL"),
     ],
 )
-def test_what_cannot_be_done_is_refused_by_name_before_anything_is_made(lab: Lab, change: dict[str, object], words: str) -> None:
+def test_what_cannot_be_done_is_refused_by_name_before_anything_is_made(
+    lab: Lab, change: dict[str, object], words: str
+) -> None:
     config = lab.config("true", **change)  # type: ignore[arg-type]
     with pytest.raises(StartError, match=words):
         lab.create(config)
@@ -292,9 +327,17 @@ def test_the_init_is_not_dumpable_while_it_waits(lab: Lab) -> None:
 
 def test_the_parent_keeps_its_own_namespaces_directory_and_dumpability(lab: Lab) -> None:
     kinds = os.listdir("/proc/self/ns")
-    before = ([os.readlink(f"/proc/self/ns/{kind}") for kind in kinds], os.getcwd(), os.access("/proc/self/mem", os.R_OK))
+    before = (
+        [os.readlink(f"/proc/self/ns/{kind}") for kind in kinds],
+        os.getcwd(),
+        os.access("/proc/self/mem", os.R_OK),
+    )
     lab.run("true")
     with lab.start("sleep", "9") as box:
         box.exec("true")
-    after = ([os.readlink(f"/proc/self/ns/{kind}") for kind in kinds], os.getcwd(), os.access("/proc/self/mem", os.R_OK))
+    after = (
+        [os.readlink(f"/proc/self/ns/{kind}") for kind in kinds],
+        os.getcwd(),
+        os.access("/proc/self/mem", os.R_OK),
+    )
     assert before == after

@@ -12,8 +12,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from tests.runtime_lab import DEFAULT_CAPABILITIES, Lab, bind
+
 from wherry.errors import StartError
 
 ROOT = Path(__file__).parents[2]
@@ -22,7 +22,10 @@ ROOT = Path(__file__).parents[2]
 def test_cve_2016_9962_a_joining_process_shows_nothing_of_the_host(lab: Lab, tmp_path: Path) -> None:
     """A container that may trace looks at every process of its own namespace as fast as it can while others join."""
     (lab.directory / "host-marker").touch()
-    sets = {kind: [*DEFAULT_CAPABILITIES, "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"] for kind in ("bounding", "effective", "permitted")}
+    sets = {
+        kind: [*DEFAULT_CAPABILITIES, "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"]
+        for kind in ("bounding", "effective", "permitted")
+    }
     watch = (
         "touch /mnt/ready; while [ ! -e /mnt/stop ]; do for p in /proc/[0-9]*; do "
         f"if [ -e $p/root{lab.directory}/host-marker ]; then echo root of $p >> /mnt/found; fi; "
@@ -56,13 +59,22 @@ lab.close()
 
 @pytest.mark.parametrize("protect", [True, False])
 def test_cve_2019_5736_the_interpreter_cannot_be_written_through_proc_pid_exe(tmp_path: Path, protect: bool) -> None:
-    """What an attacker in the container does: keep the link to our program until nobody runs it, then write. Unprotected it works: the test is a real attack."""
+    """What an attacker in the container does: keep the link to our program until nobody runs it, then write.
+
+    Unprotected it works: the test is a real attack.
+    """
     interpreter = tmp_path / "python"
     shutil.copy(os.path.realpath(sys.executable), interpreter)
     script = tmp_path / "hold.py"
-    script.write_text(HOLD.format(path=[str(ROOT / "src"), str(ROOT), *sys.path[1:]], directory=str(tmp_path / "lab"), protect=protect))
+    script.write_text(
+        HOLD.format(
+            path=[str(ROOT / "src"), str(ROOT), *sys.path[1:]], directory=str(tmp_path / "lab"), protect=protect
+        )
+    )
     env = {**os.environ, "PYTHONHOME": sys.base_prefix}
-    with subprocess.Popen([interpreter, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env) as holder:
+    with subprocess.Popen(
+        [interpreter, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    ) as holder:
         assert holder.stdout is not None
         pid = int(holder.stdout.readline())
         link = os.open(f"/proc/{pid}/exe", os.O_PATH)

@@ -13,8 +13,8 @@ from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
-
 from tests.runtime_lab import MOUNTS, Lab, bind
+
 from wherry.errors import FailedPrecondition, StartError, SyscallError
 from wherry.linux import mounts, procfs
 
@@ -55,10 +55,14 @@ def swapping(one: Path, other: Path) -> Iterator[None]:
 
 
 @pytest.mark.parametrize("absolute", [True, False])
-def test_cve_2019_18837_a_symlink_as_mount_target_stays_inside(lab: Lab, outside: Path, tmp_path: Path, absolute: bool) -> None:
+def test_cve_2019_18837_a_symlink_as_mount_target_stays_inside(
+    lab: Lab, outside: Path, tmp_path: Path, absolute: bool
+) -> None:
     (tmp_path / "volume").mkdir()
     (lab.rootfs / "data").symlink_to(outside if absolute else up_to(outside))
-    result = lab.shell("touch /data/new/file; grep -c /new /proc/self/mountinfo", mounts=[bind(tmp_path / "volume", "/data/new")])
+    result = lab.shell(
+        "touch /data/new/file; grep -c /new /proc/self/mountinfo", mounts=[bind(tmp_path / "volume", "/data/new")]
+    )
     assert result.out == "1\n", result.err
     assert os.listdir(outside) == []
     assert os.listdir(tmp_path / "volume") == ["file"]
@@ -72,7 +76,9 @@ def test_cve_2019_18837_a_dangling_symlink_is_made_inside(lab: Lab, outside: Pat
 
 
 @pytest.mark.parametrize("where", ["/proc", "/proc/self/attr", "/proc/sys/kernel", "/proc/../proc/self"])
-def test_cve_2019_19921_and_2019_16884_nothing_of_the_images_choice_lies_on_proc(lab: Lab, tmp_path: Path, where: str) -> None:
+def test_cve_2019_19921_and_2019_16884_nothing_of_the_images_choice_lies_on_proc(
+    lab: Lab, tmp_path: Path, where: str
+) -> None:
     """A volume over /proc would catch the label that is written there."""
     (tmp_path / "fake").mkdir()
     with pytest.raises(StartError, match="cannot be mounted because it is inside /proc"):
@@ -111,13 +117,19 @@ def test_cve_2021_30465_a_mount_target_swapped_for_a_symlink_meanwhile(lab: Lab,
     with swapping(shared / "target", shared / "link"):
         for _ in range(25):
             try:
-                lab.run("touch", "/shared/target/sub/x", mounts=[bind(shared, "/shared"), bind(volume, "/shared/target/sub")])
+                lab.run(
+                    "touch",
+                    "/shared/target/sub/x",
+                    mounts=[bind(shared, "/shared"), bind(volume, "/shared/target/sub")],
+                )
             except StartError:
                 continue  # losing the race is an answer; leaving the root is not
     assert os.listdir(outside) == []
 
 
-def test_cve_2024_45310_a_race_in_a_shared_volume_makes_no_file_on_the_host(lab: Lab, outside: Path, tmp_path: Path) -> None:
+def test_cve_2024_45310_a_race_in_a_shared_volume_makes_no_file_on_the_host(
+    lab: Lab, outside: Path, tmp_path: Path
+) -> None:
     shared = tmp_path / "shared"
     (shared / "a").mkdir(parents=True)
     (shared / "link").symlink_to(outside)
@@ -125,7 +137,9 @@ def test_cve_2024_45310_a_race_in_a_shared_volume_makes_no_file_on_the_host(lab:
     with swapping(shared / "a", shared / "link"):
         for number in range(25):
             try:
-                lab.run("true", mounts=[bind(shared, "/shared"), bind(tmp_path / "file", f"/shared/a/dir{number}/file")])
+                lab.run(
+                    "true", mounts=[bind(shared, "/shared"), bind(tmp_path / "file", f"/shared/a/dir{number}/file")]
+                )
             except StartError:
                 continue
     assert os.listdir(outside) == []
@@ -151,7 +165,10 @@ def test_cve_2025_31133_dev_null_as_a_symlink_does_not_unmask(lab: Lab, tmp_path
 def test_cve_2025_52565_dev_console_as_a_symlink_is_refused(lab: Lab, tmp_path: Path) -> None:
     dev = hostile_dev(tmp_path, console="/proc/sysrq-trigger")
     config = lab.config("true", terminal=True)
-    config["mounts"] = [entry for entry in MOUNTS if entry["destination"] in ("/proc", "/sys")] + [bind(dev, "/dev"), MOUNTS[2]]
+    config["mounts"] = [entry for entry in MOUNTS if entry["destination"] in ("/proc", "/sys")] + [
+        bind(dev, "/dev"),
+        MOUNTS[2],
+    ]
     with pytest.raises(StartError, match="/dev/console"):
         lab.run_config(config)
 
@@ -220,7 +237,9 @@ def test_cve_2025_52881_a_magic_link_is_not_followed() -> None:
 
 
 @pytest.mark.parametrize("absolute", [True, False])
-def test_cve_2026_41579_and_2026_47766_dev_as_a_symlink_puts_no_node_on_the_host(lab: Lab, outside: Path, absolute: bool) -> None:
+def test_cve_2026_41579_and_2026_47766_dev_as_a_symlink_puts_no_node_on_the_host(
+    lab: Lab, outside: Path, absolute: bool
+) -> None:
     (lab.rootfs / "dev").symlink_to(outside if absolute else up_to(outside))
     config = lab.config("true")
     config["mounts"] = [entry for entry in MOUNTS if not entry["destination"].startswith("/dev")]

@@ -18,6 +18,7 @@ GROUPS: dict[str, str] = {
 VERBS: dict[str, tuple[str, str]] = {
     "attach": ("attach", "Connect the terminal to a running container"),
     "create": ("create", "Create a container without starting it"),
+    "doctor": ("doctor", "Say what this machine offers to containers, and how to mend what is missing"),
     "events": ("events", "Show what happens in the engine, as it happens"),
     "exec": ("exec", "Run a command in a running container"),
     "history": ("history", "Show the layers of an image"),
@@ -132,7 +133,7 @@ ABSENT = frozenset(
     ]
 )
 
-_FIRST = ("run", "exec", "ps", "pull", "images", "logs", "version", "info")
+_FIRST = ("run", "exec", "ps", "pull", "images", "logs", "version", "info", "doctor")
 
 
 def summary(path: str) -> str:

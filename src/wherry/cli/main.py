@@ -53,7 +53,7 @@ def entry() -> None:
     """`wherry` as a process: ends without the interpreter's own slow farewell; a reader that went away ends it as SIGPIPE would."""
     code = main()
     if code == 128 + _SIGPIPE:
-        from _signal import SIG_DFL, signal
+        from _signal import SIG_DFL, signal  # type: ignore[import-not-found]
 
         signal(_SIGPIPE, SIG_DFL)
         os.kill(os.getpid(), _SIGPIPE)

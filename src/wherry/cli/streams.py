@@ -188,7 +188,7 @@ class Streamer:
 
 def forward_signals(app: App, container_id: str) -> None:
     """From now on, what is sent to this process is sent to the container instead (but for what a process uses for itself)."""
-    from _signal import NSIG, signal
+    from _signal import NSIG, signal  # type: ignore[import-not-found]
 
     def forward(number: int, _frame: object) -> None:
         try:
@@ -209,7 +209,7 @@ def forward_signals(app: App, container_id: str) -> None:
 
 def follow_window_size(app: App, resize: Callable[[App, int, int], None]) -> None:
     """Gives the terminal inside this window's size, now and at every change. `resize` gets (app or None for a new session, height, width)."""
-    from _signal import signal
+    from _signal import signal  # type: ignore[import-not-found]
 
     def tell(*_: object) -> None:
         height, width = window_size()

@@ -160,6 +160,10 @@ class Ingest:
             raise DataLoss(f"filesystem layer verification failed for digest {self._expected}")
         return self.digest
 
+    def sync(self) -> None:
+        """Brings to disk what was written so far; `commit` has less to do then."""
+        os.fsync(self._fd)
+
     def commit(self) -> Digest:
         """Makes it a blob, synced."""
         digest = self.check()

@@ -18,6 +18,7 @@ from wherry.spec.calls import ProgressSink
 from wherry.spec.ids import ChainId, Digest
 
 T = TypeVar("T")
+U = TypeVar("U")
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,6 +97,16 @@ async def all_of(work: Sequence[Coroutine[Any, Any, T]]) -> list[T]:
     except BaseExceptionGroup as failures:
         raise _first(failures) from None
     return [task.result() for task in tasks]
+
+
+async def both(first: Coroutine[Any, Any, T], second: Coroutine[Any, Any, U]) -> tuple[T, U]:
+    """As `all_of`, for two of different kinds."""
+    try:
+        async with asyncio.TaskGroup() as group:
+            one, other = group.create_task(first), group.create_task(second)
+    except BaseExceptionGroup as failures:
+        raise _first(failures) from None
+    return one.result(), other.result()
 
 
 def _first(failures: BaseExceptionGroup[BaseException]) -> BaseException:

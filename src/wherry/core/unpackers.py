@@ -32,18 +32,27 @@ class Growing:
         self.complete = False
         self.failed = False
         self._changed = asyncio.Event()
+        self._begun = asyncio.Event()
+
+    async def begun(self) -> None:
+        """Until there is something to unpack, or an end."""
+        await self._begun.wait()
 
     def advance(self, available: int) -> None:
         self.available = available
-        self._changed.set()
+        self._notify()
 
     def finish(self) -> None:
         self.complete = True
-        self._changed.set()
+        self._notify()
 
     def fail(self) -> None:
         """What was downloaded is not to be used."""
         self.failed = True
+        self._notify()
+
+    def _notify(self) -> None:
+        self._begun.set()
         self._changed.set()
 
     async def changed(self) -> None:

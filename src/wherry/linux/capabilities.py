@@ -39,7 +39,9 @@ class Sets:
 
     __slots__ = ("ambient", "bounding", "effective", "inheritable", "permitted")
 
-    def __init__(self, bounding: int = 0, effective: int = 0, inheritable: int = 0, permitted: int = 0, ambient: int = 0) -> None:
+    def __init__(
+        self, bounding: int = 0, effective: int = 0, inheritable: int = 0, permitted: int = 0, ambient: int = 0
+    ) -> None:
         self.bounding = bounding
         self.effective = effective
         self.inheritable = inheritable

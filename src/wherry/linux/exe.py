@@ -1,9 +1,10 @@
 """An interpreter that a container cannot overwrite: what /proc/PID/exe of our processes leads to is read-only.
 
-A process that enters a container shows its program as /proc/PID/exe there, and a container can make us execute that link again; through it root in the
-container could write the host's interpreter (CVE-2019-5736). So the interpreter is executed from a detached clone of its mount that is read-only and in
-nobody's mount table, or, where the kernel or the file system does not do that, from a sealed copy in memory. Used by the engine to start the zygote (whose
-forks, the shims, inherit it) and by `wherry-runc`. **Invariant:** argv[0] stays the real path, so that Python finds its library.
+A process that enters a container shows its program as /proc/PID/exe there, and a container can make us execute that
+link again; through it root in the container could write the host's interpreter (CVE-2019-5736). So the interpreter is
+executed from a detached clone of its mount that is read-only and in nobody's mount table, or, where the kernel or the
+file system does not do that, from a sealed copy in memory. Used by the engine to start the zygote (whose forks, the
+shims, inherit it) and by `wherry-runc`. **Invariant:** argv[0] stays the real path, so that Python finds its library.
 Absent: protection of the shared libraries, which /proc does not hand out for writing.
 """
 
@@ -26,7 +27,9 @@ _CHUNK = 1 << 30
 def is_protected() -> bool:
     """Whether this process already runs from such an interpreter."""
     try:
-        return bool(os.statvfs("/proc/self/exe").f_flag & _ST_RDONLY) or os.readlink("/proc/self/exe").startswith(f"/memfd:{_MEMFD_NAME}")
+        return bool(os.statvfs("/proc/self/exe").f_flag & _ST_RDONLY) or os.readlink("/proc/self/exe").startswith(
+            f"/memfd:{_MEMFD_NAME}"
+        )
     except OSError:
         return False
 
@@ -63,7 +66,7 @@ def _copy(path: str) -> int:
     try:
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
         try:
-            while os.sendfile(memory, source, None, _CHUNK):  # type: ignore[arg-type]
+            while os.sendfile(memory, source, None, _CHUNK):
                 pass
         finally:
             os.close(source)

@@ -23,9 +23,27 @@ NEWTIME, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
 )  # fmt: skip
 CLONE_PARENT = 0x8000
 
-FLAG = {"pid": NEWPID, "network": NEWNET, "mount": NEWNS, "ipc": NEWIPC, "uts": NEWUTS, "user": NEWUSER, "cgroup": NEWCGROUP, "time": NEWTIME}
+FLAG = {
+    "pid": NEWPID,
+    "network": NEWNET,
+    "mount": NEWNS,
+    "ipc": NEWIPC,
+    "uts": NEWUTS,
+    "user": NEWUSER,
+    "cgroup": NEWCGROUP,
+    "time": NEWTIME,
+}
 """OCI name → clone flag."""
-FILE = {"pid": "pid", "network": "net", "mount": "mnt", "ipc": "ipc", "uts": "uts", "user": "user", "cgroup": "cgroup", "time": "time"}
+FILE = {
+    "pid": "pid",
+    "network": "net",
+    "mount": "mnt",
+    "ipc": "ipc",
+    "uts": "uts",
+    "user": "user",
+    "cgroup": "cgroup",
+    "time": "time",
+}
 """OCI name → file in /proc/PID/ns."""
 
 _CLONE_PIDFD, _CLONE_CLEAR_SIGHAND, _CLONE_INTO_CGROUP = 0x1000, 1 << 32, 1 << 33

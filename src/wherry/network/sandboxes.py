@@ -61,12 +61,12 @@ class SandboxMaker:
     """To be made, used and closed in one thread, in the host's namespace."""
 
     def __init__(self) -> None:
-        self._home = netns.current()
+        self.home = netns.current()
         self.host = Interfaces()
 
     def close(self) -> None:
         self.host.close()
-        os.close(self._home)
+        os.close(self.home)
 
     def make(self, attachment: Attachment | None) -> Sandbox:
         """A new namespace. SyscallError; then nothing is left of it."""
@@ -84,7 +84,7 @@ class SandboxMaker:
                 os.close(fd)
                 raise
         finally:
-            netns.enter(self._home)
+            netns.enter(self.home)
         if attachment is None:
             return Sandbox(fd)
         return Sandbox(fd, attachment.address.ip, attachment.mac, attachment.host_link)
@@ -147,7 +147,7 @@ class Pool:
         if self._ready:
             sandbox = self._ready.popleft()
             if len(self._ready) + self._under_way <= self._size // 2:
-                self._refill_if_possible()
+                asyncio.get_running_loop().call_soon(self._refill_if_possible)  # after the answer
             return sandbox
         self._refill(len(self._waiting) + 1)
         waiter: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()

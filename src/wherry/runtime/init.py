@@ -91,7 +91,13 @@ class Init:
     def close_descriptors(self) -> None:
         if not self.joined:
             process.install_stdio(self.stdio)
-        keep = [*self.rootfs.descriptors(), *self.cgroup_fds, *(fd for _, fd in self.namespaces.join), self.channel.fileno(), self.hold_fifo]
+        keep = [
+            *self.rootfs.descriptors(),
+            *self.cgroup_fds,
+            *(fd for _, fd in self.namespaces.join),
+            self.channel.fileno(),
+            self.hold_fifo,
+        ]
         process.close_descriptors(keep, first=3 + self.preserve_fds)
         process.pass_on(self.preserve_fds)
         os.umask(0)
@@ -258,7 +264,9 @@ def reopen_null(root: int) -> None:
             continue  # a container without /dev keeps the one that it was given
         own = os.fstat(fd)
         if stat.S_ISCHR(own.st_mode) and own.st_rdev == _NULL:
-            opened = syscalls.openat2(root, "/dev/null", flags, resolve=paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS)
+            opened = syscalls.openat2(
+                root, "/dev/null", flags, resolve=paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS
+            )
             os.dup2(opened, number, inheritable=True)
             os.close(opened)
         os.close(fd)

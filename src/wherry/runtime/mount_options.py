@@ -20,7 +20,12 @@ _INVERSE = {
     "symfollow": mounts.NOSYMFOLLOW, "atime": 0, "norelatime": 0, "nostrictatime": 0,
 }  # fmt: skip
 _ATIMES = frozenset(("noatime", "strictatime", "relatime"))
-_PROPAGATION = {"private": mounts.PRIVATE, "shared": mounts.SHARED, "slave": mounts.SLAVE, "unbindable": mounts.UNBINDABLE}
+_PROPAGATION = {
+    "private": mounts.PRIVATE,
+    "shared": mounts.SHARED,
+    "slave": mounts.SLAVE,
+    "unbindable": mounts.UNBINDABLE,
+}
 _SUPERBLOCK = frozenset(("sync", "dirsync", "lazytime", "mand", "iversion"))
 _IGNORED = frozenset(("defaults", "async", "nolazytime", "nomand", "noiversion", "loud", "silent"))
 
@@ -90,7 +95,18 @@ def parse(words: list[str]) -> Options:
 def known() -> list[str]:
     """Every word that `parse` gives a meaning, for `wherry-runc features`; all others go to the file system."""
     plain = [*_ATTRIBUTES, *_INVERSE, *_PROPAGATION]
-    words = {*plain, *(f"r{word}" for word in plain), *_SUPERBLOCK, *_IGNORED, "bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap"}
+    words = {
+        *plain,
+        *(f"r{word}" for word in plain),
+        *_SUPERBLOCK,
+        *_IGNORED,
+        "bind",
+        "rbind",
+        "remount",
+        "tmpcopyup",
+        "idmap",
+        "ridmap",
+    }
     return sorted(words)
 
 
@@ -114,5 +130,7 @@ def propagation(word: str) -> tuple[int, bool]:
         return 0, False
     bare = word[1:] if word[1:] in _PROPAGATION and word[:1] == "r" else word
     if bare not in _PROPAGATION:
-        raise InvalidArgument(f"linux.rootfsPropagation: {word!r} is not private, slave, shared or unbindable, nor one of them with an r")
+        raise InvalidArgument(
+            f"linux.rootfsPropagation: {word!r} is not private, slave, shared or unbindable, nor one of them with an r"
+        )
     return _PROPAGATION[bare], bare != word

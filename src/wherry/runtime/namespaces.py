@@ -41,7 +41,9 @@ class Plan:
         self.uid_map = _id_map(linux.get("uidMappings") or [], "uidMappings")
         self.gid_map = _id_map(linux.get("gidMappings") or [], "gidMappings")
         offsets = linux.get("timeOffsets") or {}
-        self.time_offsets = [(_clock(clock), value.get("secs", 0), value.get("nanosecs", 0)) for clock, value in offsets.items()]
+        self.time_offsets = [
+            (_clock(clock), value.get("secs", 0), value.get("nanosecs", 0)) for clock, value in offsets.items()
+        ]
         try:
             for entry in entries:
                 kind, path = entry["type"], entry.get("path", "")
@@ -135,7 +137,9 @@ def _id_map(mappings: list[oci.IdMapping], field: str) -> str:
     lines = []
     for mapping in mappings:
         values = (mapping.get("containerID"), mapping.get("hostID"), mapping.get("size"))
-        if any(not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0xFFFFFFFF for value in values):
+        if any(
+            not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0xFFFFFFFF for value in values
+        ):
             raise InvalidArgument(f"linux.{field}: {mapping!r} is not a mapping of ids")
         lines.append(f"{values[0]} {values[1]} {values[2]}\n")
     return "".join(lines)

@@ -28,8 +28,13 @@ if TYPE_CHECKING:
     Body = Callable[[_socket.socket], None]
 
 
-def spawn(body: Body, channel: _socket.socket, *, flags: int, cgroup_fd: int | None, helper: Helper | None) -> tuple[int, int]:
-    """Starts `body(channel)` in a new process; (pid, pidfd) of it. StartError if the helper fails; `body` reports on the channel itself, see `guard`."""
+def spawn(
+    body: Body, channel: _socket.socket, *, flags: int, cgroup_fd: int | None, helper: Helper | None
+) -> tuple[int, int]:
+    """Starts `body(channel)` in a new process; (pid, pidfd) of it.
+
+    StartError if the helper fails; `body` reports on the channel itself, see `guard`.
+    """
     if helper is None:
         pid, pidfd = namespaces.clone(flags, cgroup_fd=cgroup_fd)
         if pid == 0:
@@ -58,7 +63,8 @@ def spawn(body: Body, channel: _socket.socket, *, flags: int, cgroup_fd: int | N
 
 
 class Helper:
-    """What the process in between does: `enter` runs in it, with `keep` beside 0, 1, 2 (which become `stdio`) as its only descriptors. The child gets the same."""
+    """What the process in between does: `enter` runs in it, with `keep` beside 0, 1, 2 (which become
+    `stdio`) as its only descriptors. The child gets the same."""
 
     __slots__ = ("enter", "keep", "stdio")
 
