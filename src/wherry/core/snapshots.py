@@ -26,7 +26,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 
 from wherry.core.db import Database
-from wherry.core.remove import remove_tree
+from wherry.core.trash import Trash
 from wherry.core.unpack import OPAQUE, Unpacked
 from wherry.errors import AlreadyExists, InvalidArgument, NotFound, SyscallError
 from wherry.linux.syscalls import Long, failed, function, openat2
@@ -96,7 +96,7 @@ class OverlaySnapshots:
         self._db = db
         self._layers_root = os.path.join(root, "layers")
         self._active_root = os.path.join(root, "active")
-        self._trash = os.path.join(root, "trash")
+        self.trash = Trash(os.path.join(root, "trash"))
         self._layers: dict[ChainId, Layer] = {}
         self._active: dict[str, ChainId | None] = {}
         self._leases: Counter[ChainId] = Counter()
@@ -107,8 +107,9 @@ class OverlaySnapshots:
 
     async def open(self) -> None:
         """Reads the rows and the containers' directories, and removes every layer directory that no row names."""
-        for directory in (self.root, self._layers_root, self._active_root, self._trash):
+        for directory in (self.root, self._layers_root, self._active_root):
             os.makedirs(directory, mode=0o700, exist_ok=True)
+        self.trash.open()
         rows = await self._db.run(_read_layers)
         self._layers = {layer.chain_id: layer for layer in rows}
         present = set(os.listdir(self._layers_root))
@@ -118,7 +119,7 @@ class OverlaySnapshots:
             await self._forget(lost)
         known = {str(layer.number) for layer in self._layers.values()}
         await asyncio.to_thread(self._discard, [os.path.join(self._layers_root, name) for name in present - known])
-        await asyncio.to_thread(self._empty_trash)
+        await asyncio.to_thread(self.trash.empty_now)
         self._next_number = max([int(name) for name in present if name.isdigit()], default=0) + 1
         for key in os.listdir(self._active_root):
             try:
@@ -177,9 +178,9 @@ class OverlaySnapshots:
         return stack
 
     async def remove(self, key: str) -> None:
-        """Removes a container's directory. Nothing happens if there is none."""
+        """Puts a container's directory into the trash, which the caller empties. Nothing happens if there is none."""
         parent = self._active.pop(key, None)
-        await asyncio.to_thread(self._discard, [f"{self._active_root}/{key}"])
+        self.trash.put(f"{self._active_root}/{key}")
         if parent is not None and self.on_released is not None:
             await self.on_released(parent)
 
@@ -285,18 +286,9 @@ class OverlaySnapshots:
     # --- removal
 
     def _discard(self, paths: Iterable[str]) -> None:
-        """Out of the way at once, then removed at leisure."""
         for path in paths:
-            moved = os.path.join(self._trash, secrets.token_hex(8))
-            try:
-                os.rename(path, moved)
-            except FileNotFoundError:
-                continue
-            remove_tree(moved)
-
-    def _empty_trash(self) -> None:
-        for name in os.listdir(self._trash):
-            remove_tree(os.path.join(self._trash, name))
+            self.trash.put(path)
+        self.trash.empty_now()
 
 
 def inherit_attributes(fs: str, implied: Iterable[bytes], lower: Sequence[str]) -> None:

@@ -150,21 +150,16 @@ class Task:
         attach: Sequence[AttachRequest] = (),
     ) -> int:
         """→ the new process's pid. StartError; Conflict while paused."""
-        body: dict[str, Any] = {
-            "exec_id": exec_id,
-            "process": process,
-            "stdio": {"stdin": stdin},
-            "seccomp": _encode(seccomp),
-        }
-        body["user"] = None if user is None else _fields(user)
-        return int((await self._ask("exec", body, attach))["pid"])
+        clients = [{"fd": index, **_wishes(request)} for index, request in enumerate(attach)]
+        body = {
+            "exec_id": exec_id, "process": process, "stdio": {"stdin": stdin}, "seccomp": _encode(seccomp), "attach": clients,
+            "user": None if user is None else _fields(user),
+        }  # fmt: skip
+        return int((await self._ask("exec", body, [request.socket.fileno() for request in attach]))["pid"])
 
     async def attach(self, request: AttachRequest, *, exec_id: str | None = None) -> None:
-        await self._connection.ask(
-            "attach",
-            {"exec_id": exec_id, "fd": 0, **_wishes(request)},
-            [request.socket.fileno()],
-        )
+        """Connects a client to the container's process or to an exec: it is sent what is output from now on."""
+        await self._ask("attach", {"exec_id": exec_id, "fd": 0, **_wishes(request)}, [request.socket.fileno()])
 
     async def signal(self, signal: int, *, exec_id: str | None = None, all: bool = False) -> None:
         await self._ask("signal", {"exec_id": exec_id, "signal": signal, "all": all})
@@ -185,8 +180,8 @@ class Task:
         await self._ask("update", {"resources": resources})
 
     async def pids(self) -> list[int]:
-        """Host pids of all processes of the container."""
-        return list((await self._ask("pids", {}))["pids"])
+        """Host pids of all processes of the container; none after its end."""
+        return [] if self.exit is not None else list((await self._ask("pids", {}))["pids"])
 
     async def status(self) -> dict[str, Any]:
         """→ pid, state ("running", "paused", "stopped"), exit, execs (docs/flows/shim.md)."""
@@ -196,10 +191,13 @@ class Task:
         """Until cgroup and root file system are free again. Comes after the exit was told."""
         await asyncio.shield(self._released)
 
-    async def _ask(self, operation: str, body: dict[str, Any], attach: Sequence[AttachRequest] = ()) -> dict[str, Any]:
-        if attach:
-            body["attach"] = [{"fd": index, **_wishes(request)} for index, request in enumerate(attach)]
-        return await self._connection.ask(operation, body, [request.socket.fileno() for request in attach])
+    async def _ask(self, operation: str, body: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
+        if self.exit is not None:
+            raise NotFound("process already finished")
+        try:
+            return await self._connection.ask(operation, body, fds)
+        except Unavailable:
+            raise NotFound("process already finished") from None  # the shim is gone, and with it the container
 
     def on_event(self, event: dict[str, Any]) -> None:
         """From the shim: "exit" or "released"."""
@@ -258,12 +256,12 @@ class Tasks:
         self._refilling: asyncio.Task[None] | None = None
         self._cleaning: set[asyncio.Task[None]] = set()
         self._open = False
+        self._starting = asyncio.Lock()
 
     async def open(self) -> None:
         """Starts the zygote and a first shim."""
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
         self._open = True
-        await self._start_zygote()
         self._spare = await self._fork()
 
     async def close(self) -> None:
@@ -389,15 +387,25 @@ class Tasks:
         self._zygote = ShimConnection(control)
 
     async def _fork(self) -> ShimConnection:
-        """A new shim's control connection."""
-        if self._zygote is None or self._zygote.is_closed:
-            if self._zygote_process is not None:
-                await asyncio.to_thread(self._zygote_process.wait)
-            await self._start_zygote()
-        assert self._zygote is not None
+        """A new shim's control connection. A zygote that has died is replaced."""
+        try:
+            return await self._spawn(await self._living_zygote())
+        except Unavailable:
+            return await self._spawn(await self._living_zygote())
+
+    async def _living_zygote(self) -> ShimConnection:
+        async with self._starting:
+            if self._zygote is None or self._zygote.is_closed:
+                if self._zygote_process is not None:
+                    await asyncio.to_thread(self._zygote_process.wait)
+                await self._start_zygote()
+            assert self._zygote is not None
+            return self._zygote
+
+    async def _spawn(self, zygote: ShimConnection) -> ShimConnection:
         ours, theirs = socket.socketpair()
         try:
-            await self._zygote.ask("spawn", {}, [theirs.fileno()])
+            await zygote.ask("spawn", {}, [theirs.fileno()])
         except BaseException:
             ours.close()
             raise
@@ -439,7 +447,7 @@ class Tasks:
         self._tasks[container_id] = task
         try:
             if connection is None:
-                raise Unavailable("its shim is gone")
+                raise NotFound("its shim is gone")
             connection.on_event, connection.on_closed = task.on_event, _nothing
             status = await task.status()
             connection.on_closed = task.on_closed
@@ -451,7 +459,7 @@ class Tasks:
                     task.tell(
                         ExitEvent(container_id, exec_id, execution["exit_status"], False, _now_ns(), execution["pid"])
                     )
-        except Unavailable:
+        except NotFound:
             await self._clean_up(task, UNKNOWN_STATUS)
         held, task._held = task._held or [], None
         for event in held:
@@ -549,6 +557,9 @@ def _kill_remains(directory: str) -> None:
         group = cgroups.open_group(state["cgroup"])
         if group.exists():
             group.kill()
+            if runtime := state["runtime"]:  # it may have made more than the group; what it says does not help here
+                command = [runtime["path"], *runtime["args"], "--root", f"{directory}/runtime", "delete", "--force"]
+                subprocess.run([*command, os.path.basename(directory)], capture_output=True, check=False)
             group.delete()
 
 

@@ -56,8 +56,8 @@ _SMALL = 128 << 10
 
 @dataclass(slots=True)
 class Unpacked:
-    """`size` is the sum of the files' sizes, as Docker counts a layer. `implied`: directories that the tar did not mention; whoever stacks
-    the layer gives them the attributes that they have below."""
+    """`size` is the sum of the sizes of files and symbolic links, as Docker counts a layer. `implied`: directories that the tar did not
+    mention; whoever stacks the layer gives them the attributes that they have below."""
 
     size: int = 0
     entries: int = 0
@@ -158,6 +158,7 @@ class _Extractor:
                 self._hard_link(entry, parent, name)
             case b"2":
                 self._make(lambda: os.symlink(entry.link, name, dir_fd=parent), parent, name)
+                self.unpacked.size += len(entry.link)
                 self._dress_by_name(entry, parent, name)
             case _:
                 self._node(entry, parent, name)

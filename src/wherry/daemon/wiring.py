@@ -7,9 +7,11 @@ the containers of an earlier engine have been adopted.
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import logging
 import os
 import resource
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -20,16 +22,18 @@ from wherry.core.images import Images
 from wherry.core.snapshots import OverlaySnapshots
 from wherry.core.tasks import ExitEvent, Tasks
 from wherry.daemon.config import Config
-from wherry.daemon.interim_images import InterimImages
 from wherry.daemon.roots import instance_of
 from wherry.daemon.serve import RunningEngine
+from wherry.distribution.hosts import RegistryHosts
 from wherry.engine.background import Background
 from wherry.engine.containers import Containers
 from wherry.engine.events import Events
+from wherry.engine.images import ImageObjects
 from wherry.engine.objects import NetworkObjects, VolumeObjects
 from wherry.engine.services import Services, Settings
 from wherry.engine.store import ContainerStore
 from wherry.engine.system import System
+from wherry.linux import cgroups
 from wherry.network import BridgeConfig, Networks
 from wherry.volumes import Volumes
 
@@ -57,6 +61,7 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
         def on_exit(event: ExitEvent) -> None:
             containers.on_exit(event)
 
+        stack.callback(_remove_cgroup_parent, _settings(config, instance).cgroup_parent)
         tasks = Tasks(config.exec_root, on_exit, log.warning)
         await tasks.open()
         stack.push_async_callback(tasks.close)
@@ -81,7 +86,7 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
         await snapshots.keep_only([container.id for container in store.all()])
         await containers.lifecycle.restore()
         await networks.settle()
-        image_objects = InterimImages(images)
+        image_objects = ImageObjects(services, RegistryHosts(config.insecure_registries))
         stack.push_async_callback(image_objects.close)
         backends = Backends(
             containers=containers,
@@ -105,6 +110,13 @@ async def _stop(config: Config, containers: Containers, services: Services) -> N
         log.warning("containers did not stop in time; they run on, and the next engine takes them over")
 
 
+def _remove_cgroup_parent(path: str) -> None:
+    """The group that all containers' groups were in; it stays while some still run."""
+    for directory in set(cgroups.open_group(path).paths.values()):
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+
+
 def _shutdown_seconds(config: Config, services: Services) -> float | None:
     """As dockerd: the shutdown timeout, or the longest that a container asks for and five seconds; for ever if one asks for that."""
     if config.shutdown_timeout < 0:
@@ -123,13 +135,18 @@ def _settings(config: Config, instance: str) -> Settings:
         data_root=config.data_root,
         exec_root=config.exec_root,
         cgroup_parent=f"/wherry-{instance}" if instance else "/wherry",
-        runtimes=dict(config.runtimes),
+        runtimes=_installed("runc", "crun") | dict(config.runtimes),
         default_runtime=config.default_runtime,
-        init_path=config.init_path,
+        init_path=config.init_path or next(iter(_installed("docker-init", "tini-static").values()), None),
         default_ulimits=config.default_ulimits,
         live_restore=config.live_restore,
         hosts=config.hosts,
     )
+
+
+def _installed(*names: str) -> dict[str, str]:
+    """Where the programs of these names are, those that there are."""
+    return {name: path for name in names if (path := shutil.which(name))}
 
 
 def _raise_file_limit() -> None:

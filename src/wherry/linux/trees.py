@@ -18,12 +18,19 @@ _MAX_DEPTH = 512
 
 
 def copy_contents(source: int, target: int) -> None:
-    """Copies everything in the directory `source` into the directory `target` (descriptors; `source` opened for
-    reading), and the directory's own owner and mode."""
+    """Copies everything in the directory `source` into the directory `target`, and the
+    directory's own owner and mode. Descriptors, O_PATH will do."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    opened: list[int] = []
     try:
-        _copy_directory(source, target, {}, 0)
+        for fd in (source, target):
+            opened.append(os.open(".", flags, dir_fd=fd))
+        _copy_directory(opened[0], opened[1], {}, 0)
     except OSError as error:
         raise SyscallError("copy", os.fsdecode(error.filename or ""), error.errno or 0) from None
+    finally:
+        for fd in opened:
+            os.close(fd)
 
 
 def _copy_directory(source: int, target: int, seen: dict[tuple[int, int], tuple[int, str]], depth: int) -> None:

@@ -165,6 +165,17 @@ def close_descriptors(keep: list[int], *, first: int = 3) -> None:
     syscalls.close_range(first, 0xFFFFFFFF)
 
 
+def pass_on(count: int) -> None:
+    """Lets `count` descriptors from 3 on stay open across execve. StartError when one of them is not open."""
+    for fd in range(3, 3 + count):
+        try:
+            os.set_inheritable(fd, True)
+        except OSError as error:
+            raise StartError(
+                "stdio", f"descriptor {fd} is to be preserved, but it is not open", error.errno or 0
+            ) from None
+
+
 def install_stdio(fds: tuple[int, int, int]) -> None:
     """Puts `fds` at 0, 1 and 2, whatever numbers they have now."""
     safe = [

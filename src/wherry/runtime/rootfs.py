@@ -60,12 +60,15 @@ class _Mount:
         if bind and not self.source.startswith("/"):
             self.source = os.path.join(os.path.abspath(bundle or "."), self.source)
 
-    def open_source(self) -> None:
-        """Bind mounts: the source as a detached mount with all its attributes; private unless the options say otherwise."""
+    def open_source(self, given: int | None = None) -> None:
+        """Bind mounts: the source as a detached mount with all its attributes; private unless the options say otherwise.
+
+        `given`: a detached mount to take instead of the source's path.
+        """
         if self.type != "bind" or self.options.remount:
             return
         options = self.options
-        self.fd = mounts.clone_tree(self.source, recursive=options.recursive)
+        self.fd = mounts.clone_tree(self.source, recursive=options.recursive) if given is None else os.dup(given)
         self.is_directory = stat.S_ISDIR(os.fstat(self.fd).st_mode)
         every = options.recursive_attributes
         if not options.propagation or options.propagate_recursively:
@@ -88,10 +91,18 @@ class Rootfs:
     """The container's file system. `path` is its root directory in the caller's view, or a detached mount; `own`: OCI names of its namespaces."""
 
     def __init__(
-        self, config: oci.Config, path: str | int, *, group: Cgroup | None, own: set[str], bundle: str = ""
+        self,
+        config: oci.Config,
+        path: str | int,
+        *,
+        group: Cgroup | None,
+        own: set[str],
+        bundle: str = "",
+        sources: dict[str, int] | None = None,
     ) -> None:
         linux = config.get("linux") or {}
         self.path = path
+        self.sources = sources or {}
         self.readonly = bool((config.get("root") or {}).get("readonly"))
         self.propagation = mount_options.propagation(linux.get("rootfsPropagation") or "")
         self.masked = linux.get("maskedPaths") or []
@@ -133,7 +144,7 @@ class Rootfs:
             ) from None
         for mount in self.entries:
             try:
-                mount.open_source()
+                mount.open_source(self.sources.get(mount.destination))
                 if mount.type == "cgroup" and self.group is not None and self.group.mode == "v1":
                     self._open_groups(mount)
             except WherryError as error:
@@ -237,8 +248,18 @@ class Rootfs:
         finally:
             os.close(target)
 
+    def open_network_filesystems(self) -> None:
+        """In a helper that is in the container's network namespace, but not yet in its user namespace: sysfs shows
+        that network, and mounting it takes power over it, which a new user namespace does not have."""
+        for mount in self.entries:
+            if mount.type == "sysfs" and mount.fd < 0:
+                mount.fd = mounts.Filesystem("sysfs", mount.options.data, mount.options.attributes.set, "sysfs").open()
+
     def _mount_new(self, mount: _Mount, target: int) -> None:
         """A file system of the kernel's: proc, sysfs, tmpfs, devpts, mqueue, or any other that takes its options as strings."""
+        if mount.fd >= 0:
+            mounts.attach(mount.fd, target, subject=mount.destination)
+            return
         options = mount.options
         data = list(options.data)
         if mount.type == "tmpfs" and not any(key == "mode" for key, _ in data):
@@ -250,11 +271,7 @@ class Rootfs:
         keep = False
         try:
             if options.copy_up and mount.type == "tmpfs":
-                directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target)
-                try:
-                    trees.copy_contents(directory, fd)
-                finally:
-                    os.close(directory)
+                trees.copy_contents(target, fd)
             mounts.attach(fd, target, subject=mount.destination)
             if options.propagation:
                 mounts.set_attributes(fd, mounts.Attributes(propagation=options.propagation), subject=mount.destination)

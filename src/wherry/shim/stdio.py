@@ -141,7 +141,7 @@ class Client:
     def finish(self) -> None:
         """No more output comes: closes once what is queued has been sent."""
         self._reads = False
-        if not self._pending or self._closing:
+        if not self._pending:
             self.close()
             return
         self._closing = True

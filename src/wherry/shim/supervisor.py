@@ -41,7 +41,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wherry.shim.builtin import Started, set_user
+    from wherry.shim.builtin import Started
     from wherry.shim.loop import Timer
     from wherry.wire.shim import ExitRecord, LogConfig, Message, StartRequest
 
@@ -231,12 +231,13 @@ class Supervisor:
         if exec_id in self._execs:
             raise Conflict(f"exec {exec_id} is there already")
         assert self._runtime is not None
-        assert self._init is not None
-        root = os.open(f"/proc/{self._init.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        try:
-            set_user(root, process, request.get("user"))
-        finally:
-            os.close(root)
+        if user := request.get("user"):
+            assert self._init is not None
+            root = os.open(f"/proc/{self._init.pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                set_user(root, process, user)
+            finally:
+                os.close(root)
         process.setdefault("oomScoreAdj", self._oom_score_adj)
         stdin = request["stdio"]["stdin"]
         ends, streams = self._make_streams(process.get("terminal", False), stdin=stdin, log=None, ends_with_client=True)

@@ -45,10 +45,13 @@ def main(control_fd: int) -> None:
     gc.disable()
     gc.freeze()
     decoder = wire.Decoder()
-    while receive(control, decoder):
-        while (frame := decoder.next_frame()) is not None:
-            message, fds = frame
-            control.sendall(wire.encode(_answer(control, message, fds)))
+    try:
+        while receive(control, decoder):
+            while (frame := decoder.next_frame()) is not None:
+                message, fds = frame
+                control.sendall(wire.encode(_answer(control, message, fds)))
+    except (ConnectionResetError, BrokenPipeError):
+        pass  # the engine is gone, in the middle of a question
 
 
 def _answer(control: Socket, message: Message, fds: list[int]) -> Message:
