@@ -19,6 +19,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import TracebackType
 from typing import Any
 
 import pytest
@@ -65,6 +66,17 @@ class UnixConnection(http.client.HTTPConnection):
         self.sock = socket.socket(socket.AF_UNIX)
         self.sock.settimeout(self.timeout)
         self.sock.connect(self._path)
+
+
+class Client(subprocess.Popen[str]):
+    """A running CLI; a test that fails within its `with` block ends it rather than waiting for its end."""
+
+    def __exit__(
+        self, kind: type[BaseException] | None, value: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if kind is not None:
+            self.kill()
+        super().__exit__(kind, value, trace)
 
 
 @dataclass
@@ -119,10 +131,9 @@ class Engine:
     def start(self) -> None:
         """Start the process; returns once it answers a ping."""
         self.root.mkdir(parents=True, exist_ok=True)
+        leaks.watch_instance(self.instance)
         if self.kind == "dockerd":
             self._make_peer_bridge()
-        else:
-            leaks.watch_instance(self.instance)
         with open(self.root / "engine.log", "ab") as log:
             self.process = subprocess.Popen(
                 self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), cwd="/"
@@ -215,10 +226,10 @@ class Engine:
             pytest.fail(f"docker {' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done
 
-    def popen(self, *words: str, **options: Any) -> subprocess.Popen[str]:
+    def popen(self, *words: str, **options: Any) -> Client:
         """Start the docker CLI; its stdout and stderr are pipes unless said otherwise."""
         settings: dict[str, Any] = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True, **options}
-        return subprocess.Popen(["docker", *words], env=self.client_environment, **settings)
+        return Client(["docker", *words], env=self.client_environment, **settings)
 
     def output(self, *words: str, stdin: str | None = None) -> str:
         """The CLI's stdout without the last line's end."""
