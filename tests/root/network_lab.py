@@ -13,19 +13,23 @@ import os
 import socket
 import subprocess
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from ipaddress import IPv4Address, IPv4Interface, IPv4Network
+from pathlib import Path
 from typing import TypeVar
 
+from wherry.core.db import Database
 from wherry.linux import netns
 from wherry.linux.rtnetlink import Interfaces
+from wherry.network import BridgeConfig, Networks
 
 T = TypeVar("T")
 WORLD, OUTSIDE = "198.51.100.2", "198.51.100.1"
 """The world's address, and the machine's own on that side."""
 TIMEOUT = 10
+INSTANCE = "c0ffee"
 
 
 @dataclass(frozen=True)
@@ -204,6 +208,21 @@ def can_connect(namespace: int, host: str, port: int, timeout: float = 0.5) -> b
             return one.connect_ex((host, port)) == 0
 
     return run_in(namespace, attempt)
+
+
+@contextlib.asynccontextmanager
+async def networks(root: Path, config: BridgeConfig | None = None) -> AsyncIterator[Networks]:
+    """One life of the engine's network layer in the calling thread's namespace; at its end everything of the instance goes."""
+    db = Database(str(root / "wherry.db"))
+    made = Networks(exec_root=str(root), instance=INSTANCE, db=db, config=config)
+    try:
+        await made.open()
+        await made.settle()
+        assert config or made.warnings == []
+        yield made
+    finally:
+        await made.destroy()
+        db.close()
 
 
 def nft(*words: str) -> str:

@@ -10,8 +10,8 @@ import binascii
 
 import msgspec
 
-from wherry.api.backend import RegistryAuth
 from wherry.errors import InvalidArgument
+from wherry.spec.calls import RegistryAuth
 
 HEADER = "X-Registry-Auth"
 

@@ -7,86 +7,25 @@ Answers that are JSON objects are plain dictionaries with Docker's keys (`Json`)
 
 from __future__ import annotations
 
-import socket
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable
 from dataclasses import dataclass, field
-from typing import Any, Protocol
+from typing import Protocol
 
+from wherry.spec.calls import (
+    AttachedStream,
+    AttachOptions,
+    Filters,
+    Json,
+    JsonList,
+    LogOptions,
+    LogStream,
+    Names,
+    ProgressSink,
+    RegistryAuth,
+    WaitResult,
+)
 from wherry.spec.ids import ContainerId, ExecId
 from wherry.wire.engine import ContainerCreate, ExecCreate, ExecStart, VolumeCreate
-
-Json = dict[str, Any]
-JsonList = list[Json]
-"""Named, because the backends have methods called `list`."""
-Names = list[str]
-Filters = Mapping[str, list[str]]
-"""Docker's `filters` query, decoded: name → accepted values. The older {"name": {"value": true}} form is already folded in."""
-
-ProgressSink = Callable[[Json], None]
-"""Takes one object of Docker's JSON progress stream ({"status": …, "id": …, "progressDetail": …}); never blocks."""
-
-
-@dataclass(frozen=True, slots=True)
-class AttachOptions:
-    stream: bool = True
-    logs: bool = False
-    stdin: bool = False
-    stdout: bool = False
-    stderr: bool = False
-
-
-@dataclass(slots=True)
-class AttachedStream:
-    """A live connection to a process's standard streams.
-
-    `socket` is one end of a connected AF_UNIX stream socket, non-blocking, owned by the caller: what is written goes to stdin
-    (shutdown(SHUT_WR) is end of file), what is read is to be sent to the client as it is. `multiplexed`: the bytes are stdcopy frames
-    (no terminal); otherwise raw. End of file means that the process's output is complete.
-    `replay` is sent before the stream (attach with logs=1). `on_detach` is called when the client leaves by its detach keys; `detach_keys` are
-    those asked for when an exec was created ("": the default).
-    """
-
-    socket: socket.socket
-    multiplexed: bool
-    replay: AsyncIterator[bytes] | None = None
-    on_detach: Callable[[], None] | None = None
-    detach_keys: str = ""
-
-
-@dataclass(frozen=True, slots=True)
-class LogOptions:
-    stdout: bool = False
-    stderr: bool = False
-    follow: bool = False
-    timestamps: bool = False
-    tail: int | None = None  # None: all
-    since_ns: int | None = None
-    until_ns: int | None = None
-
-
-@dataclass(slots=True)
-class LogStream:
-    """`chunks` yields stdcopy frames if `multiplexed`, raw bytes otherwise; closing the iterator ends a follow."""
-
-    chunks: AsyncIterator[bytes]
-    multiplexed: bool
-
-
-@dataclass(frozen=True, slots=True)
-class WaitResult:
-    status_code: int
-    error: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class RegistryAuth:
-    """Decoded X-Registry-Auth header; empty: anonymous."""
-
-    username: str = ""
-    password: str = ""
-    identity_token: str = ""
-    registry_token: str = ""
-    server_address: str = ""
 
 
 class ContainerBackend(Protocol):

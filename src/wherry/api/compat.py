@@ -7,9 +7,9 @@ from __future__ import annotations
 
 import os
 
-from wherry.api.backend import Json, JsonList
 from wherry.api.version import Version
 from wherry.errors import InvalidArgument, NotImplemented
+from wherry.spec.calls import Json, JsonList
 from wherry.wire.engine import ContainerCreate, HostConfig, Mount
 
 
@@ -159,7 +159,7 @@ def disk_usage(usage: Json, version: Version, *, verbose: bool) -> Json:
     answer: Json = {} if verbose else dict(usage)
     for name, summary in _usage_summaries(usage):
         if verbose:
-            summary["Items"] = usage[_ITEMS_OF[name]] or []
+            summary["Items"] = usage[_ITEMS_OF[name]]
         answer[name] = summary
     return answer
 
@@ -175,9 +175,9 @@ _ITEMS_OF = {
 def _usage_summaries(usage: Json) -> list[tuple[str, Json]]:
     summaries: list[tuple[str, Json]] = []
     for name, items_name in _ITEMS_OF.items():
-        if items_name not in usage:
+        if usage.get(items_name) is None:  # not asked for
             continue
-        items: JsonList = usage[items_name] or []
+        items: JsonList = usage[items_name]
         sizes = [(_is_active(name, item), _size(name, item)) for item in items]
         total = usage.get("LayersSize", 0) if name == "ImageUsage" else sum(size for _, size in sizes)
         in_use = sum(size for active, size in sizes if active)

@@ -13,12 +13,13 @@ from typing import TypeVar
 from aiohttp import web
 
 from wherry import errors
-from wherry.api.backend import AttachOptions, ContainerBackend, Json, LogOptions
+from wherry.api.backend import ContainerBackend
 from wherry.api.call import Call, encode_line
 from wherry.api.detach import parse_keys
 from wherry.api.hijack import hijack, stream_type
 from wherry.api.router import Route
 from wherry.errors import InvalidArgument, NotFound
+from wherry.spec.calls import AttachOptions, Json, LogOptions
 
 STATS_SECONDS = 1.0
 """Docker's period between two samples."""

@@ -23,10 +23,10 @@ from typing import cast
 
 from aiohttp import web
 
-from wherry.api.backend import AttachedStream
 from wherry.api.call import Call
 from wherry.api.connection import Connection
 from wherry.api.detach import DetachScanner, parse_keys
+from wherry.spec.calls import AttachedStream
 
 CHUNK = 64 << 10
 CLIENT_BUFFER = 256 << 10

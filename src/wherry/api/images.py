@@ -7,11 +7,12 @@ from aiohttp import web
 from wherry import errors
 from wherry.api import compat
 from wherry.api.auth import HEADER, parse_auth
-from wherry.api.backend import ImageBackend, ProgressSink
+from wherry.api.backend import ImageBackend
 from wherry.api.call import Call
 from wherry.api.progress import stream_progress
 from wherry.api.router import Route
 from wherry.errors import InvalidArgument
+from wherry.spec.calls import ProgressSink
 from wherry.spec.ids import is_digest
 
 

@@ -12,9 +12,9 @@ from collections.abc import Awaitable, Callable
 
 from aiohttp import web
 
-from wherry.api.backend import Json, ProgressSink
 from wherry.api.call import Call, encode_line
 from wherry.api.errors import message_of, status_of
+from wherry.spec.calls import Json, ProgressSink
 
 BUFFER_LIMIT = 256 << 10
 

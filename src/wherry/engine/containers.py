@@ -114,7 +114,7 @@ class Containers:
             status = await future
         finally:
             container.waiters = [waiter for waiter in container.waiters if waiter.future is not future]
-        return WaitResult(status, container.record.state.error or None)
+        return WaitResult(status)
 
     async def attach(self, ref: str, options: AttachOptions) -> AttachedStream:
         container = self._get(ref)

@@ -17,6 +17,8 @@ from wherry.engine.records import Container, MountPoint, Record
 from wherry.engine.services import Services
 from wherry.engine.store import describe
 from wherry.errors import InvalidArgument, NotFound
+from wherry.network.ports import port_requests
+from wherry.spec import seccomp
 from wherry.spec.ids import ContainerId
 from wherry.wire.engine import ContainerConfig, ContainerCreate, HostConfig, VolumeCreate
 
@@ -155,7 +157,9 @@ def check(services: Services, config: ContainerConfig, host: HostConfig) -> list
     """What can be refused without looking at the machine's state. → warnings."""
     warnings = resources.check(host)
     security.effective_capabilities(host)
-    security.parse_options(host.security_opt)
+    options = security.parse_options(host.security_opt)
+    if options.seccomp not in ("builtin", "unconfined"):
+        seccomp.parse_profile(options.seccomp)
     if not config.working_dir.startswith("/"):
         raise InvalidArgument(
             f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
@@ -284,6 +288,9 @@ def check_network(services: Services, config: ContainerConfig, host: HostConfig,
             raise NotImplementedError(
                 f"wherry does not support NetworkingConfig.EndpointsConfig of {network!r} yet: user-defined networks and aliases"
             )
+    port_requests(
+        host.port_bindings, config.exposed_ports or {}, publish_all=host.publish_all_ports
+    )  # refuses malformed ones
     if mode.startswith("container:"):
         services.containers.get(mode.removeprefix("container:"))
         if request.hostname:

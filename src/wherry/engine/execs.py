@@ -9,7 +9,7 @@ import socket
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from wherry.core.tasks import AttachRequest, ExitEvent
+from wherry.core.tasks import AttachRequest, ExitEvent, UserWish
 from wherry.engine import oci_config, security
 from wherry.engine.records import Container, Status
 from wherry.engine.services import Services
@@ -119,8 +119,9 @@ class Execs:
             exec.pid = await task.exec(
                 exec.id,
                 self._process(exec, request),
-                user=wanted.user or container.record.config.user,
-                group_add=list(container.record.host_config.group_add or []) if not wanted.user else [],
+                user=UserWish(
+                    wanted.user or container.record.config.user, container.record.host_config.group_add or ()
+                ),
                 stdin=wanted.attach_stdin and not request.detach,
                 seccomp=self._starter.seccomp_for(container.record, privileged=wanted.privileged),
                 attach=attach,

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import time
-from typing import Any
 
 import msgspec
 
@@ -13,6 +12,7 @@ from wherry.engine.records import Container, MountPoint, Record, Status
 from wherry.engine.services import Services
 from wherry.engine.start import log_path
 from wherry.engine.times import human_duration, rfc3339_nano
+from wherry.network.ports import ports_json, ports_summary
 from wherry.spec.calls import Json
 
 
@@ -150,70 +150,55 @@ def _mount(services: Services, point: MountPoint) -> Json:
     }
 
 
+_NO_ENDPOINT = {
+    "IPAMConfig": None,
+    "Links": None,
+    "Aliases": None,
+    "MacAddress": "",
+    "DriverOpts": None,
+    "GwPriority": 0,
+    "EndpointID": "",
+    "Gateway": "",
+    "IPAddress": "",
+    "IPPrefixLen": 0,
+    "IPv6Gateway": "",
+    "GlobalIPv6Address": "",
+    "GlobalIPv6PrefixLen": 0,
+    "DNSNames": None,
+}
+_OLD_FIELDS = (
+    "EndpointID",
+    "Gateway",
+    "GlobalIPv6Address",
+    "GlobalIPv6PrefixLen",
+    "IPAddress",
+    "IPPrefixLen",
+    "IPv6Gateway",
+    "MacAddress",
+)
+
+
 def _network_settings(services: Services, container: Container) -> Json:
-    record = container.record
+    record, endpoint = container.record, container.endpoint
     mode = record.host_config.network_mode
-    endpoint = container.endpoint
+    attached = endpoint.network_settings() if endpoint else {**_NO_ENDPOINT, "NetworkID": ""}
     settings: Json = {
         "Bridge": "",
         "SandboxID": endpoint.sandbox_id if endpoint else "",
         "SandboxKey": f"/proc/{record.state.pid}/ns/net" if record.state.pid else "",
-        "Ports": {},
+        "Ports": ports_json(endpoint.ports, record.config.exposed_ports or {}) if endpoint else {},
         "HairpinMode": False,
         "LinkLocalIPv6Address": "",
         "LinkLocalIPv6PrefixLen": 0,
         "SecondaryIPAddresses": None,
         "SecondaryIPv6Addresses": None,
-        "EndpointID": "",
-        "Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "IPAddress": "",
-        "IPPrefixLen": 0,
-        "IPv6Gateway": "",
-        "MacAddress": "",
+        **{field: attached[field] for field in _OLD_FIELDS},
         "Networks": {},
     }
-    if mode.startswith("container:"):
-        return settings
-    attached: Json = {
-        "IPAMConfig": None,
-        "Links": None,
-        "Aliases": None,
-        "MacAddress": "",
-        "DriverOpts": None,
-        "GwPriority": 0,
-        "NetworkID": services.networks.network_id(mode),
-        "EndpointID": "",
-        "Gateway": "",
-        "IPAddress": "",
-        "IPPrefixLen": 0,
-        "IPv6Gateway": "",
-        "GlobalIPv6Address": "",
-        "GlobalIPv6PrefixLen": 0,
-        "DNSNames": None,
-    }
-    if endpoint is not None:
-        where = {
-            "EndpointID": endpoint.endpoint_id,
-            "Gateway": endpoint.gateway,
-            "IPAddress": endpoint.address,
-            "IPPrefixLen": endpoint.prefix,
-            "MacAddress": endpoint.mac,
-        }
-        attached |= where
-        settings |= where
-        settings["Ports"] = _ports_map(record, endpoint.ports)
-    settings["Networks"] = {mode: attached}
+    if not mode.startswith("container:"):
+        attached["NetworkID"] = services.networks.network_id(mode)
+        settings["Networks"] = {mode: attached}
     return settings
-
-
-def _ports_map(record: Record, published: Any) -> Json:
-    ports: Json = {port if "/" in port else f"{port}/tcp": None for port in record.config.exposed_ports or {}}
-    for port in published:
-        key = f"{port.port}/{port.protocol}"
-        ports[key] = [*(ports.get(key) or []), {"HostIp": port.host_ip, "HostPort": str(port.host_port)}]
-    return ports
 
 
 def status_text(container: Container, now_ns: int) -> str:
@@ -252,7 +237,9 @@ def summary(services: Services, container: Container, image: Image | None) -> Js
             [record.path, *(f"'{item}'" if any(c.isspace() for c in item) else item for item in record.args)]
         ),
         "Created": record.created_ns // 1_000_000_000,
-        "Ports": _ports_list(container),
+        "Ports": ports_summary(container.endpoint.ports, record.config.exposed_ports or {})
+        if container.endpoint
+        else [],
         "Labels": record.config.labels or {},
         "State": record.state.status.value,
         "Status": status_text(container, time.time_ns()),
@@ -265,21 +252,3 @@ def summary(services: Services, container: Container, image: Image | None) -> Js
             _mount(services, point) for point in record.mounts if point.type != "tmpfs" or point.from_mounts_api
         ],
     }
-
-
-def _ports_list(container: Container) -> list[Json]:
-    endpoint = container.endpoint
-    if endpoint is None:
-        return []
-    found: list[Json] = []
-    published = set()
-    for port in endpoint.ports:
-        published.add((port.port, port.protocol))
-        found.append(
-            {"IP": port.host_ip, "PrivatePort": port.port, "PublicPort": port.host_port, "Type": port.protocol}
-        )
-    for spec in container.record.config.exposed_ports or {}:
-        number, _, protocol = spec.partition("/")
-        if number.isdecimal() and (int(number), protocol or "tcp") not in published:
-            found.append({"PrivatePort": int(number), "Type": protocol or "tcp"})
-    return found

@@ -17,7 +17,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import logging
-import shutil
+import os
 import time
 
 from wherry.core.tasks import ExitEvent, Task
@@ -116,7 +116,7 @@ class Lifecycle:
             if remove:
                 await self._remove(container, volumes=True)
             else:
-                await services.tasks.forget(container.id)
+                services.background.start(services.tasks.forget(container.id), name=f"clearing of {container.id[:12]}")
                 if will_restart:
                     self._schedule_restart(container)
 
@@ -304,17 +304,16 @@ class Lifecycle:
         await container.exited.wait()
 
     async def _remove(self, container: Container, *, volumes: bool) -> None:
-        """Take away everything that the container has. The lock is held, no process runs."""
+        """Take away everything that the container has. The lock is held, no process runs.
+
+        The row goes first: if the engine dies then, start-up removes what no row refers to. Files go into the trash, and the trash and the
+        kernel's remains when nobody waits any more.
+        """
         services, record = self._services, container.record
-        state = record.state
-        if state.status is not Status.REMOVING and not record.host_config.auto_remove:
-            state.status = Status.REMOVING
-            await services.containers.save(container)  # if the engine dies now, start-up completes the removal
-        state.status = Status.REMOVING
-        await services.snapshots.remove(container.id)
-        shutil.rmtree(services.settings.container_dir(container.id), ignore_errors=True)
+        record.state.status = Status.REMOVING
         await services.containers.delete(container)
-        await services.tasks.forget(container.id)
+        await services.snapshots.remove(container.id)
+        services.snapshots.trash.put(services.settings.container_dir(container.id))
         for request in container.pending_attach:
             request.socket.close()
         container.pending_attach = []
@@ -325,7 +324,12 @@ class Lifecycle:
                         await services.volumes.remove(point.name, force=True)
         self._publish(container, "destroy")
         container.exited.set()
-        container.wake(("removed", "not-running", "next-exit", ""), state.exit_code)
+        container.wake(("removed", "not-running", "next-exit", ""), record.state.exit_code)
+        services.background.start(self._clear(container), name=f"clearing of {container.id[:12]}")
+
+    async def _clear(self, container: Container) -> None:
+        await self._services.tasks.forget(container.id)
+        await self._services.snapshots.trash.empty()
 
     # after a restart of the engine
 
@@ -347,9 +351,6 @@ class Lifecycle:
                 await self.exited(container, event)
             elif container.is_running:  # nothing is left of it: the machine was restarted
                 await self.exited(container, ExitEvent(container.id, None, 255, False, time.time_ns(), state.pid))
-            elif state.status is Status.REMOVING:
-                async with container.lock:
-                    await self._remove(container, volumes=False)
             elif state.status is Status.RESTARTING:
                 self._schedule_restart(container)
             elif self._starts_with_engine(container):
@@ -360,6 +361,15 @@ class Lifecycle:
                 await task.signal(signals.KILL, all=True)
         for event in ended.values():
             await services.tasks.forget(event.container_id)
+        self._remove_orphaned_files()
+
+    def _remove_orphaned_files(self) -> None:
+        """What a removal that was cut short has left: directories of containers without a row (snapshots look after their own)."""
+        folder = self._services.settings.container_dir("")
+        with contextlib.suppress(FileNotFoundError):
+            for name in os.listdir(folder):
+                if self._services.containers.find(name) is None:
+                    self._services.snapshots.trash.put(os.path.join(folder, name))
 
     async def _adopt(self, container: Container, task: Task) -> None:
         record, state = container.record, container.record.state

@@ -21,19 +21,23 @@ class NetworkObjects:
         return [network for network in self._services.networks.list() if _fits(network, filters)]
 
     async def inspect(self, ref: str) -> Json:
-        network = self._services.networks.inspect(ref)
-        network["Containers"] = {
-            container.id: {
-                "Name": container.name,
-                "EndpointID": container.endpoint.endpoint_id,
-                "MacAddress": container.endpoint.mac,
-                "IPv4Address": f"{container.endpoint.address}/{container.endpoint.prefix}",
-                "IPv6Address": "",
-            }
-            for container in self._services.containers.all()
-            if container.endpoint is not None and container.record.host_config.network_mode == network["Name"]
-        }
-        return network
+        return self._services.networks.inspect(ref, self._without_endpoints())
+
+    def _without_endpoints(self) -> dict[str, dict[str, Json]]:
+        """The running containers of "host" and "none", which the network layer does not know."""
+        found: dict[str, dict[str, Json]] = {"host": {}, "none": {}}
+        for container in self._services.containers.all():
+            mode = container.record.host_config.network_mode
+            if mode in found and container.is_running:
+                summary = {
+                    "Name": container.name,
+                    "EndpointID": "",
+                    "MacAddress": "",
+                    "IPv4Address": "",
+                    "IPv6Address": "",
+                }
+                found[mode][container.id] = summary
+        return found
 
 
 def _fits(network: Json, filters: Mapping[str, Names]) -> bool:

@@ -19,7 +19,8 @@ class SeccompFilters:
 
     def section(self, profile: str, capabilities: tuple[str, ...]) -> oci.Seccomp:
         """The OCI section. `profile`: "builtin" or the text of one. InvalidArgument when it is malformed."""
-        return profiles.resolve(profile, capabilities)
+        parsed = profiles.default_profile() if profile == "builtin" else profiles.parse_profile(profile)
+        return profiles.section(parsed, capabilities=capabilities)
 
     def compiled(self, profile: str, capabilities: tuple[str, ...]) -> bytes:
         key = (profile, capabilities)

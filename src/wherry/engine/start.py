@@ -9,14 +9,15 @@ import os
 import time
 from typing import TYPE_CHECKING
 
-from wherry.core.tasks import TaskSpec
+from wherry.core.tasks import CopyUp, ExternalRuntime, JsonFileLogConfig, OverlayRoot, TaskSpec, UserWish
 from wherry.engine import create, oci_config, security
 from wherry.engine.records import Container, Record, Status
 from wherry.engine.seccomp import SeccompFilters
-from wherry.engine.services import DEFAULT_RUNTIME, Services
+from wherry.engine.services import Services
 from wherry.engine.store import describe
 from wherry.errors import Conflict, InvalidArgument, StartError, WherryError
-from wherry.network import EndpointRequest, PortRequest, hosts_file, resolv_conf
+from wherry.network import EndpointRequest, hosts_file, resolv_conf
+from wherry.network.ports import port_requests
 
 if TYPE_CHECKING:
     from wherry.spec import oci
@@ -49,6 +50,10 @@ class Starter:
             finally:
                 for request in attach:
                     request.socket.close()
+                if netns_fd is not None and container.endpoint is None:
+                    os.close(
+                        netns_fd
+                    )  # an isolated namespace is the container's alone; an endpoint's belongs to Networks
         except BaseException as error:
             await self.disconnect(container)
             if isinstance(error, WherryError):
@@ -80,9 +85,9 @@ class Starter:
             return await networks.isolated()
         if host.network_mode != "bridge":
             return None
-        endpoint = await networks.connect(
-            container.id, EndpointRequest(container.name, record.config.hostname, ports_of(record))
-        )
+        exposed = record.config.exposed_ports or {}
+        requests = port_requests(host.port_bindings, exposed, publish_all=host.publish_all_ports)
+        endpoint = await networks.connect(container.id, EndpointRequest(container.name, requests))
         container.endpoint = endpoint
         record.network = endpoint.saved()
         return endpoint.netns_fd
@@ -181,24 +186,23 @@ class Starter:
                 seccomp = self._seccomp.compiled(options.seccomp, capabilities)
             else:
                 config["linux"]["seccomp"] = self._seccomp.section(options.seccomp, capabilities)
-        max_size, max_file = create.log_limits(host)
-        driver = (host.log_config.type if host.log_config else "") or "json-file"
+        mounts = services.snapshots.mounts(record.id)
+        log = None
+        if (host.log_config.type if host.log_config else "") != "none":
+            max_size, max_file = create.log_limits(host)
+            log = JsonFileLogConfig(log_path(services, record.id), max_size, max_file)
         return TaskSpec(
             config=config,
-            rootfs=services.snapshots.mounts(record.id),
-            user=record.config.user,
-            group_add=list(host.group_add or []),
+            rootfs=OverlayRoot(mounts.lower, mounts.upper, mounts.work),
+            user=UserWish(record.config.user, host.group_add or ()),
             stdin=record.config.open_stdin,
             stdin_once=record.config.stdin_once,
-            log_driver=driver,
-            log_path=log_path(services, record.id) if driver == "json-file" else None,
-            log_max_size=max_size,
-            log_max_file=max_file,
+            log=log,
             seccomp=seccomp,
             copy_up=[
-                (services.volumes.path(point.name), point.destination) for point in record.mounts if point.copy_up
+                CopyUp(services.volumes.path(point.name), point.destination) for point in record.mounts if point.copy_up
             ],
-            runtime=runtime if runtime_name != DEFAULT_RUNTIME else None,
+            runtime=ExternalRuntime(runtime) if runtime is not None else None,
         )
 
     def seccomp_for(self, record: Record, *, privileged: bool) -> bytes | None:
@@ -211,44 +215,6 @@ class Starter:
 
 def log_path(services: Services, id: str) -> str:
     return os.path.join(services.settings.container_dir(id), f"{id}-json.log")
-
-
-def ports_of(record: Record) -> list[PortRequest]:
-    """--publish and --publish-all as the network layer takes them. InvalidArgument for a malformed port."""
-    host = record.host_config
-    requests: list[PortRequest] = []
-    for spec, bindings in (host.port_bindings or {}).items():
-        port, protocol = parse_port(spec)
-        for binding in bindings or []:
-            low, high = _host_range(binding.host_port)
-            requests.append(
-                PortRequest(port=port, protocol=protocol, host_ip=binding.host_ip, host_port=low, host_port_end=high)
-            )
-    if host.publish_all_ports:
-        for spec in record.config.exposed_ports or {}:
-            port, protocol = parse_port(spec)
-            if not any(request.port == port and request.protocol == protocol for request in requests):
-                requests.append(PortRequest(port=port, protocol=protocol, host_ip="", host_port=0, host_port_end=0))
-    return requests
-
-
-def parse_port(spec: str) -> tuple[int, str]:
-    number, _, protocol = spec.partition("/")
-    if not number.isdecimal() or not 0 < int(number) < 65536:
-        raise InvalidArgument(f"invalid port specification: {spec!r}")
-    if protocol not in ("", "tcp", "udp"):
-        raise InvalidArgument(f"wherry does not publish ports of protocol {protocol!r} yet")
-    return int(number), protocol or "tcp"
-
-
-def _host_range(text: str) -> tuple[int, int]:
-    if not text:
-        return 0, 0
-    low, _, high = text.partition("-")
-    high = high or low
-    if not (low.isdecimal() and high.isdecimal()) or not 0 <= int(low) <= int(high) < 65536:
-        raise InvalidArgument(f"invalid port specification: {text!r}")
-    return int(low), int(high)
 
 
 def _exit_code(error: WherryError) -> int:

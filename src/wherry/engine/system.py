@@ -10,7 +10,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 
 from wherry import __version__
-from wherry.engine import inspect
+from wherry.engine import image_json, inspect
 from wherry.engine.records import Status
 from wherry.engine.services import Services
 from wherry.engine.times import rfc3339_nano
@@ -148,7 +148,7 @@ class System:
                 users[container.record.image] = users.get(container.record.image, 0) + 1
             answer["LayersSize"] = await services.images.layers_size()
             answer["Images"] = [
-                {**services.images.summary(image), "Containers": users.get(image.id, 0)} for image in images.values()
+                {**image_json.summary(image), "Containers": users.get(image.id, 0)} for image in images.values()
             ]
         if "container" in wanted:
             entries = []

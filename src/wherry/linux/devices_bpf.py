@@ -12,6 +12,7 @@ import os
 import sys
 
 from wherry.errors import FailedPrecondition, SyscallError
+from wherry.linux import syscalls
 from wherry.linux.cgroups.devices import policy
 
 TYPE_CHECKING = False
@@ -39,6 +40,10 @@ _MOVE, _MOVE_IMMEDIATE = 0xBC, 0xB7  # w-dst = w-src; dst = imm
 _AND, _SHIFT_RIGHT = 0x54, 0x74  # w-dst &= imm; w-dst >>= imm
 _JUMP_NOT_EQUAL, _JUMP_NOT_EQUAL_REGISTER, _JUMP_EQUAL = 0x56, 0x5E, 0x16  # 32-bit compares, Linux 5.1
 _EXIT = 0x95
+
+_ATTRIBUTE_SIZE = 128
+_LICENSE = b"Apache-2.0"
+_call = syscalls.function("syscall", syscalls.Long, syscalls.Long, syscalls.Pointer, syscalls.Long)
 
 _TYPES = {"b": 1, "c": 2}
 _ACCESS = {"m": 1, "r": 2, "w": 4}
@@ -123,28 +128,26 @@ def _attach(group: int, new: int, attached: list[int]) -> None:
 
 def _attached(group: int) -> list[int]:
     """The ids of the device programs of this very group."""
-    import ctypes
-
     count = 64
-    ids = (ctypes.c_uint32 * count)()
-    query = bytearray(_words(group, _ATTACH_CGROUP_DEVICE, 0, 0) + _address(ctypes.addressof(ids)) + _words(count))
+    ids = syscalls.buffer(4 * count)
+    query = bytearray(_words(group, _ATTACH_CGROUP_DEVICE, 0, 0) + _address(syscalls.addressof(ids)) + _words(count))
     try:
         _bpf(_QUERY, query)
     except FailedPrecondition:
         return []  # no such programs on this kernel: loading one will say so
     found = int.from_bytes(query[24:28], sys.byteorder)
-    return list(ids[:found])
+    return [int.from_bytes(ids[at : at + 4], sys.byteorder) for at in range(0, 4 * found, 4)]
 
 
 def _load(instructions: bytes) -> int:
-    import ctypes
-
-    code = ctypes.create_string_buffer(instructions, len(instructions))
-    license_text = ctypes.create_string_buffer(b"Apache-2.0")
+    code = syscalls.buffer(len(instructions))
+    code[:] = instructions
+    license_text = syscalls.buffer(16)
+    license_text[: len(_LICENSE)] = _LICENSE
     attribute = (
         _words(_PROG_TYPE_CGROUP_DEVICE, len(instructions) // 8)
-        + _address(ctypes.addressof(code))
-        + _address(ctypes.addressof(license_text))
+        + _address(syscalls.addressof(code))
+        + _address(syscalls.addressof(license_text))
         + bytes(24)  # no log, no kernel version, no flags
         + b"wherry_devices".ljust(16, b"\0")
     )
@@ -161,20 +164,17 @@ def _address(value: int) -> bytes:
 
 def _bpf(command: int, attribute: bytes | bytearray) -> int:
     """bpf(2); `attribute` begins a union bpf_attr and gets what the kernel writes back, if it is a bytearray."""
-    import ctypes
-
     number = _SYSCALL.get(os.uname().machine)
     if number is None:
         raise FailedPrecondition(f"devices: wherry does not know the number of bpf(2) on {os.uname().machine}")
-    size = 128
-    buffer = ctypes.create_string_buffer(bytes(attribute), size)
-    libc = ctypes.CDLL(None, use_errno=True)
-    result = libc.syscall(ctypes.c_long(number), ctypes.c_int(command), buffer, ctypes.c_uint(size))
+    memory = syscalls.buffer(_ATTRIBUTE_SIZE)
+    memory[: len(attribute)] = bytes(attribute)
+    result = _call(number, command, memory, _ATTRIBUTE_SIZE)
     if result >= 0:
         if isinstance(attribute, bytearray):
-            attribute[:] = buffer.raw[: len(attribute)]
+            attribute[:] = memory[: len(attribute)]
         return int(result)
-    code = ctypes.get_errno()
+    code = syscalls.get_errno()
     if code in (errno.ENOSYS, errno.EINVAL, errno.EPERM, errno.E2BIG):
         reason = os.strerror(code).lower()
         raise FailedPrecondition(

@@ -30,10 +30,11 @@ RTM_NEWLINK, RTM_DELLINK, RTM_GETLINK, RTM_SETLINK = 16, 17, 18, 19
 RTM_NEWADDR, RTM_DELADDR, RTM_GETADDR = 20, 21, 22
 RTM_NEWROUTE, RTM_DELROUTE, RTM_GETROUTE = 24, 25, 26
 RTNLGRP_LINK = 1
-_AF_UNSPEC, _AF_INET, _AF_INET6 = 0, 2, 10
+_AF_INET, _AF_BRIDGE, _AF_INET6 = 2, 7, 10
 _IFF_UP = 1
 _IFLA_ADDRESS, _IFLA_IFNAME, _IFLA_MTU, _IFLA_MASTER, _IFLA_LINKINFO = 1, 3, 4, 10, 18
 _IFLA_GROUP, _IFLA_AF_SPEC, _IFLA_NET_NS_FD = 27, 26, 28
+_IFLA_PROTINFO, _IFLA_BRPORT_MODE = 12, 4
 _IFLA_INFO_KIND, _IFLA_INFO_DATA, _VETH_INFO_PEER = 1, 2, 1
 _IFLA_INET6_ADDR_GEN_MODE, _ADDR_GEN_NONE = 8, 1
 _IFA_ADDRESS, _IFA_LOCAL, _IFA_BROADCAST = 1, 2, 4
@@ -124,9 +125,22 @@ class Interfaces:
         self._netlink.request(RTM_NEWLINK, NLM_F_CREATE | NLM_F_EXCL, body, subject=f"bridge {name}")
 
     def add_veth(
-        self, name: str, *, mtu: int, master: int, group: int, peer: str, peer_index: int, peer_mac: str, netns_fd: int
+        self,
+        name: str,
+        *,
+        mtu: int,
+        master: int,
+        group: int,
+        peer: str,
+        peer_index: int,
+        peer_mac: str,
+        netns_fd: int,
+        hairpin: bool = False,
     ) -> None:
-        """A pair: `name` here, attached to the bridge `master` and up; `peer` born inside the namespace and down."""
+        """A pair: `name` here, attached to the bridge `master` and up; `peer` born inside the namespace and down.
+
+        `hairpin`: the bridge may send a frame back through the port by which it came.
+        """
         peer_body = (
             _IFINFO.pack(0, 0, peer_index, 0, 0)
             + attribute(_IFLA_IFNAME, check_name(peer))
@@ -153,6 +167,12 @@ class Interfaces:
             + _NO_LINK_LOCAL
         )
         self._netlink.request(RTM_NEWLINK, 0, body, subject=f"veth {name}")
+        if hairpin:
+            index = self.link(name).index
+            body = _IFINFO.pack(_AF_BRIDGE, 0, index, 0, 0) + nested(
+                _IFLA_PROTINFO, attribute(_IFLA_BRPORT_MODE, b"\1")
+            )
+            self._netlink.request(RTM_SETLINK, 0, body, subject=f"bridge port {name}")
 
     def set_link(
         self,

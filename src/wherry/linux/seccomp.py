@@ -17,13 +17,14 @@ import sys
 
 from wherry import errors
 from wherry.errors import FailedPrecondition, InvalidArgument, SyscallError
+from wherry.linux import syscalls
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wherry.spec.oci import Seccomp, SeccompArg, SeccompSyscall
 
 _ERRNO = 0x00050000
-_ACTIONS = {
+ACTIONS = {
     "SCMP_ACT_KILL": 0x00000000,
     "SCMP_ACT_KILL_THREAD": 0x00000000,
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
@@ -34,7 +35,7 @@ _ACTIONS = {
     "SCMP_ACT_ALLOW": 0x7FFF0000,
 }
 _WITH_DATA = ("SCMP_ACT_ERRNO", "SCMP_ACT_TRACE")
-_OPERATORS = {
+OPERATORS = {
     "SCMP_CMP_NE": 1, "SCMP_CMP_LT": 2, "SCMP_CMP_LE": 3, "SCMP_CMP_EQ": 4, "SCMP_CMP_GE": 5, "SCMP_CMP_GT": 6, "SCMP_CMP_MASKED_EQ": 7,
 }  # fmt: skip
 FLAGS = {
@@ -43,20 +44,30 @@ FLAGS = {
     "SECCOMP_FILTER_FLAG_SPEC_ALLOW": 4,
     "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV": 32,
 }
+ARCHITECTURES = tuple(
+    f"SCMP_ARCH_{name}"
+    for name in (
+        "X86",
+        "X86_64",
+        "X32",
+        "ARM",
+        "AARCH64",
+        "LOONGARCH64",
+        "M68K",
+        "MIPS",
+        "MIPS64",
+        "MIPS64N32",
+        "MIPSEL",
+        "MIPSEL64",
+    )
+    + ("MIPSEL64N32", "PARISC", "PARISC64", "PPC", "PPC64", "PPC64LE", "RISCV64", "S390", "S390X", "SH", "SHEB")
+)
+"""What the OCI specification names; whether libseccomp here knows one is asked when it is used."""
 SPEC_ALLOW = 4
 _EPERM, _ENOSYS = 1, 38
 _X86_64, _X32 = 0xC000003E, 0x4000003E
 _X32_BIT = 0x40000000
 _CTL_NNP, _CTL_OPTIMIZE = 3, 8
-_SYSCALL = {
-    "x86_64": 317,
-    "aarch64": 277,
-    "riscv64": 277,
-    "loongarch64": 277,
-    "s390x": 348,
-    "ppc64le": 358,
-    "armv7l": 383,
-}
 
 
 class _Argument(ctypes.Structure):
@@ -68,12 +79,6 @@ class _Argument(ctypes.Structure):
         ("datum_a", ctypes.c_uint64),
         ("datum_b", ctypes.c_uint64),
     )
-
-
-class _Program(ctypes.Structure):
-    """struct sock_fprog."""
-
-    _fields_ = (("len", ctypes.c_ushort), ("filter", ctypes.c_void_p))
 
 
 _library: ctypes.CDLL | None = None
@@ -154,11 +159,11 @@ def compile(section: Seccomp) -> bytes:
 def _action(name: str, errno_return: int | None, where: str) -> int:
     if name == "SCMP_ACT_NOTIFY":
         raise errors.NotImplemented(f"{where}: SCMP_ACT_NOTIFY is not supported")
-    if not isinstance(name, str) or name not in _ACTIONS:
+    if not isinstance(name, str) or name not in ACTIONS:
         raise InvalidArgument(f"{where}: {name!r} is not a seccomp action")
     if name not in _WITH_DATA:
-        return _ACTIONS[name]
-    return _ACTIONS[name] | (_EPERM if errno_return is None else errno_return & 0xFFFF)
+        return ACTIONS[name]
+    return ACTIONS[name] | (_EPERM if errno_return is None else errno_return & 0xFFFF)
 
 
 def _add_architecture(library: ctypes.CDLL, context: int, name: str) -> int:
@@ -195,7 +200,7 @@ def _add_rule(library: ctypes.CDLL, context: int, rule: SeccompSyscall, default:
 
 
 def _comparison(arg: SeccompArg, where: str) -> _Argument:
-    operator = _OPERATORS.get(arg.get("op", ""))
+    operator = OPERATORS.get(arg.get("op", ""))
     index = arg.get("index", 0)
     if operator is None:
         raise InvalidArgument(f"{where}.op: {arg.get('op')!r} is not known")
@@ -265,32 +270,6 @@ def load(program: bytes, flags: int = SPEC_ALLOW) -> None:
     """Installs `program` in the calling thread for good. Needs no_new_privs or CAP_SYS_ADMIN. SyscallError when the
     kernel refuses.
     """
-    Filter(program, flags).install()
-
-
-class Filter:
-    """A program made ready, so that `install` needs no memory and no module: for a child that has left the host's
-    file system.
-    """
-
-    def __init__(self, program: bytes, flags: int = SPEC_ALLOW) -> None:
-        if not program or len(program) % 8:
-            raise InvalidArgument("seccomp: a filter program is a sequence of 8-byte instructions")
-        self._libc = ctypes.CDLL(None, use_errno=True)
-        self._code = ctypes.create_string_buffer(program, len(program))
-        self._argument = _Program(len(program) // 8, ctypes.addressof(self._code))
-        self._pointer = ctypes.byref(self._argument)
-        self._flags = flags
-        self._number = ctypes.c_long(_SYSCALL.get(os.uname().machine, -1))
-        self._arguments = (self._number, ctypes.c_uint(1), ctypes.c_uint(flags), self._pointer)
-
-    def install(self) -> None:
-        if self._libc.syscall(*self._arguments) == 0:
-            return
-        code = ctypes.get_errno()
-        # a kernel before 4.17 does not know SPEC_ALLOW, one without seccomp(2) only prctl(2)
-        if code in (22, 38) and self._flags in (0, SPEC_ALLOW):
-            if self._libc.prctl(22, ctypes.c_ulong(2), self._pointer, ctypes.c_ulong(0), ctypes.c_ulong(0)) == 0:
-                return
-            code = ctypes.get_errno()
-        raise SyscallError("seccomp", "filter", code)
+    if not program or len(program) % 8:
+        raise InvalidArgument("seccomp: a filter program is a sequence of 8-byte instructions")
+    syscalls.load_seccomp(program, flags)

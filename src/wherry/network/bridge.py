@@ -45,7 +45,7 @@ def open_bridge(
         if address is not None or not any(index < link.index for index in rivals):
             break
         existing = [wanted]
-    if not existing:
+    if link.mac != mac_of(wanted.ip):
         interfaces.set_link(link.index, mac=mac_of(wanted.ip))
     return interfaces.link(name), wanted
 

@@ -3,7 +3,7 @@
 Runs in wherryd; one thread of its own holds the libnftables context. `docs/decisions/published-ports.md` says why it is made so.
 
 **Invariants**: everything is in one table of the instance's own, so that removing the table undoes it all; every change is one transaction; a port is
-one element, however many there are. Nothing of another table is changed or overruled: `accept` here does not overrule a `drop` elsewhere.
+one element, however many there are. `accept` here does not overrule a `drop` elsewhere: `foreign` makes the one exception in another's table.
 What the table must hold is known here at any time (`_elements`): when the kernel's differs (somebody ran `nft flush ruleset`), it is written anew.
 
 Deliberately absent: iptables, IPv6 (the proxy serves it).
@@ -12,13 +12,21 @@ Deliberately absent: iptables, IPv6 (the proxy serves it).
 from __future__ import annotations
 
 import asyncio
+import json
+import logging
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
 from ipaddress import IPv4Address, IPv4Network
 
+from wherry.errors import SyscallError
+from wherry.linux import conntrack
 from wherry.linux.nftables import Nftables, NftError
+from wherry.network.foreign import Listing, allow_commands, dropping_chains, withdraw_commands
 from wherry.network.ports import PublishedPort
 from wherry.network.rules import delete_commands, element, ruleset
+
+log = logging.getLogger(__name__)
+_FILTER_TABLE = "list table ip filter"
 
 
 class Firewall:
@@ -26,14 +34,17 @@ class Firewall:
 
     def __init__(self, name: str, bridge: str, subnet: IPv4Network, *, guard_forwarding: bool) -> None:
         self._name = name
+        self._bridge = bridge
         self._rules = ruleset(name, bridge, subnet, guard_forwarding=guard_forwarding)
         self._elements: set[str] = set()
+        self._dropping: list[str] = []
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="nft")
         self._nft: Nftables | None = None
 
-    async def open(self) -> None:
-        """Writes the rules; elements that an earlier engine left stay until `settle`."""
+    async def open(self) -> list[str]:
+        """Writes the rules; elements that an earlier engine left stay until `settle`. → warnings."""
         await self._call(self._open)
+        return [f"the nftables chain {chain!r} may drop the containers' packets" for chain in self._dropping]
 
     async def settle(self) -> None:
         """Elements that nobody has published or restored go."""
@@ -46,9 +57,11 @@ class Firewall:
             await self._call(self._add, elements)
 
     async def withdraw(self, ports: Iterable[PublishedPort], target: IPv4Address) -> None:
+        """The opposite; connections through these ports are forgotten by the kernel, a moment later."""
         elements = _elements(ports, target)
         if elements:
             await self._call(self._delete, elements)
+            self._executor.submit(self._forget_connections, target)
 
     async def close(self, *, remove: bool) -> None:
         """`remove`: the table too; otherwise it works on without the engine."""
@@ -70,6 +83,24 @@ class Firewall:
             self._run(self._rules)
         except NftError:  # a table of an older layout
             self._run(delete_commands(self._name) + self._rules)
+        self._dropping = dropping_chains(self._list("list chains"))
+        self._run(allow_commands(self._list(_FILTER_TABLE), self._bridge))
+
+    def _list(self, command: str) -> Listing:
+        """What nft lists, {} when there is no such thing."""
+        assert self._nft is not None
+        try:
+            found = json.loads(self._nft.run(command, json=True) or "{}")
+        except NftError:
+            return {}
+        return found if isinstance(found, dict) else {}
+
+    @staticmethod
+    def _forget_connections(target: IPv4Address) -> None:
+        try:
+            conntrack.forget_replies_from(target)
+        except SyscallError as error:  # the flows end by their timeouts then
+            log.debug("connections to %s are not forgotten: %s", target, error)
 
     def _rewrite(self) -> None:
         elements = "".join(f"add element ip {self._name} {item}\n" for item in sorted(self._elements))
@@ -98,6 +129,7 @@ class Firewall:
         try:
             if remove:
                 self._run(delete_commands(self._name))
+                self._run(withdraw_commands(self._list(_FILTER_TABLE), self._bridge))
         finally:
             if self._nft is not None:
                 self._nft.close()

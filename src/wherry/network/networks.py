@@ -19,7 +19,7 @@ import os
 import secrets
 from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from ipaddress import IPv4Address, IPv4Interface
 from typing import Any, TypeVar
 
@@ -63,6 +63,7 @@ class Networks:
         self._endpoints: dict[str, _Connected] = {}
         self._leaving: dict[str, IPv4Address] = {}
         """Links that are to vanish, and the addresses that are free when they have."""
+        self._settled = asyncio.Event()
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="netns")
         self.warnings: list[str] = []
         """What does not work on this machine, for `info`."""
@@ -97,7 +98,7 @@ class Networks:
             return None
         firewall = Firewall(self.table_name, self.bridge_name, self._bridge.network, guard_forwarding=guard_forwarding)
         try:
-            await firewall.open()
+            self.warnings += await firewall.open()
         except (FailedPrecondition, NftError) as error:
             await firewall.close(remove=False)
             self.warnings.append(f"containers reach no other network and published ports are slow: {error}")
@@ -112,6 +113,7 @@ class Networks:
         await self._in_thread(lambda: self._delete_strays(owned))
         self._bridged.open()
         self._isolated.open()
+        self._settled.set()
 
     async def close(self, *, remove: bool | None = None) -> None:
         """Ends this engine's part. `remove`: bridge, table and forwarding too; None: when no container is connected.
@@ -143,7 +145,11 @@ class Networks:
     # ---- containers
 
     async def connect(self, container_id: str, request: EndpointRequest) -> Endpoint:
-        """A namespace on the default bridge, its ports published. AlreadyExists, PortUnavailable, FailedPrecondition (no address left)."""
+        """A namespace on the default bridge, its ports published. AlreadyExists, PortUnavailable, FailedPrecondition (no address left).
+
+        Waits for `settle`: until then the address or the port may be a running container's.
+        """
+        await self._settled.wait()
         if container_id in self._endpoints:
             raise AlreadyExists(f"endpoint with name {request.name} already exists in network bridge")
         sandbox = await (self._make_with_mac(request.mac) if request.mac else self._bridged.take())
@@ -191,8 +197,11 @@ class Networks:
 
         A host port that somebody else has taken meanwhile is left to nftables, with a warning. InvalidArgument, AlreadyExists, SyscallError.
         """
-        endpoint = Endpoint.from_saved(saved, netns.open_path(f"/proc/{pid}/ns/net"))
+        endpoint = Endpoint.from_saved(saved, -1)
+        endpoint = replace(endpoint, netns_fd=netns.open_path(f"/proc/{pid}/ns/net"))
         try:
+            if os.path.sameopenfile(endpoint.netns_fd, self._maker.home):
+                raise FailedPrecondition(f"process {pid} is not in the network namespace of container {endpoint.name}")
             if container_id in self._endpoints:
                 raise AlreadyExists(f"container {container_id} is connected already")
             self._addresses.reserve(endpoint.address)
@@ -216,9 +225,11 @@ class Networks:
             return
         self._close_proxies(held)
         endpoint = held.endpoint
-        self._release(Sandbox(endpoint.netns_fd, endpoint.address, endpoint.mac, endpoint.host_link))
-        if endpoint.ports and self._firewall is not None:
-            await self._firewall.withdraw(endpoint.ports, endpoint.address)
+        try:
+            if endpoint.ports and self._firewall is not None:
+                await self._firewall.withdraw(endpoint.ports, endpoint.address)
+        finally:
+            self._release(Sandbox(endpoint.netns_fd, endpoint.address, endpoint.mac, endpoint.host_link))
 
     def endpoint(self, container_id: str) -> Endpoint | None:
         held = self._endpoints.get(container_id)

@@ -145,7 +145,9 @@ def _publishable(key: str, request: PortRequest) -> PortRequest:
 
 
 def _port_number(value: object) -> int:
-    number = int(value) if isinstance(value, int) or (isinstance(value, str) and value.isdecimal()) else 0
+    number = (
+        int(value) if isinstance(value, int) or (isinstance(value, str) and value.isascii() and value.isdigit()) else 0
+    )
     if not 0 < number < 65536:
         raise ValueError(value)
     return number

@@ -54,8 +54,8 @@ add rule ip {table} forwarding jump router
 _HARDWARE = "hardware"
 """No kind of interface has this name: `!=` matches every interface that has a kind, and a hardware interface has none."""
 _ROUTER = """\
-add rule ip {table} router iifkind != "{hardware}" return
-add rule ip {table} router oifkind != "{hardware}" return
+add rule ip {table} router meta iifkind != "{hardware}" return
+add rule ip {table} router meta oifkind != "{hardware}" return
 add rule ip {table} router drop
 """
 

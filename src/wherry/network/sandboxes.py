@@ -20,6 +20,7 @@ from dataclasses import dataclass
 from functools import partial
 from ipaddress import IPv4Address, IPv4Interface
 
+from wherry.errors import FailedPrecondition
 from wherry.linux import netns
 from wherry.linux.rtnetlink import Interfaces
 from wherry.network.bridge import write_sysctl
@@ -60,12 +61,12 @@ class SandboxMaker:
     """To be made, used and closed in one thread, in the host's namespace."""
 
     def __init__(self) -> None:
-        self._home = netns.current()
+        self.home = netns.current()
         self.host = Interfaces()
 
     def close(self) -> None:
         self.host.close()
-        os.close(self._home)
+        os.close(self.home)
 
     def make(self, attachment: Attachment | None) -> Sandbox:
         """A new namespace. SyscallError; then nothing is left of it."""
@@ -83,7 +84,7 @@ class SandboxMaker:
                 os.close(fd)
                 raise
         finally:
-            netns.enter(self._home)
+            netns.enter(self.home)
         if attachment is None:
             return Sandbox(fd)
         return Sandbox(fd, attachment.address.ip, attachment.mac, attachment.host_link)
@@ -98,6 +99,7 @@ class SandboxMaker:
             peer_index=_INTERFACE_INDEX,
             peer_mac=wanted.mac,
             netns_fd=fd,
+            hairpin=True,  # its own published port through the host's address, where br_netfilter makes the bridge translate
         )
         inside.set_link(_INTERFACE_INDEX, up=True)
         inside.add_address(_INTERFACE_INDEX, wanted.address)
@@ -131,7 +133,7 @@ class Pool:
 
     def open(self) -> None:
         self._open = True
-        self._refill(self._size)
+        self._refill_if_possible()
 
     def close(self) -> list[Sandbox]:
         """No more are made; those that are ready. What is being made at this moment is closed when it is done."""
@@ -141,15 +143,16 @@ class Pool:
         return rest
 
     async def take(self) -> Sandbox:
-        """A ready one, or the next that is made. SyscallError when making one failed."""
+        """A ready one, or the next that is made. SyscallError when making one failed, FailedPrecondition when no address is left."""
         if self._ready:
             sandbox = self._ready.popleft()
             if len(self._ready) + self._under_way <= self._size // 2:
-                self._refill(self._size)
+                self._refill_if_possible()
             return sandbox
+        self._refill(len(self._waiting) + 1)
         waiter: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
         self._waiting.append(waiter)
-        self._refill(len(self._waiting))
+        self._refill_if_possible()
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -169,6 +172,14 @@ class Pool:
         else:
             os.close(sandbox.netns_fd)
 
+    def _refill_if_possible(self) -> None:
+        """Towards `size`, besides what is waited for; a pool that cannot be filled hurts nobody: the next `take` says why."""
+        if self._open:
+            try:
+                self._refill(len(self._waiting) + self._size)
+            except FailedPrecondition:
+                pass
+
     def _refill(self, wanted: int) -> None:
         loop = asyncio.get_running_loop()
         while len(self._ready) + self._under_way < wanted:
@@ -184,9 +195,7 @@ class Pool:
             self.put_back(done.result())
             return
         self._discard(attachment)
-        while (
-            self._waiting and error is not None
-        ):  # a pool that cannot be filled hurts nobody: the next `take` tries again
+        while self._waiting and error is not None:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_exception(error)

@@ -19,15 +19,14 @@ _S_IFMT, _S_IFREG = 0o170000, 0o100000
 
 
 class Identity:
-    """Numbers of a process's user: uid, gid, supplementary groups, and its home directory."""
+    """Numbers of a process's user: uid, gid, supplementary groups."""
 
-    __slots__ = ("gid", "groups", "home", "uid")
+    __slots__ = ("gid", "groups", "uid")
 
-    def __init__(self, uid: int, gid: int, groups: list[int], home: str) -> None:
+    def __init__(self, uid: int, gid: int, groups: list[int]) -> None:
         self.uid = uid
         self.gid = gid
         self.groups = groups
-        self.home = home
 
 
 def resolve(root_fd: int, user: str, group_add: list[str]) -> Identity:
@@ -38,12 +37,12 @@ def resolve(root_fd: int, user: str, group_add: list[str]) -> Identity:
     name, _, group = user.partition(":")
     passwd = _read_table(root_fd, "/etc/passwd", 7)
     groups = _read_table(root_fd, "/etc/group", 4)
-    uid, gid, home, login = 0, 0, "/", ""
+    uid, gid, login = 0, 0, ""
     wanted = name or "0"
     number = _number(wanted)
     row = _find_user(passwd, wanted, number)
     if row is not None:
-        login, home = row[0], row[5] or "/"
+        login = row[0]
         uid, gid = _checked(row[2], user), _checked(row[3], user)
     elif number is not None:
         uid = _in_range(number, user)
@@ -56,7 +55,7 @@ def resolve(root_fd: int, user: str, group_add: list[str]) -> Identity:
         supplementary = [_checked(entry[2], user) for entry in groups if login in entry[3].split(",")]
     for extra in group_add:
         supplementary.append(_group_id(groups, extra))
-    return Identity(uid, gid, _unique([gid, *supplementary]), home)
+    return Identity(uid, gid, _unique([gid, *supplementary]))
 
 
 def _find_user(passwd: list[list[str]], wanted: str, number: int | None) -> list[str] | None:

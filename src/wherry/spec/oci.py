@@ -36,6 +36,9 @@ class ConsoleSize(TypedDict):
     width: int
 
 
+IoPriority = TypedDict("IoPriority", {"class": str, "priority": int}, total=False)
+
+
 class Process(TypedDict, total=False):
     terminal: bool
     consoleSize: ConsoleSize
@@ -49,6 +52,9 @@ class Process(TypedDict, total=False):
     oomScoreAdj: int
     user: User
     selinuxLabel: str
+    ioPriority: IoPriority
+    scheduler: dict[str, Any]
+    execCPUAffinity: dict[str, Any]
 
 
 class Root(TypedDict, total=False):
@@ -61,6 +67,8 @@ class Mount(TypedDict, total=False):
     type: str
     source: str
     options: list[str]
+    uidMappings: list[IdMapping]
+    gidMappings: list[IdMapping]
 
 
 class Hook(TypedDict, total=False):
@@ -196,6 +204,16 @@ class Seccomp(TypedDict, total=False):
     syscalls: list[SeccompSyscall]
 
 
+class Personality(TypedDict, total=False):
+    domain: str  # "LINUX" or "LINUX32"
+    flags: list[str]
+
+
+class TimeOffset(TypedDict, total=False):
+    secs: int
+    nanosecs: int
+
+
 class Linux(TypedDict, total=False):
     namespaces: list[Namespace]
     uidMappings: list[IdMapping]
@@ -209,6 +227,8 @@ class Linux(TypedDict, total=False):
     maskedPaths: list[str]
     readonlyPaths: list[str]
     mountLabel: str
+    personality: Personality
+    timeOffsets: dict[str, TimeOffset]  # "monotonic", "boottime"
 
 
 class Config(TypedDict, total=False):

@@ -200,6 +200,8 @@ class ExecCreate(Body):
     attach_stdout: bool = False
     attach_stderr: bool = False
     console_size: list[int] | None = None
+    detach: bool = False
+    """Sent by the docker CLI; it is the start that says whether the exec is detached."""
     detach_keys: str = ""
     tty: bool = False
     env: list[str] | None = None

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
 _WHITESPACE = " \t\n\r"
 
 try:
+    from _json import encode_basestring
     from _json import encode_basestring_ascii as _quote
     from _json import make_scanner as _make_scanner
 
@@ -93,6 +94,7 @@ try:
 
 except ImportError:  # an interpreter without the C accelerator
     import json
+    from json.encoder import encode_basestring
 
     def _refuse_constant(name: str) -> object:
         raise ValueError(f"{name} is not JSON")
@@ -103,3 +105,8 @@ except ImportError:  # an interpreter without the C accelerator
 
     def dumps(value: object) -> bytes:
         return json.dumps(value, separators=(",", ":"), allow_nan=False).encode("ascii")
+
+
+def quote(text: str) -> str:
+    """`text` as a JSON string, in quotes; beyond ASCII it stays as it is."""
+    return encode_basestring(text)

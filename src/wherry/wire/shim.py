@@ -62,6 +62,10 @@ if TYPE_CHECKING:
         path: str
         args: list[str]
 
+    class UserConfig(TypedDict):
+        user: str  # "name[:group]", numbers too; "" is root
+        group_add: list[str]
+
     class StartRequest(TypedDict, total=False):
         container: str
         state_dir: str
@@ -74,6 +78,7 @@ if TYPE_CHECKING:
         attach: list[AttachConfig]
         copy_up: list[CopyUp]
         runtime: RuntimeConfig | None
+        user: UserConfig | None  # None: the numbers in config.process.user count
 
     class ExitRecord(TypedDict):
         event: str  # "exit"

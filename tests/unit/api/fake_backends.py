@@ -9,10 +9,10 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from typing import Any
 
 from wherry import errors
-from wherry.api.backend import (
+from wherry.api.backend import Backends
+from wherry.spec.calls import (
     AttachedStream,
     AttachOptions,
-    Backends,
     Filters,
     Json,
     JsonList,

@@ -13,8 +13,8 @@ from tests.unit.api.harness import Served, run, settled
 
 from wherry import errors
 from wherry.api.auth import parse_auth
-from wherry.api.backend import LogOptions, RegistryAuth, WaitResult
 from wherry.errors import InvalidArgument
+from wherry.spec.calls import LogOptions, RegistryAuth, WaitResult
 from wherry.wire import stdcopy
 
 TAG_DIGEST = "sha256:" + "d" * 64
@@ -444,6 +444,15 @@ def test_info_of_old_versions_has_the_old_fields() -> None:
         old = (await client.request("GET", "/v1.45/info")).json
         assert (old["RuncCommit"]["Expected"], "Containerd" in old) == ("abc", False)
         assert "Expected" not in (await client.request("GET", "/info")).json["RuncCommit"]
+
+    run(scenario)
+
+
+def test_there_are_no_plugins_and_asking_for_one_says_so() -> None:
+    async def scenario(served: Served) -> None:
+        assert (await served.request("GET", "/plugins")).json == []
+        answer = await served.request("GET", "/plugins/vieux/sshfs/json")
+        assert (answer.status, answer.message) == (404, 'plugin "vieux/sshfs" not found')
 
     run(scenario)
 

@@ -28,20 +28,20 @@ def root(tmp_path: Path) -> Iterator[int]:
 @pytest.mark.parametrize(
     ("user", "expected"),
     [
-        ("", (0, 0, [0, 10], "/root")),
-        ("root", (0, 0, [0, 10], "/root")),
-        ("ann", (1000, 1000, [1000, 50, 10], "/home/ann")),
-        ("1000", (1000, 1000, [1000, 50, 10], "/home/ann")),
-        ("ann:staff", (1000, 50, [50], "/home/ann")),
-        ("ann:7", (1000, 7, [7], "/home/ann")),
-        ("4000", (4000, 0, [0], "/")),
-        ("4000:staff", (4000, 50, [50], "/")),
-        ("bob", (1001, 50, [50], "/")),
+        ("", (0, 0, [0, 10])),
+        ("root", (0, 0, [0, 10])),
+        ("ann", (1000, 1000, [1000, 50, 10])),
+        ("1000", (1000, 1000, [1000, 50, 10])),
+        ("ann:staff", (1000, 50, [50])),
+        ("ann:7", (1000, 7, [7])),
+        ("4000", (4000, 0, [0])),
+        ("4000:staff", (4000, 50, [50])),
+        ("bob", (1001, 50, [50])),
     ],
 )
-def test_names_and_numbers(root: int, user: str, expected: tuple[int, int, list[int], str]) -> None:
+def test_names_and_numbers(root: int, user: str, expected: tuple[int, int, list[int]]) -> None:
     who = resolve(root, user, [])
-    assert (who.uid, who.gid, who.groups, who.home) == expected
+    assert (who.uid, who.gid, who.groups) == expected
 
 
 def test_added_groups_follow(root: int) -> None:
@@ -71,7 +71,7 @@ def test_a_fifo_in_place_of_passwd_does_not_block(tmp_path: Path) -> None:
     os.mkfifo(tmp_path / "etc/passwd")
     fd = os.open(tmp_path, os.O_PATH)
     try:
-        assert resolve(fd, "", []).home == "/"
+        assert resolve(fd, "", []).uid == 0
     finally:
         os.close(fd)
 

@@ -1,0 +1,28 @@
+"""`wherry image inspect`."""
+
+from __future__ import annotations
+
+from wherry.cli.command import Command
+from wherry.cli.flags import Flag
+from wherry.cli.inspecting import inspect
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wherry.cli.app import App
+    from wherry.cli.flags import Flags
+
+
+def run(app: App, flags: Flags, arguments: list[str]) -> int:
+    return inspect(app, arguments, flags.text("format"), app.images.inspect)
+
+
+COMMAND = Command(
+    run,
+    arguments="IMAGE [IMAGE...]",
+    flags=(
+        Flag("format", "string", "json, or a template", short="f"),
+        Flag("platform", "string", refused="images are of one platform each"),
+    ),
+    at_least=1,
+    examples=("wherry image inspect busybox",),
+)

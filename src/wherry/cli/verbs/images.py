@@ -1,0 +1,106 @@
+"""`wherry images`, `wherry image ls`."""
+
+from __future__ import annotations
+
+from wherry.cli import units
+from wherry.cli.command import Command
+from wherry.cli.flags import Flag
+from wherry.cli.table import Columns, print_list
+from wherry.client.reference import familiar_name, split
+
+from .ps import short_id
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wherry.cli.app import App
+    from wherry.cli.flags import Flags
+
+    Json = dict[str, Any]
+    Row = tuple[Json, str, str, str]
+
+
+def run(app: App, flags: Flags, arguments: list[str]) -> int:
+    filters = {key: list(found) for key, found in flags.mapping("filter").items()}
+    if arguments:
+        filters.setdefault("reference", []).append(arguments[0])
+    images = app.images.list(all=flags.on("all"), filters=filters)
+    form, truncate, digests = flags.text("format"), not flags.on("no-trunc"), flags.on("digests")
+    found = [row for image in images for row in rows(image, digests=digests or ".Digest" in form)]
+    if flags.on("quiet") and form in ("", "table"):
+        app.out("".join(f"{short_id(row[0]['Id']) if truncate else row[0]['Id']}\n" for row in found))
+        return 0
+    shown = ("Repository", "Tag", *(("Digest",) if digests else ()), "ID", "CreatedSince", "Size")
+    columns = Columns(fields(truncate=truncate), shown, "*formatter.imageContext")
+    print_list(app, columns, found, form, truncate=truncate)
+    return 0
+
+
+def rows(image: Json, *, digests: bool) -> list[Row]:
+    """A row per tag; per digest where there is no tag."""
+    tags = [tag for tag in image.get("RepoTags") or () if tag != "<none>:<none>"]
+    known = [digest for digest in image.get("RepoDigests") or () if digest != "<none>@<none>"]
+    if not tags and not known:
+        return [(image, "<none>", "<none>", "<none>")]
+    by_name: dict[str, list[str]] = {}
+    for reference in known:
+        name, digest = split(reference)
+        by_name.setdefault(familiar_name(name), []).append(digest)
+    rows: list[Row] = []
+    for reference in tags:
+        name, tag = split(reference)
+        name = familiar_name(name)
+        for digest in (by_name.get(name) if digests else None) or ["<none>"]:
+            rows.append((image, name, tag, digest))
+    tagged = {row[1] for row in rows}
+    for name, found in by_name.items():
+        if name not in tagged:
+            rows += [(image, name, "<none>", digest) for digest in (found if digests else found[:1])]
+    return rows
+
+
+def fields(*, truncate: bool) -> dict[str, tuple[str, Any]]:
+    return {
+        "ID": ("IMAGE ID", lambda row: short_id(row[0]["Id"]) if truncate else row[0]["Id"]),
+        "Repository": ("REPOSITORY", lambda row: row[1]),
+        "Tag": ("TAG", lambda row: row[2]),
+        "Digest": ("DIGEST", lambda row: row[3]),
+        "CreatedSince": ("CREATED", lambda row: units.ago(row[0]["Created"])),
+        "CreatedAt": ("CREATED AT", lambda row: units.created_at(row[0]["Created"])),
+        "Size": ("SIZE", lambda row: units.decimal_size(row[0]["Size"], 3)),
+        "Containers": ("CONTAINERS", lambda row: _count(row[0].get("Containers", -1))),
+        "SharedSize": ("SHARED SIZE", lambda row: _bytes(row[0].get("SharedSize", -1))),
+        "UniqueSize": ("UNIQUE SIZE", _unique),
+        "VirtualSize": ("SIZE", lambda row: units.decimal_size(row[0].get("VirtualSize") or row[0]["Size"], 4)),
+    }
+
+
+def _count(number: int) -> str:
+    return "N/A" if number == -1 else str(number)
+
+
+def _bytes(number: int) -> str:
+    return "N/A" if number == -1 else units.decimal_size(number)
+
+
+def _unique(row: Row) -> str:
+    shared, size = row[0].get("SharedSize", -1), row[0]["Size"]
+    return "N/A" if shared == -1 else units.decimal_size(size - shared)
+
+
+COMMAND = Command(
+    run,
+    arguments="[REPOSITORY[:TAG]]",
+    flags=(
+        Flag("all", "bool", "Show intermediate images too", short="a"),
+        Flag("digests", "bool", "Show digests"),
+        Flag("filter", "filter", "Only those that match (dangling=true, reference=busybox …)", short="f"),
+        Flag("format", "string", "table, json, or a template"),
+        Flag("no-trunc", "bool", "Do not shorten anything"),
+        Flag("quiet", "bool", "Only IDs", short="q"),
+        Flag("tree", "bool", refused="images are listed one platform each"),
+    ),
+    at_most=1,
+    examples=("wherry images", "wherry images --format '{{.Repository}}:{{.Tag}} {{.Size}}'"),
+)

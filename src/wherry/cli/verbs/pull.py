@@ -1,0 +1,45 @@
+"""`wherry pull`."""
+
+from __future__ import annotations
+
+import os
+
+from wherry.cli.command import CliError, Command
+from wherry.cli.flags import Flag
+from wherry.cli.progress import show
+from wherry.cli.registry_auth import auth_for
+from wherry.client.reference import canonical, split
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wherry.cli.app import App
+    from wherry.cli.flags import Flags
+
+
+def run(app: App, flags: Flags, arguments: list[str]) -> int:
+    reference, quiet, all_tags = arguments[0], flags.on("quiet"), flags.on("all-tags")
+    tag = split(reference)[1]
+    if all_tags and tag:
+        raise CliError("tag can't be used with --all-tags/-a")
+    if not tag and not all_tags and not quiet:
+        app.out("Using default tag: latest\n")
+    platform = flags.text("platform") or os.environ.get("DOCKER_DEFAULT_PLATFORM")
+    progress = app.images.pull(reference, platform=platform, auth=auth_for(app, reference), all_tags=all_tags)
+    show(progress, quiet=quiet)
+    app.out((canonical(reference).rpartition(":")[0] if all_tags else canonical(reference)) + "\n")
+    return 0
+
+
+COMMAND = Command(
+    run,
+    arguments="NAME[:TAG|@DIGEST]",
+    flags=(
+        Flag("all-tags", "bool", "Fetch all tags of the repository", short="a"),
+        Flag("platform", "string", "Platform (linux/arm64)"),
+        Flag("quiet", "bool", "Do not show progress", short="q"),
+        Flag("disable-content-trust", "bool", refused="images are not signed in Docker's way any more"),
+    ),
+    at_least=1,
+    at_most=1,
+    examples=("wherry pull busybox", "wherry pull localhost:5000/app:1.2", "wherry pull --platform linux/arm64 alpine"),
+)

@@ -1,0 +1,133 @@
+"""Images, as the Engine API has them."""
+
+from __future__ import annotations
+
+from .session import segment
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterable, Iterator, Mapping, Sequence
+    from typing import Any
+
+    from .session import Session
+
+    Json = dict[str, Any]
+    JsonList = list[Json]  # the class has a method called list
+    Filters = Mapping[str, Sequence[str]]
+
+
+class Images:
+    """`Client.images`. `ref` is an id, a unique beginning of one, name:tag or name@digest."""
+
+    def __init__(self, session: Session) -> None:
+        self._session = session
+
+    def list(
+        self, *, all: bool = False, filters: Filters | None = None, digests: bool = False, shared_size: bool = False
+    ) -> JsonList:
+        from .containers import _filters
+
+        query = {
+            "all": all or None,
+            "filters": _filters(filters),
+            "digests": digests or None,
+            "shared-size": shared_size or None,
+        }
+        answer: JsonList = self._session.call("GET", "/images/json", query=query)
+        return answer
+
+    def inspect(self, ref: str) -> Json:
+        answer: Json = self._session.call("GET", f"/images/{segment(ref)}/json")
+        return answer
+
+    def history(self, ref: str) -> JsonList:
+        answer: JsonList = self._session.call("GET", f"/images/{segment(ref)}/history")
+        return answer
+
+    def tag(self, ref: str, repository: str, tag: str) -> None:
+        self._session.call("POST", f"/images/{segment(ref)}/tag", query={"repo": repository, "tag": tag})
+
+    def remove(self, ref: str, *, force: bool = False, no_prune: bool = False) -> JsonList:
+        """[{"Untagged": …}, {"Deleted": …}]."""
+        query = {"force": force or None, "noprune": no_prune or None}
+        answer: JsonList = self._session.call("DELETE", f"/images/{segment(ref)}", query=query)
+        return answer or []
+
+    def prune(self, filters: Filters | None = None) -> Json:
+        from .containers import _filters
+
+        answer: Json = self._session.call("POST", "/images/prune", query={"filters": _filters(filters)})
+        return answer
+
+    def pull(
+        self,
+        ref: str,
+        *,
+        platform: str | None = None,
+        auth: Mapping[str, str] | None = None,
+        all_tags: bool = False,
+    ) -> Iterator[Json]:
+        """Pulls while it is iterated; yields Docker's progress objects. WherryError with the engine's words if it fails half-way.
+
+        A name without tag or digest means `latest`, unless `all_tags`.
+        """
+        from .reference import split
+
+        name, tag = split(ref)
+        query = {
+            "fromImage": name,
+            "tag": None if all_tags else tag or "latest",
+            "platform": platform or None,
+        }
+        return self._progress("/images/create", query, _auth_header(auth), None)
+
+    def load(self, tar: Iterable[bytes], *, quiet: bool = False, platform: str | None = None) -> Iterator[Json]:
+        """Loads images from the pieces of a `save` archive; yields progress."""
+        headers = {"Content-Type": "application/x-tar"}
+        return self._progress("/images/load", {"quiet": quiet, "platform": platform}, headers, tar)
+
+    def import_(
+        self,
+        source: str | Iterable[bytes],
+        *,
+        repository: str = "",
+        tag: str = "",
+        message: str = "",
+        changes: Sequence[str] = (),
+        platform: str = "",
+    ) -> Iterator[Json]:
+        """A new image from the pieces of a root file system's archive, or from a URL that the engine fetches."""
+        query = {
+            "fromSrc": source if isinstance(source, str) else "-",
+            "repo": repository or None,
+            "tag": tag or None,
+            "message": message or None,
+            "changes": list(changes),
+            "platform": platform or None,
+        }
+        body = None if isinstance(source, str) else source
+        return self._progress("/images/create", query, {"Content-Type": "application/x-tar"}, body)
+
+    def _progress(
+        self, path: str, query: Mapping[str, object], headers: Mapping[str, str], body: Iterable[bytes] | None
+    ) -> Iterator[Json]:
+        from wherry.errors import WherryError
+
+        response = self._session.open("POST", path, query=query, headers=headers, body=body)
+        for value in self._session.stream(response):
+            problem = value.get("errorDetail") or value.get("error") if isinstance(value, dict) else None
+            if problem:
+                response.close()
+                raise WherryError(problem if isinstance(problem, str) else str(problem.get("message", problem)))
+            yield value
+
+
+def _auth_header(auth: Mapping[str, str] | None) -> dict[str, str]:
+    if not auth:
+        return {}
+    from binascii import b2a_base64
+
+    from wherry.wire.fastjson import dumps
+
+    encoded = b2a_base64(dumps(dict(auth)), newline=False).decode("ascii")
+    return {"X-Registry-Auth": encoded.replace("+", "-").replace("/", "_")}

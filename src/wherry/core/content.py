@@ -1,0 +1,190 @@
+"""The content store: blobs by digest, as an OCI image layout (`content/blobs/sha256/…`), and files on their way to become blobs.
+
+In wherryd. Blocking: call from threads, except for look-ups. Source: OCI image-spec image-layout.md.
+
+**Invariants**: a file below `blobs/` has the content that its name says, whole and synced: it is written below `ingest/`, hashed on the way,
+fsynced, renamed, and its directory fsynced. Blobs are never changed. After a crash `ingest/` holds only rubbish, which `open` removes.
+Deliberately absent: which blobs are needed (`images` knows), and index.json (the database is the index).
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections.abc import Iterable, Iterator
+from hashlib import sha256, sha512
+from types import TracebackType
+
+from wherry.core.remove import remove_tree
+from wherry.errors import DataLoss, InvalidArgument, NotFound
+from wherry.spec.ids import Digest, is_digest
+
+
+class Content:
+    """`Content(root)`: `root` is the engine's `content` directory."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self._ingest = os.path.join(root, "ingest")
+
+    def open(self) -> None:
+        """Makes the layout and removes what a crash has left in `ingest`."""
+        remove_tree(self._ingest)
+        for directory in (
+            self._ingest,
+            os.path.join(self.root, "blobs/sha256"),
+            os.path.join(self.root, "blobs/sha512"),
+        ):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        layout = os.path.join(self.root, "oci-layout")
+        if not os.path.exists(layout):
+            with self.ingest() as file:
+                file.write(b'{"imageLayoutVersion": "1.0.0"}')
+                file.keep_as(layout)
+
+    def path(self, digest: Digest) -> str:
+        if not is_digest(digest):
+            raise InvalidArgument(f"{digest!r} is not a digest")
+        algorithm, _, encoded = digest.partition(":")
+        return f"{self.root}/blobs/{algorithm}/{encoded}"
+
+    def has(self, digest: Digest) -> bool:
+        return os.path.exists(self.path(digest))
+
+    def size(self, digest: Digest) -> int:
+        try:
+            return os.stat(self.path(digest)).st_size
+        except FileNotFoundError:
+            raise NotFound(f"content {digest}: not found") from None
+
+    def read(self, digest: Digest, limit: int) -> bytes:
+        """A whole small blob, verified. InvalidArgument when it is larger than `limit`, DataLoss when it is damaged."""
+        try:
+            with open(self.path(digest), "rb") as file:
+                data = file.read(limit + 1)
+        except FileNotFoundError:
+            raise NotFound(f"content {digest}: not found") from None
+        if len(data) > limit:
+            raise InvalidArgument(f"content {digest}: larger than {limit} bytes")
+        if hash_of(digest, data) != digest:
+            raise DataLoss(f"content {digest}: the stored blob is damaged")
+        return data
+
+    def add(self, data: bytes, expected: Digest | None = None) -> Digest:
+        """Stores a small blob."""
+        with self.ingest(expected) as file:
+            file.write(data)
+            return file.commit()
+
+    def ingest(self, expected: Digest | None = None) -> Ingest:
+        """A new file, removed at the end of the `with` block unless it was committed."""
+        return Ingest(self, os.path.join(self._ingest, secrets.token_hex(8)), expected)
+
+    def ingest_directory(self) -> str:
+        """A new directory below `ingest/`, for archives that are taken apart. The caller removes it."""
+        path = os.path.join(self._ingest, secrets.token_hex(8))
+        os.mkdir(path, 0o700)
+        return path
+
+    def adopt(self, path: str, digest: Digest) -> None:
+        """Makes a file below `ingest/`, whose digest was computed while it was written, a blob as well. It is not to be changed any more."""
+        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
+        try:
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+        try:
+            os.link(path, self.path(digest))
+        except FileExistsError:
+            return
+        sync_directory(os.path.dirname(self.path(digest)))
+
+    def discard(self, digests: Iterable[Digest]) -> list[str]:
+        """Takes blobs out of the store, at once; the names that are returned are then to be unlinked (in a thread: large files take time)."""
+        moved = []
+        for digest in digests:
+            path = os.path.join(self._ingest, secrets.token_hex(8))
+            try:
+                os.rename(self.path(digest), path)
+            except FileNotFoundError:
+                continue
+            moved.append(path)
+        return moved
+
+    def __iter__(self) -> Iterator[Digest]:
+        for algorithm in ("sha256", "sha512"):
+            for name in os.listdir(os.path.join(self.root, "blobs", algorithm)):
+                if is_digest(f"{algorithm}:{name}"):
+                    yield Digest(f"{algorithm}:{name}")
+
+
+class Ingest:
+    """A blob that is being written. `size` bytes so far, at `path`."""
+
+    def __init__(self, content: Content, path: str, expected: Digest | None) -> None:
+        self.path = path
+        self.size = 0
+        self._content = content
+        self._expected = expected
+        self._hash = sha512() if expected is not None and expected.startswith("sha512:") else sha256()
+        self._fd = -1
+
+    def __enter__(self) -> Ingest:
+        self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        os.close(self._fd)
+        try:
+            os.unlink(self.path)
+        except FileNotFoundError:
+            pass  # committed
+
+    def write(self, data: bytes) -> None:
+        self._hash.update(data)
+        self.size += len(data)
+        view = memoryview(data)
+        while view:
+            view = view[os.write(self._fd, view) :]
+
+    @property
+    def digest(self) -> Digest:
+        """Of what was written so far."""
+        return Digest(f"{self._hash.name}:{self._hash.hexdigest()}")
+
+    def check(self) -> Digest:
+        """DataLoss unless what was written has the expected digest."""
+        if self._expected is not None and self.digest != self._expected:
+            raise DataLoss(f"filesystem layer verification failed for digest {self._expected}")
+        return self.digest
+
+    def sync(self) -> None:
+        """Brings to disk what was written so far; `commit` has less to do then."""
+        os.fsync(self._fd)
+
+    def commit(self) -> Digest:
+        """Makes it a blob, synced."""
+        digest = self.check()
+        self.keep_as(self._content.path(digest))
+        return digest
+
+    def keep_as(self, path: str) -> None:
+        os.fsync(self._fd)
+        os.rename(self.path, path)
+        sync_directory(os.path.dirname(path))
+
+
+def hash_of(like: Digest, data: bytes) -> Digest:
+    """The digest of `data` by the algorithm of `like`."""
+    algorithm = sha512 if like.startswith("sha512:") else sha256
+    return Digest(f"{like.partition(':')[0]}:{algorithm(data).hexdigest()}")
+
+
+def sync_directory(path: str) -> None:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.fsync(fd)
+    finally:
+        os.close(fd)

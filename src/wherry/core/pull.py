@@ -1,0 +1,334 @@
+"""Pulling an image: manifest, config, layers; each layer downloaded, verified and unpacked as one stream, several at the same time.
+
+In wherryd, on the event loop; bytes are written and hashed in threads, tars are unpacked by workers. The progress is Docker's stream of
+statuses, the errors Docker's words.
+
+**Invariants**: nothing is recorded before every digest and diff id was verified and everything is synced; a pull that fails or is cancelled
+leaves what was there before; the same blob is downloaded once, whoever wants it.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+from contextlib import asynccontextmanager, contextmanager
+from dataclasses import dataclass
+
+import aiohttp
+
+from wherry.core.content import Ingest
+from wherry.core.images import Image, Images, NewImage
+from wherry.core.layers import LayerWork, Wanted, both
+from wherry.core.snapshots import Staged
+from wherry.core.unpack import Unpacked
+from wherry.core.unpackers import Growing, Unpackers
+from wherry.distribution.client import Fetched, Repository, new_session
+from wherry.distribution.errors import RegistryError
+from wherry.distribution.hosts import RegistryHosts
+from wherry.errors import DataLoss, Internal, InvalidArgument, NotFound, PermissionDenied, Unavailable
+from wherry.spec.calls import ProgressSink, RegistryAuth
+from wherry.spec.ids import Digest
+from wherry.spec.image import (
+    DOCKER_CONFIG,
+    MAX_CONFIG,
+    MAX_DOCUMENT,
+    OCI_CONFIG,
+    Descriptor,
+    Index,
+    Manifest,
+    Platform,
+    chain_ids,
+    diff_ids,
+    host_platform,
+    is_layer_type,
+    matches,
+    normalize,
+    parse_config,
+    parse_document,
+    select,
+)
+from wherry.spec.reference import Reference
+
+MAX_DOWNLOADS = 3
+REPORT_SECONDS = 0.1
+_CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream", "text/html", "")
+"""The last three are what old registries and builders wrote by mistake; the config itself is checked."""
+
+
+@dataclass(frozen=True, slots=True)
+class _Plan:
+    """What is to be fetched: `target` is what the name stands for in the registry (an index or the manifest itself)."""
+
+    target: Descriptor
+    documents: dict[Digest, bytes]
+    manifest: Manifest
+    config: bytes
+    diffs: tuple[Digest, ...]
+
+
+class Puller:
+    def __init__(
+        self,
+        images: Images,
+        unpackers: Unpackers,
+        work: LayerWork,
+        hosts: RegistryHosts,
+        max_downloads: int = MAX_DOWNLOADS,
+    ) -> None:
+        self._images = images
+        self._content = images.content
+        self._unpackers = unpackers
+        self._work = work
+        self._hosts = hosts
+        self._slots = asyncio.Semaphore(max_downloads)
+        self._blob_locks: dict[Digest, tuple[asyncio.Lock, int]] = {}
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def tags(self, reference: Reference, auth: RegistryAuth) -> list[str]:
+        """All tags of the reference's repository."""
+        with _in_dockers_words(reference):
+            repository = await self._open(reference, auth)
+            return await repository.tags()
+
+    async def pull(
+        self, reference: Reference, platform: Platform | None, auth: RegistryAuth, progress: ProgressSink
+    ) -> Image:
+        """By tag, or by digest (a tag beside it is not looked at). `platform`: another than this machine's.
+
+        Errors before the manifest is known are raised before anything was reported.
+        """
+        wanted = reference.with_digest(reference.digest) if reference.digest else reference.tagged()
+        with _in_dockers_words(wanted):
+            repository = await self._open(wanted, auth)
+            fetched = await repository.manifest(wanted.digest or wanted.tag or "")
+            progress({"status": f"Pulling from {wanted.path}", "id": wanted.digest or wanted.tag})
+            plan = await _plan(repository, wanted, fetched, platform)
+            image, changed = await self._carry_out(repository, plan, wanted, progress)
+        progress({"status": f"Digest: {plan.target.digest}"})
+        outcome = "Downloaded newer image for" if changed else "Image is up to date for"
+        progress({"status": f"Status: {outcome} {wanted.familiar}"})
+        return image
+
+    async def _open(self, reference: Reference, auth: RegistryAuth) -> Repository:
+        if self._session is None:
+            self._session = new_session()
+        return await Repository.open(self._session, self._hosts, reference, auth)
+
+    async def _carry_out(
+        self, repository: Repository, plan: _Plan, wanted: Reference, progress: ProgressSink
+    ) -> tuple[Image, bool]:
+        """→ the image, and whether the name stood for another one (or none) before."""
+        images = self._images
+        manifest = plan.manifest
+        chain = chain_ids(plan.diffs)
+        names = [wanted] if wanted.digest else [wanted, wanted.with_digest(plan.target.digest)]
+        blobs = frozenset(
+            {*plan.documents, manifest.config.digest, *(descriptor.digest for descriptor in manifest.layers)}
+        )
+        before = images.named(wanted)
+        async with images.holding(blobs, chain):
+            for digest, data in (*plan.documents.items(), (manifest.config.digest, plan.config)):
+                if not self._content.has(digest):
+                    await asyncio.to_thread(self._content.add, data, digest)
+            layers = [
+                self._wanted(repository, descriptor, position, plan.diffs, progress)
+                for position, descriptor in enumerate(manifest.layers)
+            ]
+            for layer, descriptor in zip(layers, manifest.layers, strict=True):
+                if images.snapshots.layer(layer.chain_id) is None:
+                    _tell(progress, descriptor, "Pulling fs layer")
+            async with self._work.unpacked(layers) as staged:
+                await self._fetch_missing(repository, manifest.layers)
+                image = await images.add(NewImage(manifest.config.digest, plan.target, blobs, staged, names))
+        return image, before is None or before.id != image.id
+
+    def _wanted(
+        self,
+        repository: Repository,
+        descriptor: Descriptor,
+        position: int,
+        diffs: Sequence[Digest],
+        progress: ProgressSink,
+    ) -> Wanted:
+        chain = chain_ids(diffs)
+        diff_id = diffs[position]
+
+        async def make(staged: Staged, tell: ProgressSink) -> Unpacked:
+            unpacked = await self._fetch_and_unpack(repository, descriptor, diff_id, staged, tell)
+            _tell(tell, descriptor, "Pull complete")
+            return unpacked
+
+        return Wanted(
+            chain[position],
+            chain[position - 1] if position else None,
+            diff_id,
+            make,
+            progress,
+            lambda: _tell(progress, descriptor, "Already exists"),
+        )
+
+    async def _fetch_missing(self, repository: Repository, layers: Sequence[Descriptor]) -> None:
+        """Blobs of layers that exist unpacked already, but came by another blob (or by none: an import)."""
+        for descriptor in layers:
+            async with self._blob_lock(descriptor.digest):
+                if not self._content.has(descriptor.digest):
+                    with self._content.ingest(descriptor.digest) as file:
+                        await self._download(repository, descriptor, file, Growing(), lambda _: None)
+                        await asyncio.to_thread(file.commit)
+
+    async def _fetch_and_unpack(
+        self, repository: Repository, descriptor: Descriptor, diff_id: Digest, staged: Staged, tell: ProgressSink
+    ) -> Unpacked:
+        async with self._blob_lock(descriptor.digest):
+            if self._content.has(descriptor.digest):
+                path = self._content.path(descriptor.digest)
+                return await self._unpack(path, staged, diff_id, None, _extracting(tell, descriptor, None))
+            growing = Growing()
+            with self._content.ingest(descriptor.digest) as file:
+
+                async def download() -> None:
+                    try:
+                        await self._download(repository, descriptor, file, growing, tell)
+                    except BaseException:
+                        growing.fail()
+                        raise
+
+                async def unpack() -> Unpacked:
+                    await growing.begun()
+                    report = _extracting(tell, descriptor, growing)
+                    return await self._unpack(file.path, staged, diff_id, growing, report)
+
+                unpacked, _ = await both(unpack(), download())
+                await asyncio.to_thread(file.commit)
+                return unpacked
+
+    async def _unpack(
+        self, blob: str, staged: Staged, diff_id: Digest, growing: Growing | None, report: Callable[[int], None]
+    ) -> Unpacked:
+        try:
+            return await self._unpackers.unpack(blob, staged.fs, diff_id, growing=growing, on_consumed=report)
+        except (InvalidArgument, DataLoss, Internal) as error:
+            raise type(error)(f"failed to register layer: {error}") from None
+
+    async def _download(
+        self, repository: Repository, descriptor: Descriptor, file: Ingest, growing: Growing, tell: ProgressSink
+    ) -> None:
+        """Into `file`, verified."""
+        if self._slots.locked():
+            _tell(tell, descriptor, "Waiting")
+        async with self._slots:
+            clock = asyncio.get_running_loop().time
+            reported = 0.0
+            async with repository.blob_pieces(descriptor) as pieces:
+                async for piece in pieces:
+                    await asyncio.to_thread(file.write, piece)
+                    growing.advance(file.size)
+                    if clock() - reported >= REPORT_SECONDS:
+                        reported = clock()
+                        _tell(tell, descriptor, "Downloading", file.size)
+            _tell(tell, descriptor, "Verifying Checksum")
+            file.check()
+            _tell(tell, descriptor, "Download complete")
+            growing.finish()
+        await asyncio.to_thread(file.sync)
+
+    @asynccontextmanager
+    async def _blob_lock(self, digest: Digest) -> AsyncIterator[None]:
+        lock, users = self._blob_locks.get(digest, (asyncio.Lock(), 0))
+        self._blob_locks[digest] = (lock, users + 1)
+        try:
+            async with lock:
+                yield
+        finally:
+            lock, users = self._blob_locks.pop(digest)
+            if users > 1:
+                self._blob_locks[digest] = (lock, users - 1)
+
+
+# --- what is to be fetched -----------------------------------------------------------------------------------------------------------
+
+
+async def _plan(repository: Repository, wanted: Reference, fetched: Fetched, platform: Platform | None) -> _Plan:
+    """Follows indexes to the manifest for the platform, and fetches the config."""
+    document = parse_document(fetched.data, fetched.media_type)
+    target = Descriptor(document.media_type, fetched.digest, len(fetched.data))
+    documents = {fetched.digest: fetched.data}
+    for _ in range(3):
+        if isinstance(document, Manifest):
+            break
+        entry = select(document, normalize(platform or host_platform()))
+        if entry.size > MAX_DOCUMENT:
+            raise InvalidArgument(f"manifest {entry.digest}: larger than {MAX_DOCUMENT} bytes")
+        inner = await repository.manifest(entry.digest, entry.size)
+        documents[entry.digest] = inner.data
+        document = parse_document(inner.data, entry.media_type)
+    if isinstance(document, Index):
+        raise InvalidArgument("index: indexes are nested too deep")
+    if document.config.media_type not in _CONFIG_TYPES:
+        raise InvalidArgument(
+            f"unsupported media type {document.config.media_type or '(none)'}: {wanted.familiar} is not a container image"
+        )
+    for layer in document.layers:
+        if not is_layer_type(layer.media_type):
+            raise InvalidArgument(f"unsupported layer media type {layer.media_type or '(none)'}")
+    config = await repository.blob(document.config, MAX_CONFIG)
+    parsed = parse_config(config)
+    diffs = diff_ids(parsed)
+    if len(diffs) != len(document.layers):
+        raise InvalidArgument(f"invalid image: {len(document.layers)} layers, but the config lists {len(diffs)}")
+    found = normalize(
+        Platform(parsed.get("os") or "linux", parsed.get("architecture") or "", parsed.get("variant") or "")
+    )
+    if found.os != "linux":
+        raise InvalidArgument(f'image operating system "{found.os}" cannot be used on this platform')
+    if platform is not None and not matches(platform, found):
+        raise NotFound(
+            f"image with reference {wanted.familiar} was found but does not match the specified platform: "
+            f"wanted {normalize(platform)}, actual: {found}"
+        )
+    return _Plan(target, documents, document, config, diffs)
+
+
+# --- words ---------------------------------------------------------------------------------------------------------------------------
+
+
+def _tell(progress: ProgressSink, descriptor: Descriptor, status: str, current: int | None = None) -> None:
+    detail = {} if current is None else {"current": current, "total": descriptor.size}
+    progress({"status": status, "progressDetail": detail, "id": descriptor.digest.partition(":")[2][:12]})
+
+
+def _extracting(tell: ProgressSink, descriptor: Descriptor, growing: Growing | None) -> Callable[[int], None]:
+    """Reports how far unpacking is, now and then, once the download is complete (the same line shows both)."""
+    clock = asyncio.get_running_loop().time
+    reported = 0.0
+
+    def report(consumed: int) -> None:
+        nonlocal reported
+        if (growing is None or growing.complete) and clock() - reported >= REPORT_SECONDS:
+            reported = clock()
+            _tell(tell, descriptor, "Extracting", consumed)
+
+    return report
+
+
+@contextmanager
+def _in_dockers_words(reference: Reference) -> Iterator[None]:
+    """What a registry refuses, as dockerd says it: clients tell apart by these words what a user is to do."""
+    try:
+        yield
+    except RegistryError as error:
+        match error.code:
+            case "MANIFEST_UNKNOWN":
+                raise NotFound(f"manifest for {reference.familiar} not found: {error}") from None
+            case "DENIED" | "NAME_UNKNOWN" if error.status in (401, 403, 404):
+                raise NotFound(
+                    f"pull access denied for {reference.familiar_name}, repository does not exist or may require "
+                    f"'docker login': {error}"
+                ) from None
+            case "UNAUTHORIZED":
+                raise PermissionDenied(str(error)) from None
+        raise Unavailable(str(error)) from None

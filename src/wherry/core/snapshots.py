@@ -1,0 +1,379 @@
+"""The overlay snapshotter: unpacked layers, read-only and shared, and for each container the directory that it writes to.
+
+In wherryd. On disk, below `snapshots/`:
+
+    layers/N/fs             one unpacked layer; N is the row's number in the table `layers` (short, so that 128 of them fit into mount options)
+    layers/new-…/fs         being unpacked
+    active/KEY/{fs,work}    a container's upper and work directory; active/KEY/parent is a link whose target is the chain id below it ("" for none)
+    trash/…                 being removed
+
+**Invariants**: a row in `layers` is written only after the layer's files are synced and its directory has its final name; a layer is not
+removed while an image's row (`images` says so), a container's directory, or a lease refers to it. After a crash, `open` removes every
+directory that no row names. `prepare` costs a few mkdirs and syncs nothing: a container that was not started yet has no data to lose.
+Deliberately absent: mounting, which is the shim's, in its own mount namespace.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import sqlite3
+import stat
+from collections import Counter
+from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+
+from wherry.core.db import Database
+from wherry.core.trash import Trash
+from wherry.core.unpack import OPAQUE, Unpacked
+from wherry.errors import AlreadyExists, InvalidArgument, NotFound, SyscallError
+from wherry.linux.syscalls import Long, failed, function, openat2
+from wherry.spec.ids import ChainId, Digest
+
+_syncfs = function("syncfs", Long)
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+_RESOLVE_NO_SYMLINKS = 0x04
+_RESOLVE_BENEATH = 0x08
+
+SCHEMA = """
+create table if not exists layers (
+    number integer primary key,
+    chain_id text not null unique,
+    parent text,
+    diff_id text not null,
+    size integer not null,
+    entries integer not null
+) strict;
+"""
+
+
+@dataclass(frozen=True, slots=True)
+class Layer:
+    """An unpacked layer. `size` as Docker counts it: the sum of the sizes of the files in its tar."""
+
+    number: int
+    chain_id: ChainId
+    parent: ChainId | None
+    diff_id: Digest
+    size: int
+    entries: int
+
+
+@dataclass(frozen=True, slots=True)
+class RootfsMount:
+    """What an overlay is mounted from. `lower`: topmost first."""
+
+    lower: list[str]
+    upper: str
+    work: str
+
+
+@dataclass(slots=True)
+class Staged:
+    """A layer that is unpacked, but not recorded. `directory` holds its `fs`."""
+
+    directory: str
+    chain_id: ChainId
+    parent: ChainId | None
+    diff_id: Digest
+    unpacked: Unpacked = field(default_factory=Unpacked)
+
+    @property
+    def fs(self) -> str:
+        return os.path.join(self.directory, "fs")
+
+
+class OverlaySnapshots:
+    """`OverlaySnapshots(root, db)`: `root` is the engine's `snapshots` directory."""
+
+    def __init__(self, root: str, db: Database) -> None:
+        self.root = root
+        self.on_released: Callable[[ChainId], Awaitable[None]] | None = None
+        """Told the parent of each container's directory that was removed."""
+        self._db = db
+        self._layers_root = os.path.join(root, "layers")
+        self._active_root = os.path.join(root, "active")
+        self.trash = Trash(os.path.join(root, "trash"))
+        self._layers: dict[ChainId, Layer] = {}
+        self._active: dict[str, ChainId | None] = {}
+        self._leases: Counter[ChainId] = Counter()
+        self._next_number = 1
+        self._committing = asyncio.Lock()
+
+    # --- start-up
+
+    async def open(self) -> None:
+        """Reads the rows and the containers' directories, and removes every layer directory that no row names."""
+        for directory in (self.root, self._layers_root, self._active_root):
+            os.makedirs(directory, mode=0o700, exist_ok=True)
+        self.trash.open()
+        rows = await self._db.run(_read_layers)
+        self._layers = {layer.chain_id: layer for layer in rows}
+        present = set(os.listdir(self._layers_root))
+        lost = [layer.chain_id for layer in rows if str(layer.number) not in present]
+        if lost:
+            # The files of a recorded layer are gone: somebody removed them by hand.
+            await self._forget(lost)
+        known = {str(layer.number) for layer in self._layers.values()}
+        await asyncio.to_thread(self._discard, [os.path.join(self._layers_root, name) for name in present - known])
+        await asyncio.to_thread(self.trash.empty_now)
+        self._next_number = max([int(name) for name in present if name.isdigit()], default=0) + 1
+        for key in os.listdir(self._active_root):
+            try:
+                parent = os.readlink(os.path.join(self._active_root, key, "parent"))
+            except FileNotFoundError:  # `prepare` was interrupted
+                await asyncio.to_thread(self._discard, [os.path.join(self._active_root, key)])
+                continue
+            self._active[key] = None if parent == "none" else ChainId(parent)
+
+    async def keep_only(self, keys: Collection[str]) -> None:
+        """Removes the directories of containers that do not exist (any more): the engine calls it once, with all its containers."""
+        for key in set(self._active) - set(keys):
+            await self.remove(key)
+
+    # --- containers
+
+    async def prepare(self, key: str, parent: ChainId | None) -> None:
+        """Makes the writable directory `key` on top of the layer `parent`. Its root gets the owner and mode that the image's root has."""
+        if not key or "/" in key or key.startswith("."):
+            raise InvalidArgument(f"snapshot {key!r}: not a name")
+        if parent is not None and parent not in self._layers:
+            raise NotFound(f"snapshot {key}: layer {parent} does not exist")
+        directory = f"{self._active_root}/{key}"
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            raise AlreadyExists(f"snapshot {key} exists already") from None
+        mode, uid, gid = 0o755, 0, 0
+        if parent is not None:
+            found = os.stat(self._fs(parent))
+            mode, uid, gid = stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
+        upper = f"{directory}/fs"
+        os.mkdir(upper, 0o700)
+        if uid or gid:
+            os.chown(upper, uid, gid)
+        os.chmod(upper, mode)
+        os.mkdir(f"{directory}/work", 0o700)
+        os.symlink(parent or "none", f"{directory}/parent")
+        self._active[key] = parent
+
+    def mounts(self, key: str) -> RootfsMount:
+        if key not in self._active:
+            raise NotFound(f"snapshot {key} does not exist")
+        directory = f"{self._active_root}/{key}"
+        return RootfsMount(self.lower(self._active[key]), f"{directory}/fs", f"{directory}/work")
+
+    def lower(self, chain_id: ChainId | None) -> list[str]:
+        """The directories of a stack of layers, topmost first."""
+        stack = []
+        while chain_id is not None:
+            layer = self._layers.get(chain_id)
+            if layer is None:
+                raise NotFound(f"layer {chain_id} does not exist")
+            stack.append(self._fs(chain_id))
+            chain_id = layer.parent
+        return stack
+
+    async def remove(self, key: str) -> None:
+        """Puts a container's directory into the trash, which the caller empties. Nothing happens if there is none."""
+        parent = self._active.pop(key, None)
+        self.trash.put(f"{self._active_root}/{key}")
+        if parent is not None and self.on_released is not None:
+            await self.on_released(parent)
+
+    async def usage(self, key: str) -> tuple[int, int]:
+        """(bytes, inodes) that the container's own directory takes; hard-linked files count once."""
+        if key not in self._active:
+            raise NotFound(f"snapshot {key} does not exist")
+        return await asyncio.to_thread(_usage, f"{self._active_root}/{key}/fs")
+
+    def parents_in_use(self) -> set[ChainId]:
+        """The layers that containers' directories and leases stand on (those below them not included)."""
+        return {chain for chain in self._active.values() if chain is not None} | set(self._leases)
+
+    # --- layers
+
+    def layer(self, chain_id: ChainId) -> Layer | None:
+        return self._layers.get(chain_id)
+
+    def layers(self) -> list[Layer]:
+        return list(self._layers.values())
+
+    @contextmanager
+    def leased(self, chain_ids: Iterable[ChainId]) -> Iterator[None]:
+        """Keeps layers, also those that are yet to come, from being collected."""
+        held = list(chain_ids)
+        self._leases.update(held)
+        try:
+            yield
+        finally:
+            self._leases.subtract(held)
+            self._leases += Counter()  # drops zeros
+
+    def stage(self, chain_id: ChainId, parent: ChainId | None, diff_id: Digest) -> Staged:
+        """A new directory to unpack a layer into; ends with `commit` or `abandon`."""
+        directory = os.path.join(self._layers_root, f"new-{secrets.token_hex(8)}")
+        os.mkdir(directory, 0o700)
+        staged = Staged(directory, chain_id, parent, diff_id)
+        os.mkdir(staged.fs, 0o700)
+        os.chmod(staged.fs, 0o755)
+        return staged
+
+    async def abandon(self, staged: Staged) -> None:
+        await asyncio.to_thread(self._discard, [staged.directory])
+
+    async def commit(self, layers: Sequence[Staged]) -> None:
+        """Makes unpacked layers, lowest first, permanent: synced, named, recorded. Those that exist by now are thrown away."""
+        async with self._committing:
+            new: list[tuple[Staged, Layer]] = []
+            for staged in layers:
+                if staged.chain_id in self._layers:
+                    await self.abandon(staged)
+                    continue
+                found = staged.unpacked
+                layer = Layer(
+                    self._next_number, staged.chain_id, staged.parent, staged.diff_id, found.size, found.entries
+                )
+                self._next_number += 1
+                new.append((staged, layer))
+            if not new:
+                return
+            await asyncio.to_thread(self._settle, new)
+            rows = [layer for _, layer in new]
+            await self._db.run(lambda conn: _insert_layers(conn, rows))
+            self._layers.update((layer.chain_id, layer) for layer in rows)
+
+    async def remove_layers(self, chain_ids: Iterable[ChainId]) -> None:
+        """Forgets the layers, then removes their files."""
+        doomed = [self._layers[chain_id] for chain_id in chain_ids if chain_id in self._layers]
+        await self._forget([layer.chain_id for layer in doomed])
+        await asyncio.to_thread(self._discard, [f"{self._layers_root}/{layer.number}" for layer in doomed])
+
+    async def _forget(self, chain_ids: Sequence[ChainId]) -> None:
+        for chain_id in chain_ids:
+            del self._layers[chain_id]
+        await self._db.run(
+            lambda conn: conn.executemany("delete from layers where chain_id = ?", [(c,) for c in chain_ids]).close()
+        )
+
+    def _fs(self, chain_id: ChainId) -> str:
+        return f"{self._layers_root}/{self._layers[chain_id].number}/fs"
+
+    def _settle(self, layers: Sequence[tuple[Staged, Layer]]) -> None:
+        """The blocking part of `commit`: one sync of the file system for all of them."""
+        below = {staged.chain_id: staged.fs for staged, _ in layers}
+        for staged, _ in layers:
+            stack = []
+            parent = staged.parent
+            while parent in below:
+                stack.append(below[parent])
+                parent = next(s.parent for s, _ in layers if s.chain_id == parent)
+            inherit_attributes(staged.fs, staged.unpacked.implied, stack + self.lower(parent))
+        fd = os.open(self._layers_root, _OPEN_DIRECTORY)
+        try:
+            if _syncfs(fd) < 0:
+                raise failed("syncfs", self._layers_root)
+            for staged, layer in layers:
+                staged_name = os.path.basename(staged.directory)
+                os.rename(staged_name, str(layer.number), src_dir_fd=fd, dst_dir_fd=fd)
+            os.fsync(fd)
+        finally:
+            os.close(fd)
+
+    # --- removal
+
+    def _discard(self, paths: Iterable[str]) -> None:
+        for path in paths:
+            self.trash.put(path)
+        self.trash.empty_now()
+
+
+def inherit_attributes(fs: str, implied: Iterable[bytes], lower: Sequence[str]) -> None:
+    """Gives directories that a layer's tar did not mention the owner, mode and time that they have in the layers below (`lower`: topmost first).
+
+    overlayfs shows the attributes of the topmost directory, so an invented one would change what the image says.
+    """
+    root = os.open(fs, _OPEN_DIRECTORY)
+    try:
+        for name in implied:
+            found = next((found for below in lower if (found := _look_up(below, name)) is not None), None)
+            if found is None or not stat.S_ISDIR(found.st_mode):
+                continue
+            try:
+                # Something later in the tar may have put a link where the directory was.
+                fd = openat2(root, name, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
+            except SyscallError:
+                continue
+            try:
+                os.fchown(fd, found.st_uid, found.st_gid)
+                os.fchmod(fd, stat.S_IMODE(found.st_mode))
+                os.utime(fd, ns=(found.st_mtime_ns, found.st_mtime_ns))
+            finally:
+                os.close(fd)
+    finally:
+        os.close(root)
+
+
+def _look_up(fs: str, name: bytes) -> os.stat_result | None:
+    """What `name` is in one layer; None if that layer says nothing about it. A directory in which nothing below shines through ends
+    the search as well: it then counts as something that is not a directory (its own attributes are given)."""
+    fd = os.open(fs, _OPEN_DIRECTORY)
+    try:
+        for part in [part for part in name.split(b"/") if part != b"."]:
+            try:
+                following = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
+            except FileNotFoundError:
+                return os.stat(os.devnull) if _is_opaque(fd) else None
+            except NotADirectoryError:
+                return os.stat(os.devnull)
+            os.close(fd)
+            fd = following
+        return os.fstat(fd)
+    finally:
+        os.close(fd)
+
+
+def _is_opaque(fd: int) -> bool:
+    try:
+        return os.getxattr(f"/proc/self/fd/{fd}", OPAQUE) == b"y"
+    except OSError:
+        return False
+
+
+def _usage(path: str) -> tuple[int, int]:
+    size = inodes = 0
+    seen: set[int] = set()
+    pending = [path]
+    while pending:
+        directory = pending.pop()
+        try:
+            with os.scandir(directory) as entries:
+                for entry in entries:
+                    found = entry.stat(follow_symlinks=False)
+                    if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+                        if found.st_ino in seen:
+                            continue
+                        seen.add(found.st_ino)
+                    inodes += 1
+                    size += found.st_size if stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode) else 0
+                    if stat.S_ISDIR(found.st_mode):
+                        pending.append(entry.path)
+        except FileNotFoundError:
+            continue  # the container is at work
+    return size, inodes
+
+
+def _read_layers(conn: sqlite3.Connection) -> list[Layer]:
+    conn.execute(SCHEMA)
+    rows = conn.execute("select number, chain_id, parent, diff_id, size, entries from layers order by number")
+    return [Layer(*row) for row in rows]
+
+
+def _insert_layers(conn: sqlite3.Connection, layers: Sequence[Layer]) -> None:
+    conn.executemany(
+        "insert into layers (number, chain_id, parent, diff_id, size, entries) values (?, ?, ?, ?, ?, ?)",
+        [(layer.number, layer.chain_id, layer.parent, layer.diff_id, layer.size, layer.entries) for layer in layers],
+    )

@@ -1,0 +1,579 @@
+"""Tasks: containerd's task service. The engine's side of the shims: starts them, talks to them, finds them again.
+
+    tasks = Tasks(exec_root, on_exit); await tasks.open()
+    task = await tasks.start(container_id, spec, netns_fd=…, attach=[…])      # StartError when the program does not run
+    await task.signal(15)  …  on_exit(ExitEvent) is called once per process  …  await tasks.forget(container_id)
+
+Runs in wherryd, on the event loop. One zygote; one shim, and one control connection to it, per container. A spare shim is forked ahead, so
+that no fork is on the way of a start. Per container there is `<exec_root>/tasks/<id>/`: shim.sock, shim.json, exit.json.
+
+**Invariants**
+- Each container's end is told exactly once, after its start was answered: by the shim's event, else by exit.json, else as lost.
+- A container whose shim was killed is dead and its cgroup gone when that is told: there is no container that nobody owns.
+- When an exit was told and the container is started again, the new start waits until the old one's cgroup is free.
+- Nothing outside `exec_root`, and the cgroups that the configurations name, is touched.
+
+Deliberately absent: Docker's semantics (restart policies, health), networks, the log's readers, anything that lasts (SQLite has it).
+"""
+
+from __future__ import annotations
+
+import asyncio
+import base64
+import os
+import shutil
+import socket
+import subprocess
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+import msgspec
+
+from wherry.core.shim_connection import ShimConnection
+from wherry.errors import AlreadyExists, Conflict, NotFound, StartError, Unavailable, WherryError
+from wherry.linux import cgroups
+from wherry.shim import launch
+from wherry.spec import oci
+from wherry.wire import shim as wire
+
+LOST_STATUS = 137
+"""What is told of a container whose shim was killed: containerd says 128 + SIGKILL."""
+UNKNOWN_STATUS = 255
+"""What is told of a container that ended, with its shim, while no engine ran, and left no record: dockerd's word for it."""
+
+
+@dataclass(frozen=True, slots=True)
+class ExitEvent:
+    """A process has ended. `exec_id` None: the container. `lost`: its shim was killed, the status is a guess."""
+
+    container_id: str
+    exec_id: str | None
+    status: int
+    oom_killed: bool
+    at_ns: int
+    pid: int
+    lost: bool = False
+
+
+@dataclass(frozen=True, slots=True)
+class OverlayRoot:
+    lower: Sequence[str]
+    """Topmost first."""
+    upper: str
+    work: str
+
+
+@dataclass(frozen=True, slots=True)
+class BindRoot:
+    path: str
+
+
+@dataclass(frozen=True, slots=True)
+class ExternalRuntime:
+    path: str
+    args: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class JsonFileLogConfig:
+    path: str
+    max_size: int | None = None
+    max_file: int = 1
+    attrs: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class CopyUp:
+    """A volume to be filled from the image if it is empty."""
+
+    source: str
+    destination: str
+
+
+@dataclass(frozen=True, slots=True)
+class UserWish:
+    """Who the process is to be, as Docker's users write it; the shim looks the names up in the container's own files."""
+
+    user: str
+    group_add: Sequence[str] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class TaskSpec:
+    """What a shim needs to run a container. `config.process.terminal` decides between a terminal and pipes."""
+
+    config: oci.Config
+    rootfs: OverlayRoot | BindRoot
+    stdin: bool = False
+    stdin_once: bool = False
+    log: JsonFileLogConfig | None = None
+    seccomp: bytes | None = None
+    """A compiled filter; other runtimes than wherry's own read `config.linux.seccomp` instead."""
+    copy_up: Sequence[CopyUp] = ()
+    runtime: ExternalRuntime | None = None
+    user: UserWish | None = None
+    """None: the numbers in `config.process.user` count."""
+
+
+@dataclass(frozen=True, slots=True)
+class AttachRequest:
+    """`socket`: the shim's end of an AF_UNIX stream, ours to close; the other end carries stdcopy frames (raw for a terminal)."""
+
+    socket: socket.socket
+    stdin: bool = False
+    stdout: bool = False
+    stderr: bool = False
+
+
+class Task:
+    """A container that runs, or has ended and is not forgotten. Methods raise NotFound for what has ended, Conflict for a wrong state."""
+
+    def __init__(self, container_id: str, connection: ShimConnection, owner: Tasks) -> None:
+        self.container_id = container_id
+        self.pid = 0
+        self.exit: ExitEvent | None = None
+        self._connection = connection
+        self._owner = owner
+        self._released = asyncio.get_running_loop().create_future()
+        self._held: list[ExitEvent] | None = []
+        """Exits that come before `start` has answered; None afterwards."""
+
+    async def exec(
+        self,
+        exec_id: str,
+        process: oci.Process,
+        *,
+        stdin: bool = False,
+        seccomp: bytes | None = None,
+        user: UserWish | None = None,
+        attach: Sequence[AttachRequest] = (),
+    ) -> int:
+        """→ the new process's pid. StartError; Conflict while paused."""
+        clients = [{"fd": index, **_wishes(request)} for index, request in enumerate(attach)]
+        body = {
+            "exec_id": exec_id, "process": process, "stdio": {"stdin": stdin}, "seccomp": _encode(seccomp), "attach": clients,
+            "user": None if user is None else _fields(user),
+        }  # fmt: skip
+        return int((await self._ask("exec", body, [request.socket.fileno() for request in attach]))["pid"])
+
+    async def attach(self, request: AttachRequest, *, exec_id: str | None = None) -> None:
+        """Connects a client to the container's process or to an exec: it is sent what is output from now on."""
+        await self._ask("attach", {"exec_id": exec_id, "fd": 0, **_wishes(request)}, [request.socket.fileno()])
+
+    async def signal(self, signal: int, *, exec_id: str | None = None, all: bool = False) -> None:
+        await self._ask("signal", {"exec_id": exec_id, "signal": signal, "all": all})
+
+    async def resize(self, width: int, height: int, *, exec_id: str | None = None) -> None:
+        await self._ask("resize", {"exec_id": exec_id, "width": width, "height": height})
+
+    async def close_stdin(self, *, exec_id: str | None = None) -> None:
+        await self._ask("close_stdin", {"exec_id": exec_id})
+
+    async def pause(self) -> None:
+        await self._ask("pause", {})
+
+    async def resume(self) -> None:
+        await self._ask("resume", {})
+
+    async def update(self, resources: oci.Resources) -> None:
+        await self._ask("update", {"resources": resources})
+
+    async def pids(self) -> list[int]:
+        """Host pids of all processes of the container; none after its end."""
+        return [] if self.exit is not None else list((await self._ask("pids", {}))["pids"])
+
+    async def status(self) -> dict[str, Any]:
+        """→ pid, state ("running", "paused", "stopped"), exit, execs (docs/flows/shim.md)."""
+        return await self._ask("status", {})
+
+    async def wait_released(self) -> None:
+        """Until cgroup and root file system are free again. Comes after the exit was told."""
+        await asyncio.shield(self._released)
+
+    async def _ask(self, operation: str, body: dict[str, Any], fds: Sequence[int] = ()) -> dict[str, Any]:
+        if self.exit is not None:
+            raise NotFound("process already finished")
+        try:
+            return await self._connection.ask(operation, body, fds)
+        except Unavailable:
+            raise NotFound("process already finished") from None  # the shim is gone, and with it the container
+
+    def on_event(self, event: dict[str, Any]) -> None:
+        """From the shim: "exit" or "released"."""
+        match event.get("event"):
+            case "exit":
+                self.tell(_exit_event(self.container_id, event))
+            case "released":
+                self._owner.on_released(self)
+            case "warning":
+                self._owner.on_warning(f"container {self.container_id[:12]}: {event.get('message')}")
+
+    def tell(self, event: ExitEvent) -> None:
+        if event.exec_id is None:
+            if self.exit is not None:
+                return
+            self.exit = event
+        if self._held is not None:
+            self._held.append(event)
+        else:
+            self._owner.on_exit(event)
+
+    def tell_held(self) -> None:
+        """The caller of `start` knows the task now: what it has missed follows."""
+        held, self._held = self._held or [], None
+        for event in held:
+            asyncio.get_running_loop().call_soon(self._owner.on_exit, event)
+
+    def on_closed(self) -> None:
+        """The connection has ended: the shim is gone."""
+        self._owner.on_shim_gone(self)
+
+    def release(self) -> None:
+        if not self._released.done():
+            self._released.set_result(None)
+
+    async def disconnect(self) -> None:
+        self._connection.close()
+
+
+class Tasks:
+    """`on_exit(event)` is called on the event loop for every process that ends; `on_warning(text)` for what an operator should know."""
+
+    def __init__(
+        self,
+        exec_root: str,
+        on_exit: Callable[[ExitEvent], None],
+        on_warning: Callable[[str], None] = lambda text: None,
+    ) -> None:
+        self._directory = f"{exec_root}/tasks"
+        self.on_exit = on_exit
+        self.on_warning = on_warning
+        self._tasks: dict[str, Task] = {}
+        self._zygote: ShimConnection | None = None
+        self._zygote_process: subprocess.Popen[bytes] | None = None
+        self._spare: ShimConnection | None = None
+        self._refilling: asyncio.Task[None] | None = None
+        self._cleaning: set[asyncio.Task[None]] = set()
+        self._open = False
+        self._starting = asyncio.Lock()
+
+    async def open(self) -> None:
+        """Starts the zygote and a first shim."""
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        self._open = True
+        self._spare = await self._fork()
+
+    async def close(self) -> None:
+        """Lets go of the shims, which go on, and ends the zygote."""
+        self._open = False
+        if self._refilling is not None:
+            await asyncio.wait([self._refilling])
+        if self._cleaning:
+            await asyncio.wait(set(self._cleaning))
+        for task in self._tasks.values():
+            await task.disconnect()
+        self._tasks.clear()
+        if self._spare is not None:
+            self._spare.close()
+            self._spare = None
+        if self._zygote is not None:
+            self._zygote.close()
+            self._zygote = None
+        if self._zygote_process is not None:
+            await asyncio.to_thread(self._zygote_process.wait)
+
+    def get(self, container_id: str) -> Task | None:
+        return self._tasks.get(container_id)
+
+    async def start(
+        self, container_id: str, spec: TaskSpec, *, netns_fd: int | None = None, attach: Sequence[AttachRequest] = ()
+    ) -> Task:
+        """A shim, and the container in it. StartError (also what the configuration has wrong); nothing is left then.
+
+        The descriptors stay the caller's. An exit that follows at once is told after this has returned.
+        """
+        previous = self._tasks.get(container_id)
+        if previous is not None:
+            if previous.exit is None:
+                raise Conflict(f"container {container_id} is running")
+            await self.forget(container_id)
+        directory = f"{self._directory}/{container_id}"
+        try:
+            os.mkdir(directory, 0o700)
+        except FileExistsError:
+            raise AlreadyExists(f"container {container_id} has a task already") from None
+        connection: ShimConnection | None = None
+        try:
+            connection = await self._take_shim()
+            task = self._tasks[container_id] = Task(container_id, connection, self)
+            connection.on_event, connection.on_closed = task.on_event, task.on_closed
+            body, fds = _start_request(container_id, directory, spec, netns_fd, attach)
+            task.pid = int((await connection.ask("start", body, fds))["pid"])
+        except BaseException as error:
+            if connection is not None:
+                connection.on_closed = _nothing
+                connection.close()
+            self._tasks.pop(container_id, None)
+            await asyncio.shield(asyncio.to_thread(self._remove_failed, directory, spec.config))
+            if isinstance(error, WherryError) and not isinstance(error, StartError | Unavailable):
+                raise StartError("create", str(error)) from None
+            raise
+        finally:
+            self._refill()
+        task.tell_held()
+        return task
+
+    async def reconnect(self) -> tuple[list[Task], list[ExitEvent]]:
+        """After a restart of the engine: the containers that still run, and how the others have ended."""
+        running: list[Task] = []
+        ended: list[ExitEvent] = []
+        for container_id in sorted(os.listdir(self._directory)):
+            if container_id in self._tasks:
+                continue
+            task = await self._reconnect(container_id)
+            if task.exit is not None:
+                ended.append(task.exit)
+            else:
+                running.append(task)
+        return running, ended
+
+    async def forget(self, container_id: str) -> None:
+        """The engine has recorded the exit: waits until the container's remains are gone, then removes the record."""
+        task = self._tasks.get(container_id)
+        if task is None:
+            return
+        if task.exit is None:
+            raise Conflict(f"container {container_id} is running")
+        await task.wait_released()
+        if self._tasks.get(container_id) is task:
+            del self._tasks[container_id]
+            await asyncio.to_thread(shutil.rmtree, f"{self._directory}/{container_id}", ignore_errors=True)
+
+    # -------------------------------------------------------------------------------------------------- what shims report
+
+    def on_released(self, task: Task) -> None:
+        task.release()
+
+    def on_shim_gone(self, task: Task) -> None:
+        """A connection has ended. After "released" that is as it should be; before, somebody has killed the shim."""
+        if task._released.done() or not self._open:
+            return
+        cleaning = asyncio.get_running_loop().create_task(self._clean_up(task))
+        self._cleaning.add(cleaning)
+        cleaning.add_done_callback(self._cleaning.discard)
+
+    async def _clean_up(self, task: Task, status: int = LOST_STATUS) -> None:
+        directory = f"{self._directory}/{task.container_id}"
+        try:
+            await asyncio.to_thread(_kill_remains, directory)
+        except (WherryError, OSError) as error:
+            self.on_warning(
+                f"container {task.container_id[:12]}: its shim is gone and its remains cannot be removed: {error}"
+            )
+        event = _read_exit(task.container_id, directory)
+        if event is None:
+            event = ExitEvent(task.container_id, None, status, False, _now_ns(), task.pid, lost=True)
+            fault = _read_fault(directory)
+            self.on_warning(f"container {task.container_id[:12]}: its shim was killed{': ' + fault if fault else ''}")
+        task.release()
+        task.tell(event)
+
+    # ------------------------------------------------------------------------------------------------------- making shims
+
+    async def _start_zygote(self) -> None:
+        process, control = await asyncio.to_thread(launch.start_zygote)
+        self._zygote_process = process
+        self._zygote = ShimConnection(control)
+
+    async def _fork(self) -> ShimConnection:
+        """A new shim's control connection. A zygote that has died is replaced."""
+        try:
+            return await self._spawn(await self._living_zygote())
+        except Unavailable:
+            return await self._spawn(await self._living_zygote())
+
+    async def _living_zygote(self) -> ShimConnection:
+        async with self._starting:
+            if self._zygote is None or self._zygote.is_closed:
+                if self._zygote_process is not None:
+                    await asyncio.to_thread(self._zygote_process.wait)
+                await self._start_zygote()
+            assert self._zygote is not None
+            return self._zygote
+
+    async def _spawn(self, zygote: ShimConnection) -> ShimConnection:
+        ours, theirs = socket.socketpair()
+        try:
+            await zygote.ask("spawn", {}, [theirs.fileno()])
+        except BaseException:
+            ours.close()
+            raise
+        finally:
+            theirs.close()
+        return ShimConnection(ours)
+
+    async def _take_shim(self) -> ShimConnection:
+        spare, self._spare = self._spare, None
+        if spare is not None and not spare.is_closed:
+            return spare
+        return await self._fork()
+
+    def _refill(self) -> None:
+        """Has the next shim forked, when the one that was taken is on its way."""
+        if self._spare is None and self._refilling is None and self._open:
+            self._refilling = asyncio.get_running_loop().create_task(self._fork_spare())
+
+    async def _fork_spare(self) -> None:
+        try:
+            self._spare = await self._fork()
+        except (WherryError, OSError) as error:
+            self.on_warning(f"no shim can be forked: {error}")
+        finally:
+            self._refilling = None
+
+    def _remove_failed(self, directory: str, config: oci.Config) -> None:
+        """After a failed start, which has cleaned up unless the shim died in it."""
+        try:
+            _kill_remains(directory)
+        except (WherryError, OSError) as error:
+            self.on_warning(f"a failed start left something behind: {error}")
+        shutil.rmtree(directory, ignore_errors=True)
+
+    async def _reconnect(self, container_id: str) -> Task:
+        directory = f"{self._directory}/{container_id}"
+        connection = None if (channel := _connect(directory)) is None else ShimConnection(channel)
+        task = Task(container_id, connection or ShimConnection.closed(), self)
+        self._tasks[container_id] = task
+        try:
+            if connection is None:
+                raise NotFound("its shim is gone")
+            connection.on_event, connection.on_closed = task.on_event, _nothing
+            status = await task.status()
+            connection.on_closed = task.on_closed
+            task.pid = status["pid"]
+            if status["exit"] is not None:
+                task.tell(_exit_event(container_id, status["exit"]))
+            for exec_id, execution in status["execs"].items():
+                if not execution["running"]:
+                    task.tell(
+                        ExitEvent(container_id, exec_id, execution["exit_status"], False, _now_ns(), execution["pid"])
+                    )
+        except NotFound:
+            await self._clean_up(task, UNKNOWN_STATUS)
+        held, task._held = task._held or [], None
+        for event in held:
+            if event.exec_id is not None:
+                asyncio.get_running_loop().call_soon(self.on_exit, event)
+        return task
+
+
+def _start_request(
+    container_id: str, directory: str, spec: TaskSpec, netns_fd: int | None, attach: Sequence[AttachRequest]
+) -> tuple[dict[str, Any], list[int]]:
+    fds = [request.socket.fileno() for request in attach]
+    body: dict[str, Any] = {
+        "container": container_id,
+        "state_dir": directory,
+        "config": spec.config,
+        "rootfs": _rootfs(spec.rootfs),
+        "stdio": {"stdin": spec.stdin, "stdin_once": spec.stdin_once},
+        "log": {"driver": "none"} if spec.log is None else {"driver": "json-file", **_fields(spec.log)},
+        "seccomp": _encode(spec.seccomp),
+        "netns_fd": None,
+        "attach": [{"fd": index, **_wishes(request)} for index, request in enumerate(attach)],
+        "copy_up": [_fields(volume) for volume in spec.copy_up],
+        "runtime": None if spec.runtime is None else _fields(spec.runtime),
+        "user": None if spec.user is None else _fields(spec.user),
+    }
+    if netns_fd is not None:
+        body["netns_fd"] = len(fds)
+        fds.append(netns_fd)
+    return body, fds
+
+
+def _rootfs(rootfs: OverlayRoot | BindRoot) -> dict[str, Any]:
+    return {"type": "overlay" if isinstance(rootfs, OverlayRoot) else "bind", **_fields(rootfs)}
+
+
+def _fields(value: Any) -> dict[str, Any]:
+    builtins: dict[str, Any] = msgspec.to_builtins(value)
+    return builtins
+
+
+def _wishes(request: AttachRequest) -> dict[str, bool]:
+    return {"stdin": request.stdin, "stdout": request.stdout, "stderr": request.stderr}
+
+
+def _encode(program: bytes | None) -> str | None:
+    return None if program is None else base64.b64encode(program).decode()
+
+
+def _exit_event(container_id: str, event: dict[str, Any]) -> ExitEvent:
+    return ExitEvent(container_id, event["exec_id"], event["status"], event["oom_killed"], event["at_ns"], event["pid"])
+
+
+def _read_exit(container_id: str, directory: str) -> ExitEvent | None:
+    try:
+        with open(f"{directory}/exit.json", "rb") as file:
+            return _exit_event(container_id, msgspec.json.decode(file.read()))
+    except FileNotFoundError:
+        return None
+
+
+def _read_fault(directory: str) -> str:
+    try:
+        with open(f"{directory}/shim.err", errors="replace") as file:
+            return file.read(4096).strip()
+    except FileNotFoundError:
+        return ""
+
+
+def _connect(directory: str) -> socket.socket | None:
+    """A connection to the shim that listens there; None when it is gone."""
+    try:
+        handle = os.open(directory, os.O_PATH | os.O_DIRECTORY)
+    except FileNotFoundError:
+        return None
+    connection = socket.socket(socket.AF_UNIX)
+    try:
+        connection.connect(f"/proc/self/fd/{handle}/shim.sock")
+    except OSError:
+        connection.close()
+        return None
+    finally:
+        os.close(handle)
+    return connection
+
+
+def _kill_remains(directory: str) -> None:
+    """Kills what is left in the cgroup of a container whose shim is gone, waits for it, removes the cgroup. Blocks."""
+    try:
+        with open(f"{directory}/shim.json", "rb") as file:
+            state = msgspec.json.decode(file.read())
+    except FileNotFoundError:
+        return  # it died before it made anything
+    if state["cgroup"]:
+        group = cgroups.open_group(state["cgroup"])
+        if group.exists():
+            group.kill()
+            if runtime := state["runtime"]:  # it may have made more than the group; what it says does not help here
+                command = [runtime["path"], *runtime["args"], "--root", f"{directory}/runtime", "delete", "--force"]
+                subprocess.run([*command, os.path.basename(directory)], capture_output=True, check=False)
+            group.delete()
+
+
+def _now_ns() -> int:
+    import time
+
+    return time.time_ns()
+
+
+def _nothing() -> None:
+    pass
+
+
+__all__ = [
+    "AttachRequest", "BindRoot", "CopyUp", "ExitEvent", "ExternalRuntime", "JsonFileLogConfig", "NotFound", "OverlayRoot", "Task", "TaskSpec",
+    "Tasks", "wire",
+]  # fmt: skip

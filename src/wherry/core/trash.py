@@ -1,0 +1,41 @@
+"""Where directory trees go that nobody needs any more: out of the way with one rename, removed afterwards.
+
+In wherryd. Unlinking is what makes the removal of a container slow, and nobody has to wait for it. **Invariant**: what is in the trash is
+referred to by nothing; it is emptied at start-up, so a crash leaves nothing for ever.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import secrets
+import threading
+
+from wherry.core.remove import remove_tree
+
+
+class Trash:
+    """`directory` is on the file system of all that is put into it."""
+
+    def __init__(self, directory: str) -> None:
+        self._directory = directory
+        self._emptying = threading.Lock()
+
+    def open(self) -> None:
+        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+
+    def put(self, path: str) -> None:
+        """One rename. Nothing happens if there is nothing at `path`."""
+        try:
+            os.rename(path, os.path.join(self._directory, secrets.token_hex(8)))
+        except FileNotFoundError:
+            pass
+
+    async def empty(self) -> None:
+        """Removes what is in it, in a thread."""
+        await asyncio.to_thread(self.empty_now)
+
+    def empty_now(self) -> None:
+        with self._emptying:
+            for name in os.listdir(self._directory):
+                remove_tree(os.path.join(self._directory, name))

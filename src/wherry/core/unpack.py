@@ -1,0 +1,415 @@
+"""Turns a layer's tar into files below one directory, and never outside of it.
+
+Runs in an unpack worker (`unpack_worker`), for small things in wherryd. Everything is done around directory descriptors: a member's directory
+is reached component by component without following links; where a component is a link, the kernel resolves it with that directory as its root
+(openat2, RESOLVE_IN_ROOT), so that a link can lead to another place in the layer only.
+
+Whiteouts become what overlayfs reads: `.wh.NAME` a character device 0/0, `.wh..wh..opq` the attribute trusted.overlay.opaque.
+Sources: OCI image-spec layer.md; kernel Documentation/filesystems/overlayfs.rst; CVE-2021-32760, CVE-2025-47290 (unpacking that touched the host).
+
+**Invariants**: a name with ".." is refused, a leading "/" means the layer's root; nothing that exists is written through (files are made with
+O_EXCL); attributes of overlayfs itself in a tar are not applied; owner, mode, xattrs and times are set through the file's own descriptor
+wherever it can be opened. What was begun is the caller's to remove when an error is raised.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import stat
+from collections.abc import Callable, Iterable
+from dataclasses import dataclass, field
+from hashlib import sha256
+
+from wherry.core.compression import Source, decompressed
+from wherry.core.remove import remove_at
+from wherry.core.tar import (
+    BLOCK_DEVICE,
+    CHARACTER,
+    DIRECTORY,
+    FIFO,
+    SYMLINK,
+    Entry,
+    Reader,
+    shown,
+)
+from wherry.errors import DataLoss, InvalidArgument, SyscallError
+from wherry.linux.syscalls import openat2
+from wherry.spec.ids import Digest
+
+_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_CREATE_FILE = os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
+_RESOLVE_NO_MAGICLINKS = 0x02
+_RESOLVE_IN_ROOT = 0x10
+
+OPAQUE = "trusted.overlay.opaque"
+_WHITEOUT = b".wh."
+_WHITEOUT_META = b".wh..wh."
+_WHITEOUT_OPAQUE = b".wh..wh..opq"
+_OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
+_OPEN_DIRECTORIES = 128
+_MAX_ID = 2**32 - 2
+_MAX_TIME = 1 << 40  # seconds
+_SMALL = 128 << 10
+
+
+@dataclass(slots=True)
+class Unpacked:
+    """`size` is the sum of the sizes of files and symbolic links, as Docker counts a layer. `implied`: directories that the tar did not
+    mention; whoever stacks the layer gives them the attributes that they have below."""
+
+    size: int = 0
+    entries: int = 0
+    implied: list[bytes] = field(default_factory=list)
+
+
+def unpack(reader: Reader, root_fd: int) -> Unpacked:
+    """Extracts every entry below `root_fd`, an empty directory that nothing else writes to. InvalidArgument, DataLoss or SyscallError."""
+    extractor = _Extractor(root_fd)
+    try:
+        for entry in reader:
+            try:
+                extractor.extract(entry, reader)
+            except OSError as error:
+                raise SyscallError("unpack", shown(entry.name), error.errno or errno.EIO) from None
+            except OverflowError:
+                raise InvalidArgument(f"tar: {shown(entry.name)} has a number that does not fit") from None
+        extractor.finish()
+    finally:
+        extractor.close()
+    return extractor.unpacked
+
+
+def unpack_layer(source: Source, root_fd: int, diff_id: Digest) -> Unpacked:
+    """As `unpack`, of a layer as it is stored or sent. DataLoss unless what it decompresses to has that diff id."""
+    hashed = _Hashed(decompressed(source))
+    reader = Reader(hashed)
+    unpacked = unpack(reader, root_fd)
+    reader.drain()
+    found = "sha256:" + hashed.sha256.hexdigest()
+    if found != diff_id:
+        raise DataLoss(f"layer: its content has the digest {found}, not {diff_id} as the image's config says")
+    return unpacked
+
+
+class _Hashed:
+    def __init__(self, source: Source) -> None:
+        self._source = source
+        self.sha256 = sha256()
+
+    def read(self, size: int) -> bytes:
+        data = self._source.read(size)
+        self.sha256.update(data)
+        return data
+
+
+class _Extractor:
+    def __init__(self, root_fd: int) -> None:
+        self.unpacked = Unpacked()
+        self._root = root_fd
+        self._open: dict[bytes, int] = {}  # directory, as tars name it → descriptor
+        self._directory_times: dict[bytes, int] = {}
+        self._implied: dict[bytes, None] = {b".": None}
+
+    def close(self) -> None:
+        for fd in self._open.values():
+            os.close(fd)
+        self._open.clear()
+
+    def finish(self) -> None:
+        """Sets the directories' times, which their content has changed since."""
+        for name, mtime in reversed(self._directory_times.items()):
+            self._trim()
+            directory, _, last = name.rpartition(b"/")
+            times = (mtime, mtime)
+            with contextlib.suppress(
+                FileNotFoundError, NotADirectoryError, InvalidArgument
+            ):  # replaced later in the tar
+                if name == b".":
+                    os.utime(self._root, ns=times)
+                else:
+                    os.utime(last, ns=times, dir_fd=self._parent(directory, make=False), follow_symlinks=False)
+        self.unpacked.implied = list(self._implied)
+
+    def extract(self, entry: Entry, reader: Reader) -> None:
+        self._trim()
+        self.unpacked.entries += 1
+        if not (0 <= entry.uid <= _MAX_ID and 0 <= entry.gid <= _MAX_ID):
+            raise InvalidArgument(f"tar: {shown(entry.name)} belongs to an impossible user or group")
+        if not -_MAX_TIME < entry.mtime_ns // 1_000_000_000 < _MAX_TIME:
+            raise InvalidArgument(f"tar: {shown(entry.name)} has an impossible time")
+        directory, _, name = entry.name.rstrip(b"/").removeprefix(b"./").rpartition(b"/")
+        if name in (b"", b".", b".."):
+            directory, name = self._split(entry)
+            if not name:
+                self._extract_root(entry)
+                return
+        if name.startswith(_WHITEOUT):
+            self._whiteout(directory, name)
+            return
+        parent = self._parent(directory)
+        match entry.kind:
+            case b"0":
+                self._file(entry, reader, parent, name)
+            case b"5":
+                self._directory(entry, parent, directory, name)
+            case b"1":
+                self._hard_link(entry, parent, name)
+            case b"2":
+                self._make(lambda: os.symlink(entry.link, name, dir_fd=parent), parent, name)
+                self.unpacked.size += len(entry.link)
+                self._dress_by_name(entry, parent, name)
+            case _:
+                self._node(entry, parent, name)
+
+    # --- directories by name
+
+    @staticmethod
+    def _parts(name: bytes) -> list[bytes]:
+        parts = [part for part in name.split(b"/") if part not in (b"", b".")]
+        if b".." in parts:
+            raise InvalidArgument(f"tar: {shown(name)} is outside of the layer")
+        return parts
+
+    def _split(self, entry: Entry) -> tuple[bytes, bytes]:
+        parts = self._parts(entry.name)
+        return (b"/".join(parts[:-1]), parts[-1]) if parts else (b"", b"")
+
+    def _trim(self) -> None:
+        """Keeps the number of open directories bounded. Only between entries: an entry may hold two of them."""
+        while len(self._open) > _OPEN_DIRECTORIES:
+            os.close(self._open.pop(next(iter(self._open))))
+
+    def _parent(self, directory: bytes, *, make: bool = True) -> int:
+        """A descriptor of the directory that a tar calls that. Made if it is missing and `make`, else FileNotFoundError."""
+        if not directory:
+            return self._root
+        fd = self._open.get(directory)
+        if fd is not None:
+            return fd
+        parts = self._parts(directory)
+        if not parts:
+            return self._root
+        current, done = self._root, 0
+        for count in range(len(parts) - 1, 0, -1):
+            known = self._open.get(b"/".join(parts[:count]))
+            if known is not None:
+                current, done = known, count
+                break
+        # Only the last directory and those on the way that are new are opened; all stay open until the next `_trim`.
+        for count in range(done, len(parts)):
+            prefix = b"/".join(parts[: count + 1])
+            current = self._open[prefix] = self._enter(current, parts[count], prefix, make=make)
+        if b"/".join(parts) != directory and directory not in self._open:
+            current = self._open[directory] = os.dup(current)
+        return current
+
+    def _enter(self, parent: int, name: bytes, path: bytes, *, make: bool) -> int:
+        """Opens the directory `name` in `parent`; `path` is the whole way to it."""
+        try:
+            return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+        except FileNotFoundError:
+            if not make:
+                raise
+        except NotADirectoryError:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if stat.S_ISLNK(found.st_mode):
+                return self._follow(path)
+            if not make or not _is_whiteout(found):
+                raise
+            os.unlink(name, dir_fd=parent)
+            fd = self._imply(parent, name, path)
+            os.setxattr(fd, OPAQUE, b"y")
+            return fd
+        return self._imply(parent, name, path)
+
+    def _follow(self, path: bytes) -> int:
+        """Opens a directory behind a link; the layer's directory is the root of the look-up."""
+        try:
+            return openat2(
+                self._root, path, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS
+            )
+        except SyscallError:
+            raise InvalidArgument(f"tar: {shown(path)} is a link that leads to no directory of this layer") from None
+
+    def _imply(self, parent: int, name: bytes, path: bytes) -> int:
+        os.mkdir(name, 0o755, dir_fd=parent)
+        self._implied[path] = None
+        fd = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+        os.fchmod(fd, 0o755)
+        return fd
+
+    # --- entries
+
+    def _make(self, create: Callable[[], object], parent: int, name: bytes) -> bool:
+        """Calls `create`; what is in its place already is removed first. → whether that was a whiteout."""
+        try:
+            create()
+            return False
+        except FileExistsError:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if stat.S_ISDIR(found.st_mode) or stat.S_ISLNK(found.st_mode):
+                remove_at(parent, name)
+                self._forget_all_but(parent)
+            else:
+                os.unlink(name, dir_fd=parent)
+            create()
+            return _is_whiteout(found)
+
+    def _forget_all_but(self, keep: int) -> None:
+        """A directory or a link has gone: no name may lead to it any more. The descriptor in use stays open until the next entry."""
+        for path in [path for path, fd in self._open.items() if fd != keep]:
+            os.close(self._open.pop(path))
+
+    def _file(self, entry: Entry, reader: Reader, parent: int, name: bytes) -> None:
+        try:
+            fd = os.open(name, _CREATE_FILE, 0o600, dir_fd=parent)
+        except FileExistsError:
+            self._make(lambda: os.close(os.open(name, _CREATE_FILE, 0o600, dir_fd=parent)), parent, name)
+            fd = os.open(name, os.O_WRONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=parent)
+        try:
+            if entry.sparse is not None:
+                _write_sparse(fd, entry, reader)
+            elif entry.size <= _SMALL:
+                if entry.size:
+                    _write(fd, reader.whole(entry.size))
+            else:
+                for piece in reader.data():
+                    _write(fd, piece)
+            self.unpacked.size += entry.size
+            _dress(fd, entry)
+            os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
+        finally:
+            os.close(fd)
+
+    def _directory(self, entry: Entry, parent: int, directory: bytes, name: bytes) -> None:
+        opaque = False
+        try:
+            os.mkdir(name, 0o700, dir_fd=parent)
+        except FileExistsError:
+            found = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if not stat.S_ISDIR(found.st_mode):
+                opaque = self._make(lambda: os.mkdir(name, 0o700, dir_fd=parent), parent, name)
+        fd = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
+        try:
+            _dress(fd, entry)
+            if opaque:
+                os.setxattr(fd, OPAQUE, b"y")
+        finally:
+            os.close(fd)
+        path = b"/".join([*self._parts(directory), name])
+        self._implied.pop(path, None)
+        self._directory_times.pop(path, None)
+        self._directory_times[path] = entry.mtime_ns
+
+    def _extract_root(self, entry: Entry) -> None:
+        if entry.kind != DIRECTORY:
+            raise InvalidArgument(f"tar: {shown(entry.name)} would replace the layer's root")
+        _dress(self._root, entry)
+        self._implied.pop(b".", None)
+        self._directory_times[b"."] = entry.mtime_ns
+
+    def _hard_link(self, entry: Entry, parent: int, name: bytes) -> None:
+        parts = self._parts(entry.link)
+        if not parts:
+            raise InvalidArgument(f"tar: {shown(entry.name)} is a hard link to the layer's root")
+        try:
+            source = self._parent(b"/".join(parts[:-1]), make=False)
+            found = os.stat(parts[-1], dir_fd=source, follow_symlinks=False)
+        except (FileNotFoundError, NotADirectoryError):
+            found = None
+        if found is None or _is_whiteout(found) or stat.S_ISDIR(found.st_mode):
+            raise InvalidArgument(
+                f"tar: {shown(entry.name)} is a hard link to {shown(entry.link)}, which is no file of this layer"
+            )
+        target = parts[-1]
+
+        def link() -> None:
+            os.link(target, name, src_dir_fd=source, dst_dir_fd=parent, follow_symlinks=False)
+
+        try:
+            link()
+        except FileExistsError:
+            there = os.stat(name, dir_fd=parent, follow_symlinks=False)
+            if (there.st_dev, there.st_ino) == (found.st_dev, found.st_ino):
+                return
+            if stat.S_ISDIR(there.st_mode):
+                raise InvalidArgument(f"tar: the hard link {shown(entry.name)} would replace a directory") from None
+            os.unlink(name, dir_fd=parent)
+            link()
+
+    def _node(self, entry: Entry, parent: int, name: bytes) -> None:
+        kinds = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
+        device = os.makedev(*entry.device) if entry.kind != FIFO else 0
+        self._make(lambda: os.mknod(name, kinds[entry.kind] | 0o600, device, dir_fd=parent), parent, name)
+        self._dress_by_name(entry, parent, name)
+
+    def _dress_by_name(self, entry: Entry, parent: int, name: bytes) -> None:
+        """For what cannot be opened: it was made just now, in a directory that nobody else writes to."""
+        if entry.uid or entry.gid:
+            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        if entry.kind != SYMLINK:
+            os.chmod(name, entry.mode, dir_fd=parent)
+        for key, value in _xattrs(entry):
+            os.setxattr(b"/proc/self/fd/%d/%s" % (parent, name), key, value, follow_symlinks=False)
+        os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
+
+    def _whiteout(self, directory: bytes, name: bytes) -> None:
+        if name == _WHITEOUT_OPAQUE:
+            os.setxattr(self._parent(directory), OPAQUE, b"y")
+            return
+        if name.startswith(_WHITEOUT_META):
+            return  # aufs's own files, which old images carry
+        hidden = name[len(_WHITEOUT) :]
+        if hidden in (b"", b".", b".."):
+            raise InvalidArgument(f"tar: {shown(name)} hides nothing that has a name")
+        parent = self._parent(directory)
+        try:
+            os.mknod(hidden, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
+        except FileExistsError:
+            # It hides what lower layers have under that name; what this layer has stays.
+            if stat.S_ISDIR(os.stat(hidden, dir_fd=parent, follow_symlinks=False).st_mode):
+                fd = os.open(hidden, _OPEN_DIRECTORY, dir_fd=parent)
+                try:
+                    os.setxattr(fd, OPAQUE, b"y")
+                finally:
+                    os.close(fd)
+
+
+def _dress(fd: int, entry: Entry) -> None:
+    """Owner, then mode (a change of owner clears set-user-id), then attributes (it clears capabilities too)."""
+    if entry.uid or entry.gid:
+        os.fchown(fd, entry.uid, entry.gid)
+    os.fchmod(fd, entry.mode)
+    for key, value in _xattrs(entry):
+        os.setxattr(fd, key, value)
+
+
+def _xattrs(entry: Entry) -> Iterable[tuple[bytes, bytes]]:
+    for key, value in entry.xattrs.items():
+        if not key.startswith(_OVERLAY_XATTRS):
+            yield key, value
+
+
+def _is_whiteout(found: os.stat_result) -> bool:
+    return stat.S_ISCHR(found.st_mode) and found.st_rdev == 0
+
+
+def _write(fd: int, data: bytes) -> None:
+    written = os.write(fd, data)
+    while written < len(data):
+        written += os.write(fd, memoryview(data)[written:])
+
+
+def _write_sparse(fd: int, entry: Entry, reader: Reader) -> None:
+    pieces = iter(entry.sparse or ())
+    offset = left = 0
+    for data in reader.data():
+        view = memoryview(data)
+        while view:
+            if not left:
+                offset, left = next(pieces)
+            taken = os.pwrite(fd, view[:left], offset)
+            view, offset, left = view[taken:], offset + taken, left - taken
+    os.ftruncate(fd, entry.size)

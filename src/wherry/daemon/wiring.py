@@ -1,0 +1,149 @@
+"""The composition root: which parts the engine is made of, in which order they open, and in which they close.
+
+The only module that knows every part. **Invariant**: a part is opened after all it stands on and closed before them; requests are answered only when
+the containers of an earlier engine have been adopted.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import os
+import resource
+from collections.abc import AsyncIterator
+from contextlib import AsyncExitStack, asynccontextmanager
+
+from wherry.api.backend import Backends
+from wherry.core.content import Content
+from wherry.core.db import Database
+from wherry.core.images import Images
+from wherry.core.snapshots import OverlaySnapshots
+from wherry.core.tasks import ExitEvent, Tasks
+from wherry.daemon.config import Config
+from wherry.daemon.roots import instance_of
+from wherry.daemon.serve import RunningEngine
+from wherry.distribution.hosts import RegistryHosts
+from wherry.engine.background import Background
+from wherry.engine.containers import Containers
+from wherry.engine.events import Events
+from wherry.engine.images import ImageObjects
+from wherry.engine.objects import NetworkObjects, VolumeObjects
+from wherry.engine.services import Services, Settings
+from wherry.engine.store import ContainerStore
+from wherry.engine.system import System
+from wherry.linux import cgroups
+from wherry.network import BridgeConfig, Networks
+from wherry.volumes import Volumes
+
+log = logging.getLogger("wherry.daemon")
+
+
+@asynccontextmanager
+async def compose(config: Config) -> AsyncIterator[RunningEngine]:
+    """The engine, open; closed at the end."""
+    instance = instance_of(config.data_root)
+    async with AsyncExitStack() as stack:
+        database = Database(os.path.join(config.data_root, "wherry.db"))
+        stack.callback(database.close)
+        snapshots = OverlaySnapshots(os.path.join(config.data_root, "snapshots"), database)
+        images = Images(Content(os.path.join(config.data_root, "content")), snapshots, database)
+        await snapshots.open()
+        await images.open()
+        volumes = Volumes(config.data_root, database)
+        await volumes.open()
+        bridge = BridgeConfig(address=config.bip, mtu=config.mtu, host_ip=config.ip)
+        networks = Networks(exec_root=config.exec_root, instance=instance, db=database, config=bridge)
+        await networks.open()
+        stack.push_async_callback(networks.close)
+
+        def on_exit(event: ExitEvent) -> None:
+            containers.on_exit(event)
+
+        stack.callback(_remove_cgroup_parent, _settings(config, instance).cgroup_parent)
+        tasks = Tasks(config.exec_root, on_exit, log.warning)
+        await tasks.open()
+        stack.push_async_callback(tasks.close)
+        _raise_file_limit()
+        background = Background()
+        stack.push_async_callback(background.drain)
+        store = ContainerStore(database)
+        services = Services(
+            settings=_settings(config, instance),
+            database=database,
+            images=images,
+            snapshots=snapshots,
+            tasks=tasks,
+            networks=networks,
+            volumes=volumes,
+            events=Events(),
+            background=background,
+            containers=store,
+        )
+        containers = Containers(services)
+        store.load()
+        await snapshots.keep_only([container.id for container in store.all()])
+        await containers.lifecycle.restore()
+        await networks.settle()
+        image_objects = ImageObjects(services, RegistryHosts(config.insecure_registries))
+        stack.push_async_callback(image_objects.close)
+        backends = Backends(
+            containers=containers,
+            execs=containers.execs,
+            images=image_objects,
+            networks=NetworkObjects(services),
+            volumes=VolumeObjects(services),
+            system=System(services),
+        )
+        yield RunningEngine(backends, lambda: _stop(config, containers, services))
+
+
+async def _stop(config: Config, containers: Containers, services: Services) -> None:
+    if config.live_restore:
+        containers.lifecycle.close()
+        return
+    try:
+        async with asyncio.timeout(_shutdown_seconds(config, services)):
+            await containers.lifecycle.stop_all()
+    except TimeoutError:
+        log.warning("containers did not stop in time; they run on, and the next engine takes them over")
+
+
+def _remove_cgroup_parent(path: str) -> None:
+    """The group that all containers' groups were in; it stays while some still run."""
+    for directory in set(cgroups.open_group(path).paths.values()):
+        with contextlib.suppress(OSError):
+            os.rmdir(directory)
+
+
+def _shutdown_seconds(config: Config, services: Services) -> float | None:
+    """As dockerd: the shutdown timeout, or the longest that a container asks for and five seconds; for ever if one asks for that."""
+    if config.shutdown_timeout < 0:
+        return None
+    seconds = config.shutdown_timeout
+    for container in services.containers.all():
+        wanted = container.record.config.stop_timeout if container.is_running else None
+        if wanted is not None and wanted < 0:
+            return None
+        seconds = max(seconds, (wanted or 0) + 5)
+    return seconds
+
+
+def _settings(config: Config, instance: str) -> Settings:
+    return Settings(
+        data_root=config.data_root,
+        exec_root=config.exec_root,
+        cgroup_parent=f"/wherry-{instance}" if instance else "/wherry",
+        runtimes=dict(config.runtimes),
+        default_runtime=config.default_runtime,
+        init_path=config.init_path,
+        default_ulimits=config.default_ulimits,
+        live_restore=config.live_restore,
+        hosts=config.hosts,
+    )
+
+
+def _raise_file_limit() -> None:
+    """Connections and pidfds are many. The zygote has been started before this: containers keep the limits that the engine was started with."""
+    _, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))

@@ -1,0 +1,123 @@
+"""`docker rmi`: what goes when an image is removed by a name or by its id, and what stands in the way. In wherryd.
+
+Docker's rules: removing by name takes the name away, and the image with its last one; removing by id takes the image, if it has at most one
+name (and digests of the same repository). Hard conflicts (a running container, images built on it) cannot be forced; soft ones (a stopped
+container, further names) can. The messages are Docker's: its clients and people's scripts know them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from wherry.core.images import Image, Images
+from wherry.errors import Conflict
+from wherry.spec.calls import JsonList
+from wherry.spec.ids import ContainerId, ImageId
+from wherry.spec.reference import Reference, parse
+
+
+@dataclass(frozen=True, slots=True)
+class Use:
+    """A container that was made from an image."""
+
+    container_id: ContainerId
+    running: bool
+
+
+@dataclass(frozen=True, slots=True)
+class Removal:
+    """`uses` lists an image's containers; `event` is told ("untag" | "delete", image)."""
+
+    images: Images
+    uses: Callable[[ImageId], Sequence[Use]]
+    event: Callable[[str, Image], None]
+
+    async def remove(self, ref: str, *, force: bool, prune_parents: bool) -> JsonList:
+        """→ what was untagged and deleted, in order. NotFound, Conflict."""
+        image = self.images.get(ref)
+        records: JsonList = []
+        if not _is_id(image, ref):
+            if not await self._untag_by_name(image, ref, records, force=force):
+                return records
+        elif _has_single_name(image.references):
+            self._check(image, soft_references=False, soft_containers=not force)
+            await self._untag(image, image.references, records)
+        await self._delete(image.id, records, force=force, prune_parents=prune_parents)
+        return records
+
+    async def _untag_by_name(self, image: Image, ref: str, records: JsonList, *, force: bool) -> bool:
+        """→ whether the image is to go as well."""
+        if not force and _has_single_name(image.references):
+            for use in self.uses(image.id):
+                raise Conflict(
+                    f'conflict: unable to remove repository reference "{ref}" (must force) - container '
+                    f"{use.container_id[:12]} is using its referenced image {_short(image.id)}"
+                )
+        name = parse(ref)
+        name = name.with_digest(name.digest) if name.digest else name.tagged()
+        await self._untag(image, [name], records)
+        left = self.images.get(image.id).references
+        if name.digest is None and not any(r.name == name.name and r.digest is None for r in left):
+            # The last tag of a repository has gone: its digests name nothing that anybody asked for any more.
+            await self._untag(image, [r for r in left if r.name == name.name], records)
+            left = self.images.get(image.id).references
+        return not left
+
+    async def _untag(self, image: Image, names: Sequence[Reference], records: JsonList) -> None:
+        for name in names:
+            await self.images.untag([name])
+            self.event("untag", image)
+            records.append({"Untagged": name.familiar})
+
+    async def _delete(self, image_id: ImageId, records: JsonList, *, force: bool, prune_parents: bool) -> None:
+        image = self.images.get(image_id)
+        self._check(image, soft_references=not force, soft_containers=not force)
+        while True:
+            await self._untag(image, image.references, records)
+            layers = await self.images.delete(image.id)
+            self.event("delete", image)
+            records.append({"Deleted": image.id})
+            records += [{"Deleted": chain_id} for chain_id in layers]
+            parent = self.images.by_id(image.parent) if image.parent else None
+            if not prune_parents or parent is None or parent.references or self._conflict(parent):
+                return
+            image = parent
+
+    def _check(self, image: Image, *, soft_references: bool, soft_containers: bool) -> None:
+        conflict = self._conflict(image, soft_references=soft_references, soft_containers=soft_containers)
+        if conflict:
+            raise Conflict(f"conflict: unable to delete {_short(image.id)} {conflict}")
+
+    def _conflict(self, image: Image, *, soft_references: bool = True, soft_containers: bool = True) -> str:
+        if any(other.parent == image.id for other in self.images.list()):
+            return "(cannot be forced) - image has dependent child images"
+        uses = self.uses(image.id)
+        for use in uses:
+            if use.running:
+                return f"(cannot be forced) - image is being used by running container {use.container_id[:12]}"
+        if soft_references and image.references:
+            return "(must be forced) - image is referenced in multiple repositories"
+        if soft_containers and uses:
+            return f"(must be forced) - image is being used by stopped container {uses[0].container_id[:12]}"
+        return ""
+
+
+def _short(image_id: ImageId) -> str:
+    return image_id.removeprefix("sha256:")[:12]
+
+
+def _is_id(image: Image, ref: str) -> bool:
+    """Whether the user wrote (the beginning of) the id, not a name that happens to look like one."""
+    return image.id.startswith(ref) or image.id.removeprefix("sha256:").startswith(ref)
+
+
+def _has_single_name(references: Sequence[Reference]) -> bool:
+    """At most one tag, and digests of no other repository than the tag's."""
+    tags = [reference for reference in references if reference.digest is None]
+    if len(references) <= 1:
+        return True
+    if len(tags) > 1:
+        return False
+    repositories = {reference.name for reference in references if reference.digest is not None}
+    return repositories == {(tags[0] if tags else references[0]).name}

@@ -1,0 +1,170 @@
+"""Images as Docker's API has them: implements `api.backend.ImageBackend`. In wherryd.
+
+Here are the verbs and their events; the rules of removing are `image_removal`, of listing `image_listing`, the shapes `image_json`. The work
+is core's: `pull`, `archive`, `images`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import AsyncIterator, Mapping, Sequence
+
+from wherry import errors
+from wherry.core.archive import Archives
+from wherry.core.images import Image
+from wherry.core.layers import LayerWork
+from wherry.core.pull import Puller
+from wherry.core.unpackers import Unpackers
+from wherry.distribution.hosts import RegistryHosts
+from wherry.engine import changes as dockerfile
+from wherry.engine import image_json, image_listing
+from wherry.engine.image_removal import Removal, Use
+from wherry.engine.services import Services
+from wherry.errors import Conflict, InvalidArgument
+from wherry.spec.calls import Json, JsonList, Names, ProgressSink, RegistryAuth
+from wherry.spec.ids import ImageId
+from wherry.spec.image import parse_platform
+from wherry.spec.reference import Reference, parse
+
+_DIGEST_ALGORITHMS = ("sha256", "sha384", "sha512")
+
+
+class ImageObjects:
+    """Open it before use, close it at the end. `hosts`: which registries are spoken to without TLS, and the like."""
+
+    def __init__(self, services: Services, hosts: RegistryHosts) -> None:
+        self._services = services
+        self._images = services.images
+        self._unpackers = Unpackers()
+        work = LayerWork(services.snapshots)
+        self._archives = Archives(self._images, self._unpackers, work)
+        self._puller = Puller(self._images, self._unpackers, work, hosts)
+        self._removal = Removal(self._images, self._uses, self._event)
+
+    async def close(self) -> None:
+        await self._puller.close()
+        await self._unpackers.close()
+
+    # --- looking
+
+    async def list(self, *, all: bool, digests: bool, filters: Mapping[str, Names]) -> JsonList:
+        """`digests` changes nothing: they are always there, as in dockerd."""
+        found = image_listing.select(self._images, all=all, filters=filters)
+        answer = [image_json.summary(image) for image in found]
+        patterns = filters.get("reference")
+        if patterns:  # only the names that fit are shown
+            for image, entry in zip(found, answer, strict=True):
+                fitting = [reference for reference in image.references if image_listing.matches(reference, patterns)]
+                entry["RepoTags"] = [reference.familiar for reference in fitting if reference.digest is None]
+                entry["RepoDigests"] = [reference.familiar for reference in fitting if reference.digest is not None]
+        return answer
+
+    async def inspect(self, ref: str) -> Json:
+        return image_json.inspect(self._images.get(ref), self._services.snapshots)
+
+    async def history(self, ref: str) -> JsonList:
+        image = self._images.get(ref)
+        ancestors, step = [], image
+        while step.parent is not None and (parent := self._images.by_id(step.parent)) is not None:
+            ancestors.append(parent)
+            step = parent
+        return image_json.history(image, self._services.snapshots, ancestors)
+
+    # --- names
+
+    async def tag(self, ref: str, repository: str, tag: str) -> None:
+        image = self._images.get(ref)
+        reference = _new_name(repository, tag)
+        await self._images.tag(image.id, reference)
+        self._event("tag", image, name=reference.familiar)
+
+    # --- going
+
+    async def remove(self, ref: str, *, force: bool, prune_parents: bool) -> JsonList:
+        return await self._removal.remove(ref, force=force, prune_parents=prune_parents)
+
+    async def prune(self, filters: Mapping[str, Names]) -> Json:
+        """Removes images that no container uses: those without a tag, or with dangling=false all of them."""
+        image_listing.check(filters, image_listing.PRUNE_FILTERS)
+        only_dangling = image_listing.flag(filters.get("dangling") or ["true"], "dangling")
+        wanted = {name: values for name, values in filters.items() if name != "dangling" and values}
+        before = await self._images.layers_size()
+        deleted: JsonList = []
+        for image in image_listing.select(self._images, all=True, filters=wanted):
+            current = self._images.by_id(image.id)
+            if current is None or (only_dangling and current.repo_tags) or self._uses(image.id):
+                continue
+            names = [reference.familiar for reference in current.references] or [str(image.id)]
+            for name in names:
+                if self._images.find(name) is not None:
+                    try:
+                        deleted += await self._removal.remove(name, force=False, prune_parents=True)
+                    except Conflict:
+                        break  # something is built on it
+        reclaimed = max(0, before - await self._images.layers_size())
+        self._services.events.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
+        return {"ImagesDeleted": deleted or None, "SpaceReclaimed": reclaimed}
+
+    # --- coming
+
+    async def pull(self, reference: str, *, platform: str | None, auth: RegistryAuth, progress: ProgressSink) -> None:
+        """A reference without tag and digest means all tags of the repository, as in Docker's API."""
+        wanted = parse(reference)
+        chosen = parse_platform(platform) if platform else None
+        references = [wanted]
+        if wanted.tag is None and wanted.digest is None:
+            references = [wanted.with_tag(tag) for tag in await self._puller.tags(wanted, auth)]
+        for one in references:
+            await self._puller.pull(one, chosen, auth, progress)
+            self._services.events.publish(
+                "image", "pull", one.familiar, {**_labels(self._images.named(one)), "name": one.familiar_name}
+            )
+
+    async def load(self, archive: AsyncIterator[bytes], *, quiet: bool, progress: ProgressSink) -> None:
+        for image in await self._archives.load(archive, progress, quiet=quiet):
+            self._event("load", image)
+
+    async def import_(
+        self,
+        archive: AsyncIterator[bytes] | str,
+        *,
+        repository: str,
+        tag: str,
+        message: str,
+        changes: Names,
+        platform: str | None,
+        progress: ProgressSink,
+    ) -> None:
+        if isinstance(archive, str):
+            raise errors.NotImplemented("wherry does not import from a URL yet; send the archive itself")
+        name = _new_name(repository, tag) if repository else None
+        run = dockerfile.apply({}, changes)
+        chosen = parse_platform(platform) if platform else None
+        image = await self._archives.import_(archive, name=name, run=run, comment=message, platform=chosen)
+        progress({"status": image.id})
+        self._event("import", image)
+
+    # --- around
+
+    def _uses(self, image_id: ImageId) -> Sequence[Use]:
+        return [
+            Use(container.id, container.is_running)
+            for container in self._services.containers.all()
+            if container.record.image == image_id
+        ]
+
+    def _event(self, action: str, image: Image, name: str | None = None) -> None:
+        self._services.events.publish("image", action, image.id, {**image_json.labels(image), "name": name or image.id})
+
+
+def _labels(image: Image | None) -> Mapping[str, str]:
+    return image_json.labels(image) if image is not None else {}
+
+
+def _new_name(repository: str, tag: str) -> Reference:
+    """The name that `tag` and `import` give: a repository and a tag ("latest" if neither says one)."""
+    reference = parse(repository)
+    if reference.digest is not None:
+        raise InvalidArgument("refusing to create a tag with a digest reference")
+    if reference.familiar_name in _DIGEST_ALGORITHMS:
+        raise InvalidArgument("refusing to create an ambiguous tag using digest algorithm as name")
+    return reference.with_tag(tag) if tag else reference.tagged()

@@ -1,0 +1,198 @@
+"""Mounts as detached objects: made, configured, and only then attached - by descriptor.
+
+    mount = new_filesystem("tmpfs", {"size": "64m"}, attributes=NOSUID | NODEV)     # nobody can see it yet
+    attach(mount, target_fd)                                                        # now it is there, complete
+
+Runs in the engine, the shim, `wherry-runc` and a container's init. A target inside a container is always a descriptor
+that `paths` opened, so no path is looked up twice and no attribute (read-only, nosuid) is added after the mount can
+be reached. Sources: mount_namespaces(7), mount_setattr(2), the kernel's Documentation/filesystems/mount_api. Needs
+Linux 5.12; `mount_overlay` uses `lowerdir+` from 6.5 on and falls back.
+Absent: reading mount options of the OCI configuration (runtime.mount_options), deciding what a container sees
+(runtime.rootfs).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from wherry.errors import SyscallError
+from wherry.linux import syscalls
+from wherry.linux.syscalls import AT_EMPTY_PATH, AT_FDCWD, AT_RECURSIVE
+
+# mount_setattr(2) attributes
+RDONLY, NOSUID, NODEV, NOEXEC = 0x1, 0x2, 0x4, 0x8
+ATIME_MASK, NOATIME, STRICTATIME, NODIRATIME = 0x70, 0x10, 0x20, 0x80
+IDMAP, NOSYMFOLLOW = 0x100000, 0x200000
+# propagation types
+UNBINDABLE, PRIVATE, SLAVE, SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
+MNT_DETACH = 2
+
+_OPEN_TREE_CLONE = 1
+_F_EMPTY_PATH, _T_EMPTY_PATH = 0x4, 0x40
+_SET_FLAG, _SET_STRING, _SET_FD, _CREATE = 0, 1, 5, 6
+
+_NAMES = {RDONLY: "ro", NOSUID: "nosuid", NODEV: "nodev", NOEXEC: "noexec", NOATIME: "noatime", STRICTATIME: "strictatime", NODIRATIME: "nodiratime",
+          NOSYMFOLLOW: "nosymfollow"}  # fmt: skip
+_PROPAGATIONS = {UNBINDABLE: "unbindable", PRIVATE: "private", SLAVE: "slave", SHARED: "shared"}
+
+
+class Attributes:
+    """What to set and clear on a mount, and its propagation (0: leave). Prints as mount(8) would spell it: "ro,nosuid,private"."""
+
+    __slots__ = ("clear", "propagation", "set")
+
+    def __init__(self, set_: int = 0, clear: int = 0, propagation: int = 0) -> None:
+        self.set = set_
+        self.clear = clear
+        self.propagation = propagation
+
+    def __bool__(self) -> bool:
+        return bool(self.set or self.clear or self.propagation)
+
+    def __str__(self) -> str:
+        words = [name for bit, name in _NAMES.items() if self.set & bit]
+        if self.clear & RDONLY:
+            words.append("rw")
+        if self.propagation:
+            words.append(_PROPAGATIONS[self.propagation])
+        return ",".join(words)
+
+
+class Filesystem:
+    """A file system to be mounted: prints itself as `type[source](options) attributes`; `open` makes the detached mount."""
+
+    __slots__ = ("attributes", "fstype", "options", "source")
+
+    def __init__(self, fstype: str, options: list[tuple[str, str | None]], attributes: int = 0, source: str = "") -> None:
+        self.fstype = fstype
+        self.options = options
+        self.attributes = attributes
+        self.source = source
+
+    def __str__(self) -> str:
+        options = ",".join(key if value is None else f"{key}={value}" for key, value in self.options)
+        return f"{self.fstype}({options})" if options else self.fstype
+
+    def open(self) -> int:
+        """A detached mount of a new instance. The caller owns the descriptor; closing it unattached unmounts."""
+        subject = self.fstype
+        context = syscalls.fsopen(self.fstype)
+        try:
+            if self.source:
+                syscalls.fsconfig(context, _SET_STRING, "source", self.source, 0, subject)
+            for key, value in self.options:
+                syscalls.fsconfig(context, _SET_FLAG if value is None else _SET_STRING, key, value, 0, subject)
+            syscalls.fsconfig(context, _CREATE, None, None, 0, subject)
+            return syscalls.fsmount(context, self.attributes, subject)
+        finally:
+            os.close(context)
+
+
+def clone_tree(path: str, *, fd: int = AT_FDCWD, recursive: bool = False, subject: str = "") -> int:
+    """A detached copy of the mount at `path` (of what `fd` refers to when `path` is ""), with the mounts below it
+    when `recursive`: the source of a bind mount.
+
+    The copy shows the file tree from that point on and keeps the source's attributes and propagation. The caller owns the descriptor.
+    """
+    flags = _OPEN_TREE_CLONE | (AT_RECURSIVE if recursive else 0) | (0 if path else AT_EMPTY_PATH)
+    try:
+        return syscalls.open_tree(fd, path, flags)
+    except SyscallError as error:
+        if subject:
+            raise SyscallError(error.call, subject, error.errno) from None
+        raise
+
+
+def set_attributes(fd: int, attributes: Attributes, *, recursive: bool = False, subject: str = "") -> None:
+    """Changes the mount whose root `fd` is. Recursive changes happen for all mounts below or for none."""
+    syscalls.mount_setattr(
+        fd, "", AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0),
+        set_=attributes.set, clear=attributes.clear, propagation=attributes.propagation,
+        subject=f"{attributes} {subject or f'descriptor {fd}'}",
+    )  # fmt: skip
+
+
+def set_propagation(path: str, propagation: int, *, recursive: bool = True) -> None:
+    """Propagation of the mount at `path`, a path of this process's own view (such as "/")."""
+    syscalls.mount_setattr(
+        AT_FDCWD, path, AT_RECURSIVE if recursive else 0, set_=0, clear=0, propagation=propagation,
+        subject=f"{_PROPAGATIONS[propagation]} {path}",
+    )  # fmt: skip
+
+
+def attach(mount_fd: int, target_fd: int, *, subject: str = "") -> None:
+    """Attaches a detached mount on top of the file or directory `target_fd`. `mount_fd` then refers to the attached mount's root."""
+    try:
+        syscalls.move_mount(mount_fd, "", target_fd, "", _F_EMPTY_PATH | _T_EMPTY_PATH)
+    except SyscallError as error:
+        raise SyscallError("mount", subject or f"descriptor {target_fd}", error.errno) from None
+
+
+def attach_at(mount_fd: int, target: str) -> None:
+    """Attaches a detached mount at a path that no container has a say in."""
+    syscalls.move_mount(mount_fd, "", AT_FDCWD, target, _F_EMPTY_PATH)
+
+
+def detach(path: str) -> None:
+    """Lazily unmounts what is mounted at `path`, with all below it."""
+    syscalls.umount2(path, MNT_DETACH)
+
+
+def open_overlay(lower: list[str], upper: str = "", work: str = "", options: list[tuple[str, str | None]] | None = None) -> int:
+    """A detached overlay mount; `lower` topmost first, up to the kernel's 500 layers; read-only without `upper`. The caller owns the descriptor.
+
+    FailedPrecondition's cause is in the message: the kernel says which directory it does not like. On kernels before 6.5 see `mount_overlay`.
+    """
+    subject = f"overlay of {len(lower)} layers"
+    context = syscalls.fsopen("overlay")
+    try:
+        for directory in lower:
+            syscalls.fsconfig(context, _SET_STRING, "lowerdir+", directory, 0, subject)
+        if upper:
+            syscalls.fsconfig(context, _SET_STRING, "upperdir", upper, 0, subject)
+            syscalls.fsconfig(context, _SET_STRING, "workdir", work, 0, subject)
+        for key, value in options or ():
+            syscalls.fsconfig(context, _SET_FLAG if value is None else _SET_STRING, key, value, 0, subject)
+        syscalls.fsconfig(context, _CREATE, None, None, 0, subject)
+        return syscalls.fsmount(context, 0, subject)
+    finally:
+        os.close(context)
+
+
+def mount_overlay(lower: list[str], upper: str, work: str, target: str, options: list[tuple[str, str | None]] | None = None) -> None:
+    """Mounts an overlay at `target`; `lower` topmost first. Takes 128 layers on every supported kernel, however long their paths."""
+    try:
+        fd = open_overlay(lower, upper, work, options)
+    except SyscallError as error:
+        # Before 6.5 there is no lowerdir+ (EINVAL), and all options together must fit in one page: paths relative to the layers' common parent do.
+        if error.errno != errno.EINVAL or "lowerdir+" not in error.subject:
+            raise
+        _mount_overlay_classic(lower, upper, work, target, options or [])
+        return
+    try:
+        attach_at(fd, target)
+    finally:
+        os.close(fd)
+
+
+def _mount_overlay_classic(lower: list[str], upper: str, work: str, target: str, options: list[tuple[str, str | None]]) -> None:
+    """mount(2) with layer paths relative to their common parent, which becomes the working directory for the call."""
+    parent = os.path.commonpath(lower) if len(lower) > 1 else os.path.dirname(lower[0])
+    data = "lowerdir=" + ":".join(_escape(os.path.relpath(directory, parent)) for directory in lower)
+    if upper:
+        data += f",upperdir={_escape(upper)},workdir={_escape(work)}"
+    for key, value in options:
+        data += f",{key}" if value is None else f",{key}={value}"
+    target = os.path.abspath(target)
+    here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        os.chdir(parent)
+        syscalls.mount("overlay", target, "overlay", 0, data)
+    finally:
+        os.fchdir(here)
+        os.close(here)
+
+
+def _escape(path: str) -> str:
+    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")

@@ -1,0 +1,114 @@
+"""Copying a directory's content by descriptors: what `tmpcopyup` and a new volume need.
+
+Runs in a container's init and in the shim. Never follows a symlink, never leaves the two directories that it was
+given, keeps owner, mode, times, xattrs, hard links within the tree, devices and sparse files' holes. Absent: files
+that change meanwhile - the caller owns both trees.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from wherry.errors import SyscallError
+
+_CHUNK = 1 << 20
+_MAX_DEPTH = 512
+
+
+def copy_contents(source: int, target: int) -> None:
+    """Copies everything in the directory `source` into the directory `target` (descriptors; `source` opened for
+    reading), and the directory's own owner and mode."""
+    try:
+        _copy_directory(source, target, {}, 0)
+    except OSError as error:
+        raise SyscallError("copy", os.fsdecode(error.filename or ""), error.errno or 0) from None
+
+
+def _copy_directory(source: int, target: int, seen: dict[tuple[int, int], tuple[int, str]], depth: int) -> None:
+    if depth > _MAX_DEPTH:
+        raise OSError(errno.ELOOP, "too deep")
+    for name in os.listdir(source):
+        status = os.stat(name, dir_fd=source, follow_symlinks=False)
+        kind = stat.S_IFMT(status.st_mode)
+        if kind == stat.S_IFDIR:
+            os.mkdir(name, 0o700, dir_fd=target)
+            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+            child, copy = os.open(name, flags, dir_fd=source), os.open(name, flags, dir_fd=target)
+            try:
+                _copy_directory(child, copy, seen, depth + 1)
+            finally:
+                os.close(child)
+                os.close(copy)
+            continue
+        key = (status.st_dev, status.st_ino)
+        if status.st_nlink > 1 and key in seen:
+            directory, other = seen[key]
+            os.link(other, name, src_dir_fd=directory, dst_dir_fd=target, follow_symlinks=False)
+            continue
+        if kind == stat.S_IFREG:
+            _copy_file(source, target, name, status)
+        elif kind == stat.S_IFLNK:
+            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+            os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+        elif kind != stat.S_IFSOCK:  # a socket without its process is of no use
+            os.mknod(name, kind | 0o600, status.st_rdev, dir_fd=target)
+            os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+            os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
+        if status.st_nlink > 1 and kind != stat.S_IFSOCK:
+            seen[key] = (os.dup(target), name)
+        os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False) if kind != stat.S_IFSOCK else None
+    if depth == 0:
+        for directory, _ in seen.values():
+            os.close(directory)
+        seen.clear()
+    _copy_metadata(source, target, os.fstat(source))
+
+
+def _copy_file(source: int, target: int, name: str, status: os.stat_result) -> None:
+    reader = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
+    try:
+        writer = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target)
+        try:
+            _copy_data(reader, writer, status.st_size)
+            _copy_metadata(reader, writer, status)
+        finally:
+            os.close(writer)
+    finally:
+        os.close(reader)
+
+
+def _copy_data(reader: int, writer: int, size: int) -> None:
+    """Only what is not a hole (lseek(2), SEEK_DATA)."""
+    os.ftruncate(writer, size)
+    offset = 0
+    while offset < size:
+        try:
+            offset = os.lseek(reader, offset, os.SEEK_DATA)
+            end = os.lseek(reader, offset, os.SEEK_HOLE)
+        except OSError as error:
+            if error.errno == errno.ENXIO:
+                return
+            raise
+        while offset < end:
+            chunk = os.pread(reader, min(_CHUNK, end - offset), offset)
+            if not chunk:
+                return
+            done = 0
+            while done < len(chunk):
+                done += os.pwrite(writer, chunk[done:], offset + done)
+            offset += len(chunk)
+
+
+def _copy_metadata(source: int, target: int, status: os.stat_result) -> None:
+    """Owner before mode (chown clears setuid), xattrs where both sides have them, times last."""
+    os.fchown(target, status.st_uid, status.st_gid)
+    try:
+        for name in os.listxattr(source):
+            os.setxattr(target, name, os.getxattr(source, name))
+    except OSError as error:
+        if error.errno not in (errno.EOPNOTSUPP, errno.ENODATA, errno.EPERM):
+            raise
+    os.fchmod(target, stat.S_IMODE(status.st_mode))
+    os.utime(target, ns=(status.st_atime_ns, status.st_mtime_ns))

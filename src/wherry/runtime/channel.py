@@ -1,0 +1,70 @@
+"""The socket between a runtime and the child that becomes a container: one message per datagram, no framing.
+
+    child → parent   READY        everything is set up; I wait for GO before I execute the program   (only when held)
+                     HOOKS        namespaces and mounts are there; run your hooks, then GO
+                     CONSOLE      the terminal's master, attached
+                     EXEC         the next thing is execve
+                     FAILED       step, errno, text: nothing runs
+                     (closed)     after EXEC: the program runs. Without: the child died
+    parent → child   GO
+
+Both ends are CLOEXEC, so a successful execve closes the child's. A pure framing of bytes plus two socket calls; no
+state is kept here.
+"""
+
+from __future__ import annotations
+
+import _socket
+import errno
+import os
+import struct
+
+from wherry.errors import StartError
+
+READY, HOOKS, CONSOLE, EXEC, FAILED, GO = b"R", b"H", b"C", b"X", b"F", b"G"
+_LIMIT = 1 << 16
+
+
+def pair() -> tuple[_socket.socket, _socket.socket]:
+    """(parent's end, child's end)."""
+    return _socket.socketpair(_socket.AF_UNIX, _socket.SOCK_SEQPACKET)
+
+
+def send(channel: _socket.socket, message: bytes, fd: int | None = None) -> None:
+    """Sends one message, with a descriptor if given. A parent that is gone is BrokenPipeError, never SIGPIPE."""
+    ancillary = [] if fd is None else [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", fd))]
+    channel.sendmsg([message], ancillary, _socket.MSG_NOSIGNAL)
+
+
+def receive(channel: _socket.socket) -> tuple[bytes, int | None]:
+    """The next (message, descriptor); (b"", None) when the other side has closed."""
+    try:
+        data, ancillary, _, _ = channel.recvmsg(_LIMIT, _socket.CMSG_LEN(4), _socket.MSG_CMSG_CLOEXEC)
+    except OSError as error:
+        if error.errno == errno.ECONNRESET:
+            return b"", None
+        raise
+    for level, kind, payload in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and len(payload) >= 4:
+            return data, int(struct.unpack_from("i", payload)[0])
+    return data, None
+
+
+def wait_for_go(channel: _socket.socket) -> None:
+    """Blocks the child until the parent says GO. A parent that died instead ends the child: there is nobody to run for."""
+    message, _ = receive(channel)
+    if message != GO:
+        os._exit(1)
+
+
+def failure(error: StartError) -> bytes:
+    """FAILED as bytes, cut to what a datagram takes."""
+    step = error.step.encode()
+    return FAILED + struct.pack("iB", error.errno, len(step)) + step + error.message.encode("utf-8", "surrogateescape")[: _LIMIT - 512]
+
+
+def read_failure(message: bytes) -> StartError:
+    """The error that `failure` has encoded."""
+    number, length = struct.unpack_from("iB", message, 1)
+    step = message[6 : 6 + length].decode()
+    return StartError(step, message[6 + length :].decode("utf-8", "surrogateescape"), number)

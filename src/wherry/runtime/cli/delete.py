@@ -1,0 +1,66 @@
+"""`wherry-runc delete`: removes what is left of a container that has stopped, or with --force ends it first."""
+
+from __future__ import annotations
+
+import os
+
+from wherry.errors import Conflict, DataLoss, FailedPrecondition, NotFound
+from wherry.runtime import state as states
+from wherry.runtime.cli import launch, options
+from wherry.runtime.cli.options import Option
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wherry.runtime.cli.main import Globals
+    from wherry.runtime.state import State
+
+USAGE = "delete [options] <container-id>"
+EXAMPLES = "   wherry-runc delete web\n   wherry-runc delete --force web\n"
+OPTIONS = (Option("force", "delete the container even if it runs (uses SIGKILL)", short="f", kind="switch"),)
+_EXIT_SECONDS = 10.0
+
+
+def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
+    options.expect(arguments, 1, 1, USAGE)
+    force = values["force"]
+    try:
+        state = states.load(settings.root, arguments[0])
+        config = state.config()
+    except (NotFound, DataLoss):
+        # a container whose making was killed, or whose files are damaged: only its directory is known
+        leftover = states.State(f"{settings.root}/{states.check_id(arguments[0])}", arguments[0])
+        if not force:
+            raise
+        leftover.remove()
+        return 0
+    status = state.status()
+    if status == states.CREATED or (force and status != states.STOPPED):
+        _end(state)
+    elif status != states.STOPPED:
+        raise Conflict(f"cannot delete container {state.id} that is not stopped: {status}")
+    launch.destroy(state, config)
+    return 0
+
+
+def _end(state: State) -> None:
+    """SIGKILL, and the wait for its effect."""
+    import select
+
+    from wherry.runtime.cli import kill
+
+    pidfd = state.pidfd()
+    if pidfd is None:
+        return
+    try:
+        try:
+            kill.send(state, 9)
+        except Conflict:
+            return
+        poller = select.poll()
+        poller.register(pidfd, select.POLLIN)
+        if not poller.poll(_EXIT_SECONDS * 1000):
+            raise FailedPrecondition(f"container {state.id}: process {state.pid} does not end after SIGKILL")
+    finally:
+        os.close(pidfd)

@@ -1,0 +1,174 @@
+"""What `create` and `run` have in common: from a bundle to a container that waits or runs, and its state on disk; and
+the way back.
+"""
+
+from __future__ import annotations
+
+import os
+import time
+
+from wherry.errors import InvalidArgument, NotFound, StartError, WherryError
+from wherry.runtime import container, oci_validate
+from wherry.runtime import state as states
+from wherry.runtime.cli import filters
+from wherry.runtime.cli.foreground import require_terminal_or_socket, send_console
+from wherry.runtime.cli.options import Option
+from wherry.runtime.state import State
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wherry.runtime.cli.main import Globals
+    from wherry.runtime.container import InitProcess
+    from wherry.spec.oci import Config
+
+OPTIONS = (
+    Option("bundle", "path to the root of the bundle directory, defaults to the current directory", short="b"),
+    Option("console-socket", "path to an AF_UNIX socket which receives the master of the container's terminal"),
+    Option("pidfd-socket", "the pid file names the process", kind="refused"),
+    Option("pid-file", "the file to write the process id to"),
+    Option("no-pivot", "the root of a container is always changed by pivot_root", kind="refused", default=False),
+    Option("no-new-keyring", "do not create a new session keyring for the container", kind="switch"),
+    Option(
+        "preserve-fds",
+        "pass N additional file descriptors to the container (stdio + $LISTEN_FDS + N in total)",
+        kind="number",
+        default=0,
+    ),
+)
+
+
+def launch(
+    settings: Globals, values: dict[str, Any], container_id: str, *, verb: str, hold: bool, detached: bool
+) -> tuple[State, Config, InitProcess]:
+    """Makes the container. With `hold` it waits for `start`; else its program runs. Whatever fails, nothing is left."""
+    states.check_id(container_id)
+    bundle = os.path.abspath(values["bundle"] or ".")
+    raw, config = states.read_config(f"{bundle}/config.json")
+    oci_validate.check(config)
+    if "process" not in config:
+        raise InvalidArgument("process: a container needs a process to run")
+    terminal = bool(config["process"].get("terminal"))
+    require_terminal_or_socket(terminal=terminal, detached=detached, socket=values["console-socket"])
+    rootfs = os.path.realpath(os.path.join(bundle, config["root"]["path"]))
+    if not os.path.isdir(rootfs):
+        raise NotFound(f"invalid rootfs: {rootfs} is not a directory")
+    preserved = preserved_fds(config, values["preserve-fds"])
+    program, flags = filters.program_for(settings.root, config)
+    state = states.make(settings.root, container_id)
+    process = None
+    try:
+        if hold:
+            os.mkfifo(f"{state.directory}/{states.FIFO}", 0o600)
+        states.write_file(f"{state.directory}/config.json", raw)
+        process = container.create(
+            config,
+            rootfs=rootfs,
+            stdio=container.Stdio(0, 1, 2),
+            seccomp_bpf=program,
+            seccomp_flags=flags,
+            hold=hold,
+            container_id="" if values["no-new-keyring"] else container_id,
+            bundle=bundle,
+            parent_death_signal=0,
+            hold_fifo=f"{state.directory}/{states.FIFO}" if hold else None,
+            preserve_fds=preserved,
+        )
+        state.pid, state.start = process.pid, states.start_time(process.pid) or 0
+        state.bundle, state.rootfs, state.oci_version = bundle, rootfs, config["ociVersion"]
+        state.created = _now()
+        state.owner = os.geteuid()
+        state.cgroup_paths = process.cgroup.paths
+        state.save()
+        for warning in process.warnings:
+            settings.write("warning", warning)
+        if process.console is not None and values["console-socket"]:
+            send_console(values["console-socket"], process.console)
+        if values["pid-file"]:
+            write_pid_file(values["pid-file"], process.pid)
+    except BaseException as error:
+        if process is not None:
+            _abandon(process)
+        state.remove()
+        if isinstance(error, StartError):
+            raise StartError(
+                error.step, f"wherry-runc {verb} failed: unable to start container process: {error}", error.errno
+            ) from None
+        if isinstance(error, WherryError):
+            raise type(error)(f"wherry-runc {verb} failed: {error}") from None
+        raise
+    return state, config, process
+
+
+def _abandon(process: InitProcess) -> None:
+    """Ends a container that was made, but could not be handed over."""
+    process.cgroup.kill()
+    try:
+        os.kill(process.pid, 9)
+        os.waitpid(process.pid, 0)
+    except (ProcessLookupError, ChildProcessError):
+        pass
+    process.close()
+    process.cgroup.delete()
+
+
+def preserved_fds(config: Config, extra: int) -> int:
+    """How many descriptors from 3 on the program gets: those of socket activation, announced in its environment, and
+    `extra`.
+    """
+    if extra < 0:
+        raise InvalidArgument(f"--preserve-fds: {extra} is negative")
+    listening = os.environ.get("LISTEN_FDS", "0")
+    count = int(listening) if listening.isascii() and listening.isdigit() and len(listening) < 5 else 0
+    if count:
+        config["process"]["env"] = [*config["process"].get("env", []), f"LISTEN_FDS={count}", "LISTEN_PID=1"]
+    for fd in range(3, 3 + count + extra):
+        try:
+            os.fstat(fd)
+        except OSError:
+            raise InvalidArgument(f"please check that preserved-fd {fd} (of {count + extra}) exists") from None
+    return count + extra
+
+
+def write_pid_file(path: str, pid: int) -> None:
+    states.write_file(os.path.abspath(path), b"%d" % pid, 0o644)
+
+
+def destroy(state: State, config: Config | None) -> None:
+    """Removes all that is left of a container whose first process has ended: processes, cgroup, state. Then its
+    poststop hooks run.
+    """
+    group = state.cgroup()
+    group.kill()
+    group.delete()
+    state.remove()
+    described = (config or {}).get("hooks", {}).get("poststop")
+    if config is not None and described:
+        from wherry.runtime import hooks
+
+        hooks.run(
+            hooks.parse({"poststop": described})["poststop"],
+            hooks.state(config, state.id, states.STOPPED, 0, state.bundle),
+        )
+
+
+def run_poststart_hooks(settings: Globals, state: State, config: Config) -> None:
+    """A poststart hook that fails is only logged (OCI config.md "Poststart")."""
+    described = config.get("hooks", {}).get("poststart")
+    if not described:
+        return
+    from wherry.runtime import hooks
+
+    try:
+        hooks.run(
+            hooks.parse({"poststart": described})["poststart"],
+            hooks.state(config, state.id, states.RUNNING, state.pid, state.bundle),
+        )
+    except WherryError as error:
+        settings.write("warning", str(error))
+
+
+def _now() -> str:
+    now = time.time_ns()
+    return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now // 10**9))}.{now % 10**9:09d}Z"

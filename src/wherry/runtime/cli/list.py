@@ -1,0 +1,48 @@
+"""`wherry-runc list`: the containers under --root."""
+
+from __future__ import annotations
+
+import os
+
+from wherry.errors import InvalidArgument, NotFound
+from wherry.runtime import state as states
+from wherry.runtime.cli import options
+from wherry.runtime.cli.options import Option
+from wherry.runtime.cli.output import table
+from wherry.wire import fastjson
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wherry.runtime.cli.main import Globals
+
+USAGE = "list [options]"
+EXAMPLES = "   wherry-runc list\n   wherry-runc --root /run/other list --format json\n"
+OPTIONS = (
+    Option("format", "table or json", short="f", default="table"),
+    Option("quiet", "display only container IDs", short="q", kind="switch"),
+)
+
+
+def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
+    options.expect(arguments, 0, 0, USAGE)
+    if values["format"] not in ("table", "json"):
+        raise InvalidArgument(f"invalid format option: {values['format']!r}")
+    found = states.every(settings.root)
+    if values["quiet"]:
+        os.write(1, "".join(f"{state.id}\n" for state in found).encode())
+        return 0
+    reports = []
+    for state in found:
+        try:
+            reports.append(state.report(state.config()))
+        except NotFound:
+            continue  # deleted meanwhile
+    if values["format"] == "json":
+        os.write(1, fastjson.dumps(reports) + b"\n")
+        return 0
+    rows = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
+    rows += [(r["id"], str(r["pid"]), r["status"], r["bundle"], r["created"], r["owner"] or "root") for r in reports]
+    os.write(1, table(rows))
+    return 0

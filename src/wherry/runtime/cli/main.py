@@ -1,0 +1,172 @@
+"""The entry of `wherry-runc`: global options, the verb, and what becomes of an error.
+
+Exit status 1 for errors (255 from `exec`), else what the verb says: the container's own for `run` and `exec` in the
+foreground. An error is one line in the log (--log, --log-format) and one on stderr, as containerd and dockerd read
+them from runc.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+import time
+
+from wherry import errors
+from wherry.runtime.cli import options
+from wherry.runtime.cli.options import Option
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+VERBS = {
+    "create": "create a container",
+    "delete": "delete any resources held by the container",
+    "events": "display container events such as OOM notifications, cpu, memory, and IO usage statistics",
+    "exec": "execute new process inside the container",
+    "features": "show the enabled features",
+    "kill": "send the specified signal (default: SIGTERM) to the container's init process",
+    "list": "list containers started with the given root",
+    "pause": "suspend all processes inside the container",
+    "ps": "display the processes running inside a container",
+    "resume": "resume all processes that have been previously paused",
+    "run": "create and run a container",
+    "spec": "create a new specification file",
+    "start": "execute the user defined process in a created container",
+    "state": "output the state of a container",
+    "update": "update container resource constraints",
+}
+_REFUSED = ("checkpoint", "restore")
+DEFAULT_ROOT = "/run/wherry-runc"
+GLOBAL = (
+    Option("debug", "enable debug logging", kind="switch"),
+    Option("log", "the file to write logs to (default: stderr)"),
+    Option("log-format", "'text' or 'json'", default="text"),
+    Option("root", "directory of the containers' state (on a tmpfs)", default=DEFAULT_ROOT),
+    Option("criu", "there is no checkpoint and restore yet", kind="refused"),
+    Option(
+        "systemd-cgroup", "cgroups are made by wherry-runc itself, never through systemd", kind="refused", default=False
+    ),
+    Option("rootless", "'true', 'false' or 'auto'", default="auto"),
+    Option("version", "print the version", short="v", kind="switch"),
+)
+
+
+class Globals:
+    """The global options."""
+
+    __slots__ = ("debug", "log", "log_format", "root")
+
+    def __init__(self, values: dict[str, Any]) -> None:
+        self.debug: bool = values["debug"]
+        self.log: str = values["log"]
+        self.log_format: str = values["log-format"]
+        self.root: str = os.path.abspath(values["root"])
+
+    def write(self, level: str, message: str) -> None:
+        """One log entry."""
+        if level == "debug" and not self.debug:
+            return
+        when = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
+        if self.log_format == "json":
+            from wherry.wire import fastjson
+
+            line = fastjson.dumps({"level": level, "msg": message, "time": when})
+        else:
+            escaped = message.replace("\\", "\\\\").replace('"', '\\"').replace("\n", "\\n")
+            line = f'time="{when}" level={level} msg="{escaped}"'.encode("utf-8", "replace")
+        if not self.log:
+            os.write(2, line + b"\n")
+            return
+        fd = os.open(self.log, os.O_WRONLY | os.O_CREAT | os.O_APPEND | os.O_CLOEXEC, 0o644)
+        try:
+            os.write(fd, line + b"\n")
+        finally:
+            os.close(fd)
+
+    def fatal(self, message: str) -> None:
+        """The error that ends this call: in the log, and on stderr."""
+        try:
+            self.write("error", message)
+        except OSError as error:
+            os.write(2, f"wherry-runc: cannot write to --log {self.log}: {error.strerror}\n".encode())
+        if self.log:
+            os.write(2, f"{message}\n".encode("utf-8", "replace"))
+
+
+def main(arguments: list[str]) -> int:
+    """The exit status of `wherry-runc arguments…`."""
+    settings = Globals({option.name: option.initial() for option in GLOBAL})
+    failed = 1
+    try:
+        values, rest = options.parse(GLOBAL, arguments)
+        settings = Globals(values)
+        if values["log-format"] not in ("text", "json"):
+            raise errors.InvalidArgument(f"invalid log-format: {values['log-format']!r}")
+        if values["rootless"] not in ("true", "false", "auto"):
+            raise errors.InvalidArgument(f"invalid rootless: {values['rootless']!r}")
+        if values["rootless"] == "true":
+            raise errors.NotImplemented("--rootless=true is not supported")
+        if values["version"]:
+            return _print_version()
+        if values["help"] or not rest or rest[0] in ("help", "h"):
+            return _print_help(rest[1:2])
+        verb, *words = rest
+        if verb == "exec":
+            failed = 255
+        return _run(settings, verb, words)
+    except errors.WherryError as error:
+        settings.fatal(str(error))
+        return failed
+    except OSError as error:  # one that no module has worded: never a traceback for a user
+        settings.fatal(f"{error.filename or 'wherry-runc'}: {(error.strerror or str(error)).lower()}")
+        return failed
+
+
+def _load(verb: str) -> Any:
+    if verb in _REFUSED:
+        raise errors.NotImplemented(f"wherry-runc {verb} is not supported: there is no checkpoint and restore yet")
+    if verb not in VERBS:
+        raise errors.InvalidArgument(f"No help topic for '{verb}': the verbs are {', '.join(VERBS)}")
+    __import__(name := f"wherry.runtime.cli.{verb}")
+    return sys.modules[name]
+
+
+def _run(settings: Globals, verb: str, words: list[str]) -> int:
+    module = _load(verb)
+    values, rest = options.parse(module.OPTIONS, words)
+    if values["help"]:
+        return _print_help([verb])
+    status: int = module.run(settings, values, rest)
+    return status
+
+
+def _print_version() -> int:
+    from wherry import __version__
+    from wherry.runtime.cli.features import libseccomp_version
+
+    lines = [f"wherry-runc version {__version__}", "spec: 1.2.0"]
+    if version := libseccomp_version():
+        lines.append(f"libseccomp: {version}")
+    os.write(1, ("\n".join(lines) + "\n").encode())
+    return 0
+
+
+def _print_help(topic: list[str]) -> int:
+    if topic:
+        module = _load(topic[0])
+        text = (
+            f"NAME:\n   wherry-runc {topic[0]} - {VERBS[topic[0]]}\n\nUSAGE:\n   wherry-runc {module.USAGE}\n\n"
+            f"EXAMPLES:\n{module.EXAMPLES}\nOPTIONS:\n{options.describe(module.OPTIONS)}"
+        )
+    else:
+        width = max(map(len, VERBS))
+        verbs = "".join(f"   {verb:<{width}}  {about}\n" for verb, about in VERBS.items())
+        text = (
+            "NAME:\n   wherry-runc - run containers from OCI bundles, with runc's command line\n\n"
+            "USAGE:\n   wherry-runc [global options] command [command options] [arguments...]\n\n"
+            f"COMMANDS:\n{verbs}\nGLOBAL OPTIONS:\n{options.describe(GLOBAL)}\n"
+            "Run 'wherry-runc help COMMAND' for the options of a command.\n"
+        )
+    os.write(1, text.encode())
+    return 0

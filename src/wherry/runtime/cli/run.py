@@ -1,0 +1,42 @@
+"""`wherry-runc run`: create, start, wait, delete. With --detach it ends when the program runs."""
+
+from __future__ import annotations
+
+from wherry.runtime.cli import launch, options
+from wherry.runtime.cli.foreground import Foreground, become_subreaper
+from wherry.runtime.cli.options import Option
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wherry.runtime.cli.main import Globals
+
+USAGE = "run [options] <container-id>"
+EXAMPLES = "   wherry-runc run --bundle /containers/web web\n   wherry-runc run --detach --pid-file /run/web.pid web\n"
+OPTIONS = (
+    *launch.OPTIONS,
+    Option("detach", "detach from the container's process", short="d", kind="switch"),
+    Option("keep", "do not delete the container after it exits", kind="switch"),
+    Option("no-subreaper", "do not reap processes whose parents have died", kind="switch"),
+)
+
+
+def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
+    options.expect(arguments, 1, 1, USAGE)
+    detached = values["detach"]
+    foreground = None if detached else Foreground()
+    if not detached and not values["no-subreaper"]:
+        become_subreaper()
+    state, config, process = launch.launch(settings, values, arguments[0], verb="run", hold=False, detached=detached)
+    launch.run_poststart_hooks(settings, state, config)
+    if foreground is None:
+        process.close()
+        return 0
+    console, process.console = process.console, None
+    try:
+        return foreground.wait(process.pid, console)
+    finally:
+        process.close()
+        if not values["keep"]:
+            launch.destroy(state, config)

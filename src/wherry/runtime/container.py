@@ -1,0 +1,449 @@
+"""A container's life as the OCI runtime sees it: create, start, exec, signal, pause, update, delete.
+
+The library that the shim calls in-process and `wherry-runc` wraps in a command line. Everything here runs in the
+parent; `init` and `exec` are the children.
+**Invariants:** when `create` or `exec_process` raises, nothing of it is left: no process, cgroup, mount or
+descriptor. The caller's own namespaces, credentials and working directory are never changed. Absent: state files
+(`wherry-runc` keeps its own), supervision and stdio (the shim).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+
+from wherry.errors import InvalidArgument, StartError, SyscallError, WherryError
+from wherry.linux import cgroups, namespaces
+from wherry.linux.procfs import Procfs
+from wherry.runtime import channel as messages
+from wherry.runtime import devices, hooks, process, spawn, sysctl
+from wherry.runtime import namespaces as runtime_namespaces
+from wherry.runtime.exec import Exec
+from wherry.runtime.init import Init
+from wherry.runtime.rootfs import Rootfs
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+    from collections.abc import Callable
+    from typing import Any
+
+    from wherry.linux.cgroups import Cgroup
+    from wherry.spec import oci
+
+_SIGKILL = 9
+
+
+class Stdio:
+    """Descriptors for the process's standard streams; None is /dev/null. They stay the caller's. With a terminal they are not used."""
+
+    __slots__ = ("stderr", "stdin", "stdout")
+
+    def __init__(self, stdin: int | None = None, stdout: int | None = None, stderr: int | None = None) -> None:
+        self.stdin = stdin
+        self.stdout = stdout
+        self.stderr = stderr
+
+
+class Process:
+    """A process of a container's: host `pid`, `pidfd` (the caller's to close), and the terminal's master if it has one."""
+
+    __slots__ = ("console", "pid", "pidfd", "warnings")
+
+    def __init__(self, pid: int, pidfd: int, console: int | None, warnings: list[str]) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.console = console
+        self.warnings = warnings
+        """What was asked for and cannot be given, where the specification says to go on (capabilities)."""
+
+    def close(self) -> None:
+        """Closes the descriptors. The process goes on."""
+        for fd in (self.pidfd, self.console):
+            if fd is not None and fd >= 0:
+                os.close(fd)
+        self.pidfd, self.console = -1, None
+
+
+class ExecProcess(Process):
+    __slots__ = ()
+
+
+class InitProcess(Process):
+    """The container's first process. With `hold` it waits for `start`."""
+
+    __slots__ = ("_channel", "_start_hooks", "cgroup")
+
+    def __init__(
+        self, pid: int, pidfd: int, console: int | None, warnings: list[str], cgroup: Cgroup, channel: _socket.socket | None
+    ) -> None:
+        super().__init__(pid, pidfd, console, warnings)
+        self.cgroup = cgroup
+        self._channel = channel
+
+    def start(self) -> None:
+        """Lets the program run; returns when it does. StartError when execve fails: the process is gone then."""
+        channel, self._channel = self._channel, None
+        if channel is None:
+            raise InvalidArgument("the container was started already")
+        try:
+            messages.send(channel, messages.GO)
+            _await_exec(channel)
+        except BrokenPipeError:
+            raise StartError("exec", "the container's process ended before it was started", 0) from None
+        finally:
+            channel.close()
+
+    def close(self) -> None:
+        super().close()
+        if self._channel is not None:
+            self._channel.close()
+            self._channel = None
+
+
+def create(
+    config: oci.Config,
+    *,
+    rootfs: str | int,
+    stdio: Stdio,
+    seccomp_bpf: bytes | None = None,
+    seccomp_flags: int = 0,
+    hold: bool,
+    prepare_rootfs: Callable[[int], None] | None = None,
+    console_size: tuple[int, int] | None = None,
+    container_id: str = "",
+    bundle: str = "",
+    parent_death_signal: int = _SIGKILL,
+    hold_fifo: str | None = None,
+    preserve_fds: int = 0,
+) -> InitProcess:
+    """Makes the container that `config` describes on the directory `rootfs` and starts its program, or with `hold` leaves it before that.
+
+    rootfs           a path, or the descriptor of a detached mount, which stays the caller's to close and serves one container
+    prepare_rootfs   called with a descriptor of the (detached, writable) root tree before anything is mounted in it
+    console_size     (width, height); else process.consoleSize
+    parent_death_signal   what the process gets when the calling thread ends; 0 for a runtime that exits while its containers go on
+    hold_fifo        with `hold`: a FIFO whose first byte starts the program, for a `start` that comes from another process
+    preserve_fds     so many descriptors from 3 on stay open for the program
+    Returns when execve has succeeded, or with `hold` when the process waits. StartError naming the step, with everything undone.
+    """
+    linux = config.get("linux") or {}
+    spec = config.get("process") or {}
+    undo: list[Callable[[], object]] = []
+    try:
+        init = Init()
+        init.namespaces = runtime_namespaces.Plan(linux)
+        undo.append(init.namespaces.close)
+        own = init.namespaces.own
+        init.plan = process.Plan(
+            spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags, own_user_namespace="user" in own, keyring=container_id
+        )
+        init.plan.personality = process.parse_personality(linux.get("personality"))
+        init.hostname, init.domainname = _name(config, "hostname", own), _name(config, "domainname", own)
+        init.sysctls = [(sysctl.check(key, own=own), value) for key, value in (linux.get("sysctl") or {}).items()]
+        init.hooks = hooks.parse(config.get("hooks") or {})
+        init.console_size = console_size or _console_size(spec)
+        init.hold, init.preserve_fds, init.parent_death_signal = hold, preserve_fds, parent_death_signal
+        group = _make_group(linux, container_id, undo)
+        init.rootfs = Rootfs(config, rootfs, group=group, own=own, bundle=bundle)
+        undo.append(init.rootfs.close)
+        init.rootfs.open_sources()
+        if prepare_rootfs is not None:
+            prepare_rootfs(init.rootfs.root)
+        init.cgroup_fds = group.prepare_join()
+        undo.append(lambda: _close_all(init.cgroup_fds))
+        init.hold_fifo = -1
+        if hold_fifo is not None:
+            init.hold_fifo = os.open(hold_fifo, os.O_RDWR | os.O_CLOEXEC)
+            undo.append(lambda: os.close(init.hold_fifo))
+        result = _launch(init, group, config, stdio, container_id, bundle, undo)
+    except BaseException as error:
+        _undo(undo, failed=True)
+        if isinstance(error, WherryError | OSError):
+            raise spawn.as_start_error("create", error) from None
+        raise
+    _undo(undo, failed=False)
+    return result
+
+
+class _OnFailure:
+    """Marks a step of the undo list that a success does not need."""
+
+    __slots__ = ("call",)
+
+    def __init__(self, call: Callable[[], object]) -> None:
+        self.call = call
+
+    def __call__(self) -> None:
+        self.call()
+
+
+def _undo(steps: list[Callable[[], object]], *, failed: bool) -> None:
+    """Latest first. What fails on the way back must not hide why we go back."""
+    for step in reversed(steps):
+        if failed or not isinstance(step, _OnFailure):
+            try:
+                step()
+            except (WherryError, OSError):
+                pass
+
+
+def _close_all(fds: list[int]) -> None:
+    for fd in fds:
+        os.close(fd)
+    fds.clear()
+
+
+def _name(config: oci.Config, key: str, own: set[str]) -> bytes:
+    value = str(config.get(key) or "")
+    if value and "uts" not in own:
+        raise InvalidArgument(f"{key}: cannot be set without a uts namespace of the container's own")
+    if len(value.encode()) > 64:
+        raise InvalidArgument(f"{key}: longer than the 64 bytes that the kernel takes")
+    return value.encode()
+
+
+def _console_size(spec: oci.Process) -> tuple[int, int] | None:
+    size = spec.get("consoleSize")
+    return (size["width"], size["height"]) if size else None
+
+
+def _make_group(linux: oci.Linux, container_id: str, undo: list[Callable[[], object]]) -> Cgroup:
+    """The cgroup with its limits, before there is a process to limit."""
+    path = linux.get("cgroupsPath") or (f"/{container_id}" if container_id else "")
+    if not path:
+        raise InvalidArgument("linux.cgroupsPath: a container needs a cgroup")
+    group = cgroups.open_group(path)
+    try:
+        group.create()
+        undo.append(_OnFailure(group.delete))
+        resources: Any = dict(linux.get("resources") or {})
+        if resources.get("devices"):
+            resources["devices"] = [*resources["devices"], *devices.DEFAULT_RULES]
+        group.apply(resources)
+    except WherryError as error:
+        raise StartError("cgroup", str(error), getattr(error, "errno", 0)) from None
+    return group
+
+
+def _launch(
+    init: Init, group: Cgroup, config: oci.Config, stdio: Stdio, container_id: str, bundle: str, undo: list[Callable[[], object]]
+) -> InitProcess:
+    """Forks, and accompanies the child until it runs or waits."""
+    plan = init.namespaces
+    init.joined = plan.needs_helper
+    init.state = hooks.state(config, container_id, "creating", 0, bundle) if any(init.hooks.values()) else b""
+    procfs = Procfs.of_this_machine() if plan.new & {"user", "time"} else None
+    if procfs is not None:
+        undo.append(procfs.close)
+    ours, theirs = messages.pair()
+    undo.append(_OnFailure(ours.close))
+    init.stdio = _stdio_fds(stdio, undo)
+    cgroup_fd = group.clone_fd()
+    if cgroup_fd is not None:
+        undo.append(lambda: os.close(cgroup_fd))
+
+    def enter_first() -> None:
+        plan.enter()
+        if procfs is not None:
+            plan.make_time_namespace(procfs)
+
+    keep = [*init.rootfs.descriptors(), *init.cgroup_fds, *(fd for _, fd in plan.join), *init.stdio, init.hold_fifo, *([procfs.fd] if procfs else ())]
+    dumpable = process.set_dumpable(0)
+    try:
+        pid, pidfd = spawn.spawn(
+            init.run, theirs, flags=plan.clone_flags, cgroup_fd=cgroup_fd, helper=enter_first if plan.needs_helper else None,
+            keep=[*keep, *range(3, 3 + init.preserve_fds)],
+        )  # fmt: skip
+    finally:
+        process.set_dumpable(dumpable)
+        theirs.close()
+    undo.append(_OnFailure(lambda: _kill_and_reap(pid, pidfd, group)))
+    if "user" in plan.new:
+        assert procfs is not None
+        plan.write_id_maps(procfs, pid)
+        process.apply_rlimits(init.plan, pid)
+        if init.plan.oom_score_adj is not None:
+            procfs.write(f"{pid}/oom_score_adj", str(init.plan.oom_score_adj))
+        messages.send(ours, messages.GO)
+
+    def run_hooks() -> None:
+        state = hooks.state(config, container_id, "creating", pid, bundle)
+        hooks.run(init.hooks["prestart"] + init.hooks["createRuntime"], state)
+
+    console, waits = _await_exec(ours, run_hooks)
+    if not waits or init.hold_fifo >= 0:
+        ours.close()
+    return InitProcess(pid, pidfd, console, init.plan.warnings, group, ours if waits and init.hold_fifo < 0 else None)
+
+
+def _stdio_fds(stdio: Stdio, undo: list[Callable[[], object]]) -> tuple[int, int, int]:
+    wanted = (stdio.stdin, stdio.stdout, stdio.stderr)
+    null = -1
+    if None in wanted:
+        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+        undo.append(lambda: os.close(null))
+    stdin, stdout, stderr = (null if fd is None else fd for fd in wanted)
+    return stdin, stdout, stderr
+
+
+def _await_exec(channel: _socket.socket, run_hooks: Callable[[], None] | None = None) -> tuple[int | None, bool]:
+    """Follows the child's messages to the end: (terminal's master, whether it waits to be started). StartError when it fails."""
+    console: int | None = None
+    executing = False
+    try:
+        while True:
+            message, fd = messages.receive(channel)
+            kind = message[:1]
+            if kind == messages.CONSOLE:
+                console = fd
+            elif kind == messages.HOOKS and run_hooks is not None:
+                run_hooks()
+                messages.send(channel, messages.GO)
+            elif kind == messages.READY:
+                return console, True
+            elif kind == messages.EXEC:
+                executing = True
+            elif kind == messages.FAILED:
+                raise messages.read_failure(message)
+            elif not message and executing:
+                return console, False
+            else:
+                raise StartError("init", "the container's process died before its program ran (out of memory, or killed)", 0)
+    except BaseException:
+        if console is not None:
+            os.close(console)
+        raise
+
+
+def _kill_and_reap(pid: int, pidfd: int, group: Cgroup) -> None:
+    namespaces.send_signal(pidfd, _SIGKILL)
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass
+    os.close(pidfd)
+    group.kill()
+
+
+def exec_process(
+    init_pid: int,
+    init_pidfd: int,
+    config: oci.Config,
+    spec: oci.Process,
+    *,
+    cgroup: Cgroup,
+    stdio: Stdio,
+    seccomp_bpf: bytes | None,
+    seccomp_flags: int = 0,
+    console_size: tuple[int, int] | None = None,
+    container_id: str = "",
+    parent_death_signal: int = _SIGKILL,
+    preserve_fds: int = 0,
+) -> ExecProcess:
+    """Starts one more process, as `spec` describes it, in the container of `config` whose first process is given.
+
+    Returns when execve has succeeded; StartError else, with everything undone.
+    """
+    linux = config.get("linux") or {}
+    undo: list[Callable[[], object]] = []
+    try:
+        job = Exec()
+        job.joins = _namespaces_of(init_pid, linux)
+        in_user_namespace = bool(job.joins & namespaces.NEWUSER)
+        job.plan = process.Plan(
+            spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags, own_user_namespace=in_user_namespace, keyring=container_id
+        )
+        job.plan.personality = process.parse_personality(linux.get("personality"))
+        job.init_pidfd = init_pidfd
+        job.console_size = console_size or _console_size(spec)
+        job.parent_death_signal, job.preserve_fds = parent_death_signal, preserve_fds
+        job.cgroup_fds = cgroup.prepare_join()
+        undo.append(lambda: _close_all(job.cgroup_fds))
+        cgroup_fd = cgroup.clone_fd(beside=init_pid)
+        if cgroup_fd is not None:
+            undo.append(lambda: os.close(cgroup_fd))
+        job.stdio = _stdio_fds(stdio, undo)
+        ours, theirs = messages.pair()
+        undo.append(ours.close)
+        dumpable = process.set_dumpable(0)
+        try:
+            pid, pidfd = spawn.spawn(
+                job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=job.enter,
+                keep=[init_pidfd, *job.cgroup_fds, *job.stdio, *range(3, 3 + preserve_fds)],
+            )  # fmt: skip
+        finally:
+            process.set_dumpable(dumpable)
+            theirs.close()
+        undo.append(_OnFailure(lambda: _reap(pid, pidfd)))
+        console, _ = _await_exec(ours)
+    except BaseException as error:
+        _undo(undo, failed=True)
+        if isinstance(error, WherryError | OSError):
+            raise spawn.as_start_error("exec", error) from None
+        raise
+    _undo(undo, failed=False)
+    return ExecProcess(pid, pidfd, console, job.plan.warnings)
+
+
+def _reap(pid: int, pidfd: int) -> None:
+    namespaces.send_signal(pidfd, _SIGKILL)
+    try:
+        os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass
+    os.close(pidfd)
+
+
+def _namespaces_of(pid: int, linux: oci.Linux) -> int:
+    """The flags of the configuration's namespaces in which the container's first process really differs from us."""
+    flags = 0
+    for entry in linux.get("namespaces") or ():
+        kind = entry["type"]
+        name = namespaces.FILE[kind]
+        try:
+            theirs, mine = os.stat(f"/proc/{pid}/ns/{name}"), os.stat(f"/proc/self/ns/{name}")
+        except OSError as error:
+            if error.errno in (errno.ENOENT, errno.ESRCH):
+                raise StartError("exec", "the container's first process has ended", errno.ESRCH) from None
+            raise SyscallError("stat", f"/proc/{pid}/ns/{name}", error.errno or 0) from None
+        if (theirs.st_dev, theirs.st_ino) != (mine.st_dev, mine.st_ino):
+            flags |= namespaces.FLAG[kind]
+    return flags
+
+
+# ---------------------------------------------------------------------------------------------------- the group as a whole
+
+
+def kill_all(cgroup: Cgroup, signal: int = _SIGKILL) -> None:
+    """Sends `signal` to every process of the container."""
+    cgroup.kill(signal)
+
+
+def pause(cgroup: Cgroup) -> None:
+    """Returns when every process has stopped."""
+    cgroup.freeze()
+
+
+def resume(cgroup: Cgroup) -> None:
+    cgroup.thaw()
+
+
+def update(cgroup: Cgroup, resources: oci.Resources) -> None:
+    """Changes the limits that `resources` names; others stay."""
+    cgroup.apply(resources, update=True)
+
+
+def pids(cgroup: Cgroup) -> list[int]:
+    """Host pids of all processes of the container."""
+    return cgroup.pids()
+
+
+def oom_killed(cgroup: Cgroup) -> bool:
+    """Whether the kernel has killed a process of the container for want of memory."""
+    return cgroup.oom_kills() > 0
+
+
+def delete_cgroup(cgroup: Cgroup) -> None:
+    """Removes the group once all of its processes have ended. Already gone is no error."""
+    cgroup.delete()

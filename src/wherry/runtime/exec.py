@@ -1,0 +1,123 @@
+"""One more process in a running container.
+
+The parent forks a helper; it enters all of the container's namespaces through the init's pidfd, and only then makes
+the process that will be the program. So whoever watches from inside sees it for the first time when it has the
+container's root, no descriptor of the host's, and is not dumpable (CVE-2016-9962, CVE-2024-21626). Runs in the
+children of the shim and of `wherry-runc`.
+"""
+
+from __future__ import annotations
+
+import os
+
+from wherry.errors import Internal, StartError
+from wherry.linux import cgroups, mounts, namespaces, procfs, pty, syscalls
+from wherry.runtime import process, spawn
+from wherry.runtime.init import announce, reopen_null, take_terminal
+from wherry.runtime.namespaces import become_root
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    import _socket
+
+
+class Exec:
+    """All that helper and child need; set before the fork."""
+
+    __slots__ = (
+        "cgroup_fds", "channel", "console_size", "init_pidfd", "joins", "modules", "parent_death_signal", "path", "plan", "preserve_fds", "stdio",
+    )  # fmt: skip
+
+    channel: _socket.socket
+    plan: process.Plan
+    init_pidfd: int
+    joins: int  # CLONE_NEW* flags of what the init has of its own
+    cgroup_fds: list[int]
+    stdio: tuple[int, int, int]
+    console_size: tuple[int, int] | None
+    parent_death_signal: int
+    preserve_fds: int
+    modules: int
+    path: bytes
+
+    def enter(self) -> None:
+        """In the helper: all of the container's namespaces at once (setns(2) with a pidfd, Linux 5.8)."""
+        syscalls.setns(self.init_pidfd, self.joins, f"namespaces of the container ({namespaces.names(self.joins)})")
+        os.close(self.init_pidfd)
+        if self.joins & namespaces.NEWUSER:
+            become_root()
+
+    def run(self, channel: _socket.socket) -> None:
+        """The child's body. Ends in execve, or raises StartError for `spawn.guard` to report."""
+        self.channel = channel
+        spawn.run_steps((
+            self.close_descriptors, self.start_session, self.join_cgroup, self.join_keyring, self.open_console, self.set_limits, self.set_label,
+            self.set_no_new_privileges, self.drop_privileges, self.watch_parent, self.change_directory, self.find_program,
+            self.load_filter, self.execute,
+        ))  # fmt: skip
+
+    def close_descriptors(self) -> None:
+        self.modules = spawn.modules_loaded()
+        process.install_stdio(self.stdio)
+        process.close_descriptors([*self.cgroup_fds, self.channel.fileno()], first=3 + self.preserve_fds)
+        for fd in range(3, 3 + self.preserve_fds):
+            os.set_inheritable(fd, True)
+
+    def start_session(self) -> None:
+        os.setsid()
+
+    def join_cgroup(self) -> None:
+        cgroups.join(self.cgroup_fds)
+
+    def join_keyring(self) -> None:
+        process.join_session_keyring(self.plan)
+
+    def open_console(self) -> None:
+        root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            if not self.plan.terminal:
+                reopen_null(root)
+                return
+            master, peer = pty.open_pair(root, "/dev/pts/ptmx")
+        finally:
+            os.close(root)
+        if self.console_size is not None:
+            pty.resize(master, *self.console_size)
+        take_terminal(self.channel, master, peer)
+
+    def set_limits(self) -> None:
+        process.own_stdio(self.plan.uid)
+        process.set_priorities(self.plan)
+        if not self.joins & namespaces.NEWUSER:
+            process.apply_rlimits(self.plan)
+
+    def set_label(self) -> None:
+        """Through a proc file system of our own that is attached nowhere: what the container has at /proc is not to be trusted with it."""
+        if self.plan.apparmor or self.plan.selinux:
+            process.set_label(self.plan, procfs.Procfs(mounts.Filesystem("proc", []).open()))
+
+    def set_no_new_privileges(self) -> None:
+        process.set_no_new_privileges(self.plan)
+
+    def drop_privileges(self) -> None:
+        process.drop_privileges(self.plan)
+
+    def watch_parent(self) -> None:
+        process.set_parent_death_signal(self.parent_death_signal, self.channel)
+
+    def change_directory(self) -> None:
+        process.change_directory(self.plan)
+        process.add_home(self.plan)
+
+    def find_program(self) -> None:
+        self.path = process.find_executable(self.plan)
+
+    def load_filter(self) -> None:
+        if spawn.modules_loaded() != self.modules:
+            raise StartError("exec", f"{Internal.__name__}: a module was imported inside the container", 0)
+        announce(self.channel)
+        process.reset_signals()
+        process.load_filter(self.plan)
+
+    def execute(self) -> None:
+        process.execute(self.plan, self.path)

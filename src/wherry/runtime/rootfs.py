@@ -1,0 +1,391 @@
+"""What a container sees as its file system: assembled from detached mounts, then made the root.
+
+`Rootfs` is made in the parent, where it opens everything that comes from the host - the root tree and the sources of
+bind mounts - as detached mounts; the child attaches them in its own mount namespace, each on a descriptor resolved
+inside the new root. So no host path is looked up in the child, and none in the container is looked up by the host's
+rules. Steps in the child, in this order:
+
+    attach_root → mount_all → create_devices → (hooks) → write_protect → mask → pivot
+
+**Invariant:** an attribute (read-only, nosuid, private) is on a mount before the mount is attached. Sources: OCI
+config.md "Mounts", config-linux.md.
+Absent: id-mapped mounts (refused by name).
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+
+from wherry import errors
+from wherry.errors import InvalidArgument, StartError, SyscallError, WherryError
+from wherry.linux import mounts, paths, procfs, syscalls, trees
+from wherry.runtime import devices, mount_options
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wherry.linux.cgroups import Cgroup
+    from wherry.spec import oci
+
+_PROC_FILES = frozenset((
+    "/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime", "/proc/loadavg", "/proc/slabinfo",
+    "/proc/net/dev", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
+))  # fmt: skip
+"""What may be mounted inside /proc (as lxcfs does). Anything else could fool what reads or writes there (CVE-2019-16884)."""
+_NULL = os.makedev(1, 3)
+_INERT = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
+_EMPTY_TMPFS = [("mode", "0755"), ("size", "4k"), ("nr_inodes", "2")]
+
+
+class _Mount:
+    """One entry of `mounts`, understood, with the detached mount of its source if that comes from the host."""
+
+    __slots__ = ("destination", "fd", "is_directory", "options", "source", "type")
+
+    def __init__(self, entry: oci.Mount, bundle: str) -> None:
+        self.destination = entry.get("destination", "")
+        self.options = mount_options.parse(entry.get("options") or [])
+        bind = self.options.bind or entry.get("type") == "bind"
+        self.type = "bind" if bind else entry.get("type", "")
+        self.source = entry.get("source", "")
+        self.fd = -1
+        self.is_directory = True
+        if not self.destination.startswith("/"):
+            self.destination = "/" + self.destination  # relative destinations are deprecated, and meant from the root
+        if self.options.idmap or entry.get("uidMappings") or entry.get("gidMappings"):
+            raise errors.NotImplemented(f"mount {self.destination}: wherry does not do id-mapped mounts")
+        if bind and not self.source:
+            raise InvalidArgument(f"mount {self.destination}: a bind mount needs a source")
+        if bind and not self.source.startswith("/"):
+            self.source = os.path.join(os.path.abspath(bundle or "."), self.source)
+
+    def open_source(self) -> None:
+        """Bind mounts: the source as a detached mount with all its attributes; private unless the options say otherwise."""
+        if self.type != "bind" or self.options.remount:
+            return
+        options = self.options
+        self.fd = mounts.clone_tree(self.source, recursive=options.recursive)
+        self.is_directory = stat.S_ISDIR(os.fstat(self.fd).st_mode)
+        every = options.recursive_attributes
+        if not options.propagation or options.propagate_recursively:
+            every = mounts.Attributes(every.set, every.clear, options.propagation or mounts.PRIVATE)
+        mounts.set_attributes(self.fd, every, recursive=True, subject=self.source)
+        top = options.attributes
+        if options.propagation and not options.propagate_recursively:
+            top = mounts.Attributes(top.set, top.clear, options.propagation)
+        if top:
+            mounts.set_attributes(self.fd, top, subject=self.source)
+
+    def error(self, error: WherryError) -> StartError:
+        number = error.errno if isinstance(error, SyscallError) else 0
+        return StartError("mounts", f'error mounting "{self.source or self.type}" to rootfs at "{self.destination}": {error}', number)
+
+
+class Rootfs:
+    """The container's file system. `path` is its root directory in the caller's view, or a detached mount; `own`: OCI names of its namespaces."""
+
+    def __init__(self, config: oci.Config, path: str | int, *, group: Cgroup | None, own: set[str], bundle: str = "") -> None:
+        linux = config.get("linux") or {}
+        self.path = path
+        self.readonly = bool((config.get("root") or {}).get("readonly"))
+        self.propagation = mount_options.propagation(linux.get("rootfsPropagation") or "")
+        self.masked = linux.get("maskedPaths") or []
+        self.readonly_paths = linux.get("readonlyPaths") or []
+        self.in_user_namespace = "user" in own
+        self.group = group
+        self.own = own
+        self.cwd = (config.get("process") or {}).get("cwd") or "/"
+        self.kcore = os.path.exists("/proc/kcore")
+        self.procfs: procfs.Procfs | None = None
+        self._late_readonly: list[int] = []
+        self._nodes: list[tuple[oci.Device, int]] = []
+        self._groups: list[tuple[str, str, int]] = []
+        self.root = -1
+        self.entries = [_Mount(entry, bundle) for entry in config.get("mounts") or ()]
+        self.make_dev = not any(mount.type == "bind" and mount.destination.rstrip("/") == "/dev" for mount in self.entries)
+        wanted = devices.wanted(linux.get("devices") or []) if self.make_dev else linux.get("devices") or []
+        for device in wanted:
+            devices.check(device)
+        self.devices = wanted
+
+    # -------------------------------------------------------------------------------------------------- in the parent
+
+    def open_sources(self) -> None:
+        """Opens everything of the host's. StartError naming the mount; `close` afterwards in any case."""
+        try:
+            self.root = mounts.clone_tree(self.path, recursive=True) if isinstance(self.path, str) else os.dup(self.path)
+            kind = self.propagation[0] if self.propagation[0] == mounts.SLAVE else mounts.PRIVATE
+            mounts.set_attributes(self.root, mounts.Attributes(propagation=kind), recursive=True, subject=str(self.path))
+        except SyscallError as error:
+            raise StartError("rootfs", f"cannot use {self.path} as the root file system: {error}", error.errno) from None
+        for mount in self.entries:
+            try:
+                mount.open_source()
+                if mount.type == "cgroup" and self.group is not None and self.group.mode == "v1":
+                    self._open_groups(mount)
+            except WherryError as error:
+                raise mount.error(error) from None
+        if self.in_user_namespace:
+            for device in self.devices:
+                if device["type"] != "p":
+                    self._nodes.append((device, devices.open_host_node(device)))
+
+    def _open_groups(self, mount: _Mount) -> None:
+        """cgroup v1: the container's own group in each hierarchy, and nothing above it."""
+        assert self.group is not None
+        flags = _INERT | (mount.options.attributes.set & mounts.RDONLY)
+        for controllers, name, path in self.group.mounts():
+            fd = mounts.clone_tree(path)
+            self._groups.append((controllers, name, fd))
+            mounts.set_attributes(fd, mounts.Attributes(flags, propagation=mounts.PRIVATE), subject=path)
+
+    def descriptors(self) -> list[int]:
+        """What `open_sources` has opened, for the child to keep."""
+        fds = [self.root, *(mount.fd for mount in self.entries), *(fd for _, fd in self._nodes), *(fd for _, _, fd in self._groups)]
+        return [fd for fd in fds if fd >= 0]
+
+    def close(self) -> None:
+        for fd in self.descriptors():
+            os.close(fd)
+        self.root = -1
+        self._nodes, self._groups = [], []
+        for mount in self.entries:
+            mount.fd = -1
+
+    # --------------------------------------------------------------------------------------------------- in the child
+
+    def attach_root(self) -> None:
+        """The new root goes on top of "/": no path is walked, so an unprivileged user namespace need not be able to reach it."""
+        mounts.set_propagation("/", mounts.PRIVATE)
+        mounts.attach_at(self.root, "/")
+
+    def mount_all(self) -> None:
+        for mount in self.entries:
+            try:
+                self._mount(mount)
+            except WherryError as error:
+                raise mount.error(error) from None
+            except OSError as error:
+                raise mount.error(SyscallError("open", mount.destination, error.errno or 0)) from None
+
+    def _mount(self, mount: _Mount) -> None:
+        if mount.options.remount:
+            self._remount(mount)
+            return
+        target = self._target(mount)
+        try:
+            match mount.type:
+                case "bind":
+                    mounts.attach(mount.fd, target, subject=mount.destination)
+                case "cgroup":
+                    self._mount_cgroup(mount, target)
+                case _:
+                    self._mount_new(mount, target)
+        finally:
+            os.close(target)
+
+    def _target(self, mount: _Mount) -> int:
+        """The mount point, made if missing. proc and sysfs want a plain directory (CVE-2023-27561); the inside of /proc is off limits."""
+        if mount.type in ("proc", "sysfs"):
+            return self._plain_directory(mount)
+        make = paths.make_directory if mount.is_directory else paths.make_file
+        target = make(self.root, mount.destination)
+        if syscalls.filesystem_type(target) == procfs.PROC_SUPER_MAGIC:
+            clean = os.path.normpath(mount.destination)
+            over = clean == "/proc" and mount.type == "bind" and procfs.is_root(mount.fd)
+            if not over and clean not in _PROC_FILES:
+                os.close(target)
+                raise InvalidArgument(f'"{mount.destination}" cannot be mounted because it is inside /proc')
+        return target
+
+    def _plain_directory(self, mount: _Mount) -> int:
+        for _ in range(2):
+            try:
+                return paths.open_in_root(self.root, mount.destination, os.O_PATH | os.O_DIRECTORY, follow=False)
+            except SyscallError as error:
+                if error.errno in (errno.ELOOP, errno.ENOTDIR):
+                    raise InvalidArgument(f'filesystem "{mount.type}" must be mounted on ordinary directory') from None
+                if error.errno != errno.ENOENT:
+                    raise
+            os.close(paths.make_directory(self.root, mount.destination))
+        raise SyscallError("open", mount.destination, errno.ENOENT)
+
+    def _remount(self, mount: _Mount) -> None:
+        if mount.options.data:
+            raise errors.NotImplemented(f"remount with file system options ({mount.options.data[0][0]})")
+        target = paths.open_in_root(self.root, mount.destination)
+        try:
+            mounts.set_attributes(target, mount.options.attributes, subject=mount.destination)
+        finally:
+            os.close(target)
+
+    def _mount_new(self, mount: _Mount, target: int) -> None:
+        """A file system of the kernel's: proc, sysfs, tmpfs, devpts, mqueue, or any other that takes its options as strings."""
+        options = mount.options
+        data = list(options.data)
+        if mount.type == "tmpfs" and not any(key == "mode" for key, _ in data):
+            data.append(("mode", f"{stat.S_IMODE(os.fstat(target).st_mode):o}"))
+        # a read-only /dev, or a tmpfs that is filled first, becomes read-only when it is complete
+        late = options.readonly and (options.copy_up or (self.make_dev and mount.destination.rstrip("/") == "/dev"))
+        attributes = options.attributes.set & ~(mounts.RDONLY if late else 0)
+        fd = mounts.Filesystem(mount.type, data, attributes, mount.source or mount.type).open()
+        keep = False
+        try:
+            if options.copy_up and mount.type == "tmpfs":
+                directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target)
+                try:
+                    trees.copy_contents(directory, fd)
+                finally:
+                    os.close(directory)
+            mounts.attach(fd, target, subject=mount.destination)
+            if options.propagation:
+                mounts.set_attributes(fd, mounts.Attributes(propagation=options.propagation), subject=mount.destination)
+            if late and options.copy_up:
+                mounts.set_attributes(fd, mounts.Attributes(mounts.RDONLY), subject=mount.destination)
+            elif late:
+                self._late_readonly.append(fd)
+                keep = True
+            if mount.type == "proc" and self.procfs is None:
+                self.procfs = procfs.Procfs(fd)
+                keep = True
+        finally:
+            if not keep:
+                os.close(fd)
+
+    def _mount_cgroup(self, mount: _Mount, target: int) -> None:
+        if self.group is None:
+            raise InvalidArgument("there is no cgroup to show: linux.cgroupsPath is not set")
+        readonly = mount.options.attributes.set & mounts.RDONLY
+        flags = _INERT | readonly
+        if self.group.mode == "v2":
+            fd = mounts.Filesystem("cgroup2", [], flags, "cgroup").open()
+            try:
+                mounts.attach(fd, target, subject=mount.destination)
+            finally:
+                os.close(fd)
+            return
+        base = mounts.Filesystem("tmpfs", [("mode", "0755")], flags & ~mounts.RDONLY, "tmpfs").open()
+        try:
+            mounts.attach(base, target, subject=mount.destination)
+            for controllers, name, fd in self._groups:
+                os.mkdir(name, 0o755, dir_fd=base)
+                point = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=base)
+                try:
+                    mounts.attach(fd, point, subject=f"{mount.destination}/{name}")
+                finally:
+                    os.close(point)
+                for controller in controllers.split(",") if "," in controllers else ():
+                    if controller != name:
+                        os.symlink(name, controller, dir_fd=base)
+            if readonly:
+                mounts.set_attributes(base, mounts.Attributes(mounts.RDONLY), subject=mount.destination)
+        finally:
+            os.close(base)
+
+    def create_devices(self) -> None:
+        if self._nodes:
+            for device, fd in self._nodes:
+                devices.bind_node(self.root, device, fd)
+        for device in self.devices:
+            if not self.in_user_namespace or device["type"] == "p":
+                devices.make_node(self.root, device)
+        if self.make_dev:
+            dev = paths.make_directory(self.root, "/dev")
+            try:
+                devices.make_links(dev, kcore=self.kcore)
+            finally:
+                os.close(dev)
+
+    def make_working_directory(self) -> None:
+        """A working directory that the image lacks is made, as Docker's users expect."""
+        try:
+            os.close(paths.make_directory(self.root, self.cwd))
+        except SyscallError as error:
+            if error.errno != errno.EROFS and error.errno != errno.ENOTDIR:
+                raise StartError("chdir", f'mkdir {self.cwd}: {os.strerror(error.errno).lower()}', error.errno) from None
+
+    def write_protect(self) -> None:
+        """`readonlyPaths`, /dev where it was asked for, and the root itself."""
+        for path in self.readonly_paths:
+            target = self._open_existing(path)
+            if target is None:
+                continue
+            fd = mounts.clone_tree("", fd=target, recursive=True, subject=path)
+            try:
+                mounts.set_attributes(fd, mounts.Attributes(mounts.RDONLY), recursive=True, subject=path)
+                mounts.attach(fd, target, subject=path)
+            finally:
+                os.close(fd)
+                os.close(target)
+        for fd in self._late_readonly:
+            mounts.set_attributes(fd, mounts.Attributes(mounts.RDONLY), subject="/dev")
+            os.close(fd)
+        if self.readonly:
+            mounts.set_attributes(self.root, mounts.Attributes(mounts.RDONLY), subject="/")
+
+    def mask(self) -> None:
+        """`maskedPaths`: a file becomes /dev/null, a directory an empty read-only one. One mount of each kind, cloned for every path."""
+        null = empty = -1
+        try:
+            for path in self.masked:
+                target = self._open_existing(path)
+                if target is None:
+                    continue
+                try:
+                    if not stat.S_ISDIR(os.fstat(target).st_mode):
+                        null = self._open_null() if null < 0 else null
+                        fd = mounts.clone_tree("", fd=null, subject="/dev/null")
+                    elif empty < 0:
+                        fd = empty = mounts.Filesystem("tmpfs", list(_EMPTY_TMPFS), _INERT | mounts.RDONLY, "tmpfs").open()
+                    else:
+                        fd = mounts.clone_tree("", fd=empty, subject="empty directory")
+                    try:
+                        mounts.attach(fd, target, subject=path)
+                    finally:
+                        if fd != empty:
+                            os.close(fd)
+                finally:
+                    os.close(target)
+        finally:
+            for fd in (null, empty):
+                if fd >= 0:
+                    os.close(fd)
+
+    def _open_existing(self, path: str) -> int | None:
+        try:
+            return paths.open_in_root(self.root, path)
+        except SyscallError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR):
+                return None
+            raise
+
+    def _open_null(self) -> int:
+        """The container's /dev/null if it is one, else the host's: never something else under that name (CVE-2025-31133)."""
+        for root in (self.root, syscalls.AT_FDCWD):
+            try:
+                fd = syscalls.openat2(root, "dev/null" if root == self.root else "/dev/null", os.O_PATH, resolve=paths.RESOLVE_NO_SYMLINKS)
+            except SyscallError:
+                continue
+            status = os.fstat(fd)
+            if stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL:
+                return fd
+            os.close(fd)
+        raise StartError("mask", "there is no /dev/null to mask files with", errno.ENOENT)
+
+    def writable_procfs(self) -> procfs.Procfs:
+        """A proc file system of this PID namespace that nothing is mounted over: the container's, else one that is attached nowhere."""
+        if self.procfs is None:
+            self.procfs = procfs.Procfs(mounts.Filesystem("proc", [], _INERT).open())
+        return self.procfs
+
+    def pivot(self) -> None:
+        """Makes the new root the root and lets go of the old one, with everything of the host's."""
+        os.fchdir(self.root)
+        syscalls.pivot_root(".", ".")
+        mounts.detach(".")
+        os.chdir("/")
+        kind, recursive = self.propagation
+        if kind and kind != mounts.SLAVE:
+            mounts.set_propagation("/", kind, recursive=recursive)
+

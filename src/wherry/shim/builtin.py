@@ -1,0 +1,115 @@
+"""Containers by wherry's own runtime, as a library in this process: what a shim does unless `--runtime` names another.
+
+Runs in the shim. `external.ExternalRuntime` has the same methods; the supervisor knows no difference. Descriptors that it is given are
+borrowed, those that it returns are the caller's.
+"""
+
+from __future__ import annotations
+
+import os
+
+from wherry.errors import InvalidArgument, StartError, SyscallError
+from wherry.linux import cgroups, mounts
+from wherry.runtime import container, users
+from wherry.shim import copyup
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from wherry.linux.cgroups import Cgroup
+    from wherry.spec import oci
+    from wherry.wire.shim import StartRequest, UserConfig
+
+
+class Started:
+    """A process that runs: `console` is its terminal's master, or None."""
+
+    __slots__ = ("console", "pid", "pidfd")
+
+    def __init__(self, pid: int, pidfd: int, console: int | None) -> None:
+        self.pid = pid
+        self.pidfd = pidfd
+        self.console = console
+
+
+def open_rootfs(rootfs: object) -> int:
+    """The container's root file system of a start request as a detached mount: nothing appears in any mount table. StartError."""
+    assert isinstance(rootfs, dict)
+    try:
+        if rootfs["type"] == "overlay":
+            return mounts.open_overlay(rootfs["lower"], rootfs["upper"], rootfs["work"])
+        if rootfs["type"] == "bind":
+            return mounts.clone_tree(rootfs["path"], recursive=True)
+    except SyscallError as error:
+        raise StartError("rootfs", f"failed to mount the container's root file system: {error}", error.errno) from None
+    raise StartError("rootfs", f"unknown type of root file system: {rootfs['type']!r}")
+
+
+def set_user(root: int, process: oci.Process, wish: UserConfig | None) -> None:
+    """Puts the numbers of the user that `wish` names into `process`, from the files below `root`. StartError when there is no such user."""
+    if wish is None:
+        return
+    try:
+        who = users.resolve(root, wish["user"], wish["group_add"])
+    except InvalidArgument as error:
+        raise StartError("user", str(error)) from None
+    process["user"] = {**process.get("user", {}), "uid": who.uid, "gid": who.gid, "additionalGids": who.groups}
+
+
+class BuiltinRuntime:
+    def __init__(self, config: oci.Config) -> None:
+        self._config = config
+        self._init: container.InitProcess | None = None
+        self.cgroup: Cgroup = cgroups.open_group((config.get("linux") or {}).get("cgroupsPath", ""))
+
+    def start(self, request: StartRequest, stdio: tuple[int, int, int] | None, seccomp: bytes | None) -> Started:
+        """Creates the container and runs its program. `stdio` is None for a terminal. StartError, with everything undone."""
+        copy_up = request.get("copy_up")
+
+        def fill_volumes(root: int) -> None:
+            if copy_up:
+                copyup.fill_volumes(root, copy_up)
+
+        rootfs = open_rootfs(request["rootfs"])
+        try:
+            set_user(rootfs, self._config["process"], request.get("user"))
+            init = container.create(
+                self._config,
+                rootfs=rootfs,
+                stdio=_stdio(stdio),
+                seccomp_bpf=seccomp,
+                hold=False,
+                prepare_rootfs=fill_volumes,
+            )
+        finally:
+            os.close(rootfs)
+        self._init = init
+        self.cgroup = init.cgroup
+        return Started(init.pid, init.pidfd, init.console)
+
+    def exec(self, process: oci.Process, stdio: tuple[int, int, int] | None, seccomp: bytes | None) -> Started:
+        """Runs one more program in the container. StartError."""
+        init = self._init
+        assert init is not None
+        started = container.exec_process(
+            init.pid, init.pidfd, self._config, process,
+            cgroup=self.cgroup, stdio=_stdio(stdio), seccomp_bpf=seccomp,
+        )  # fmt: skip
+        return Started(started.pid, started.pidfd, started.console)
+
+    def pause(self) -> None:
+        self.cgroup.freeze()
+
+    def resume(self) -> None:
+        self.cgroup.thaw()
+
+    def update(self, resources: oci.Resources) -> None:
+        self.cgroup.apply(resources, update=True)
+
+    def delete(self) -> None:
+        """After init's end: whatever is left of the container."""
+        self.cgroup.kill()
+        self.cgroup.delete()
+
+
+def _stdio(fds: tuple[int, int, int] | None) -> container.Stdio:
+    return container.Stdio(*fds) if fds is not None else container.Stdio()
