@@ -122,5 +122,11 @@ def test_volume_events_are_told(engine: Engine) -> None:
     engine.docker("volume", "create", "told")
     engine.docker("run", "--rm", "--network=none", "-v", "told:/v", BUSYBOX, "true")
     engine.docker("volume", "rm", "told")
-    wait_until("all is told", lambda: len(actions(recorded(engine, since), "volume")) == 4)
-    assert actions(recorded(engine, since), "volume") == ["create", "mount", "unmount", "destroy"]
+    wait_until("all is told", lambda: "destroy" in actions(recorded(engine, since), "volume"))
+    told = actions(recorded(engine, since), "volume")
+    assert list(dict.fromkeys(told)) == [
+        "create",
+        "mount",
+        "unmount",
+        "destroy",
+    ]  # dockerd tells of the creation at each use again
