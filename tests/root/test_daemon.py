@@ -16,6 +16,7 @@ from pathlib import Path
 
 import pytest
 from tests import leaks
+from tests.images import busybox_spec, docker_archive
 
 from wherry.daemon.roots import instance_of
 
@@ -94,14 +95,23 @@ class Daemon:
         with connection.sock:
             return answer.status, answer.read()
 
-    def docker(self, *arguments: str) -> subprocess.CompletedProcess[str]:
+    def docker(self, *arguments: str, data: bytes | None = None) -> subprocess.CompletedProcess[bytes]:
         return subprocess.run(
             ["docker", "-H", f"unix://{self.socket}", *arguments],
+            input=data,
             capture_output=True,
-            text=True,
             timeout=WAIT_SECONDS,
             check=False,
         )
+
+    def done(self, *arguments: str, data: bytes | None = None) -> str:
+        """The output of a docker command that must succeed."""
+        answer = self.docker(*arguments, data=data)
+        assert answer.returncode == 0, answer.stderr
+        return answer.stdout.decode().strip()
+
+    def load_busybox(self) -> None:
+        self.done("load", data=docker_archive(busybox_spec(), ["busybox:latest"]))
 
 
 @pytest.fixture
@@ -115,10 +125,8 @@ def daemon(tmp_path: Path) -> Iterator[Daemon]:
 @pytest.mark.requires("docker")
 def test_the_docker_cli_talks_to_it_and_a_signal_ends_it_without_a_trace(daemon: Daemon) -> None:
     daemon.start()
-    answer = daemon.docker("version", "--format", "{{json .Server}}")
-    assert answer.returncode == 0, answer.stderr
-    assert json.loads(answer.stdout)["ApiVersion"] == "1.56"
-    assert daemon.docker("ps", "--all").returncode == 0
+    assert json.loads(daemon.done("version", "--format", "{{json .Server}}"))["ApiVersion"] == "1.56"
+    assert daemon.done("ps", "--all", "--quiet") == ""
     status, log = daemon.end()
     assert (status, "level=error" in log) == (0, False), log
     assert not daemon.socket.exists()
@@ -213,3 +221,73 @@ def test_a_socket_from_the_service_manager_is_served(daemon: Daemon) -> None:
         assert daemon.get("/_ping") == (200, b"OK")
         assert daemon.end()[0] == 0
         assert daemon.socket.exists()  # the service manager's, not ours to remove
+
+
+STUBBORN = "trap '' TERM; echo up; while true; do sleep 1; done"
+
+
+@pytest.mark.requires("docker", "busybox")
+def test_a_clean_end_stops_the_containers_each_in_its_time(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.load_busybox()
+    daemon.done(
+        "run", "-d", "--network=none", "--name=polite", "busybox", "sh", "-c", "trap 'exit 5' TERM; sleep 1000 & wait"
+    )
+    daemon.done("run", "-d", "--network=none", "--name=stubborn", "--stop-timeout=1", "busybox", "sh", "-c", STUBBORN)
+    assert daemon.end()[0] == 0
+    daemon.start()
+    states = daemon.done("inspect", "--format={{.State.Status}} {{.State.ExitCode}}", "polite", "stubborn")
+    assert states.split("\n") == ["exited 5", "exited 137"]
+    daemon.done("rm", "polite", "stubborn")
+
+
+@pytest.mark.requires("docker", "busybox")
+def test_with_live_restore_containers_run_on_and_are_taken_over(daemon: Daemon) -> None:
+    host = f"--host=unix://{daemon.socket}"
+    daemon.start(host, "--live-restore")
+    daemon.load_busybox()
+    daemon.done("run", "-d", "--network=none", "--name=box", "busybox", "sleep", "1000")
+    pid = daemon.done("inspect", "--format={{.State.Pid}}", "box")
+    assert daemon.end()[0] == 0
+    assert os.path.exists(f"/proc/{pid}")
+    daemon.start(host, "--live-restore")
+    assert daemon.done("inspect", "--format={{.State.Status}} {{.State.Pid}}", "box") == f"running {pid}"
+    assert daemon.done("exec", "box", "echo", "inside") == "inside"
+    daemon.done("rm", "-f", "box")
+
+
+@pytest.mark.requires("docker", "busybox")
+def test_a_second_signal_ends_the_engine_at_once(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.load_busybox()
+    daemon.done("run", "-d", "--network=none", "--name=box", "--stop-timeout=1000", "busybox", "sh", "-c", STUBBORN)
+    pid = daemon.done("inspect", "--format={{.State.Pid}}", "box")
+    assert daemon.process is not None
+    assert daemon.process.stderr is not None
+    daemon.process.send_signal(signal.SIGTERM)
+    while "SIGTERM: stopping" not in daemon.process.stderr.readline():
+        pass
+    assert daemon.end()[0] == 128 + signal.SIGTERM
+    assert os.path.exists(f"/proc/{pid}")
+    daemon.start()
+    assert daemon.done("inspect", "--format={{.State.Status}}", "box") == "running"
+    daemon.done("rm", "-f", "box")
+
+
+@pytest.mark.requires("docker", "busybox")
+def test_a_client_that_waits_hears_of_the_containers_end_before_the_engine_goes(daemon: Daemon) -> None:
+    daemon.start()
+    daemon.load_busybox()
+    daemon.done(
+        "run", "-d", "--network=none", "--name=box", "busybox", "sh", "-c", "trap 'exit 9' TERM; sleep 1000 & wait"
+    )
+    connection = http.client.HTTPConnection("docker")
+    connection.sock = socket.socket(socket.AF_UNIX)
+    connection.sock.connect(str(daemon.socket))
+    with connection.sock:
+        connection.request("POST", "/containers/box/wait")
+        answer = connection.getresponse()
+        assert daemon.end()[0] == 0
+        assert json.loads(answer.read())["StatusCode"] == 9
+    daemon.start()
+    daemon.done("rm", "box")

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import resource
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -134,13 +135,18 @@ def _settings(config: Config, instance: str) -> Settings:
         data_root=config.data_root,
         exec_root=config.exec_root,
         cgroup_parent=f"/wherry-{instance}" if instance else "/wherry",
-        runtimes=dict(config.runtimes),
+        runtimes=_installed("runc", "crun") | dict(config.runtimes),
         default_runtime=config.default_runtime,
-        init_path=config.init_path,
+        init_path=config.init_path or next(iter(_installed("docker-init", "tini-static").values()), None),
         default_ulimits=config.default_ulimits,
         live_restore=config.live_restore,
         hosts=config.hosts,
     )
+
+
+def _installed(*names: str) -> dict[str, str]:
+    """Where the programs of these names are, those that there are."""
+    return {name: path for name in names if (path := shutil.which(name))}
 
 
 def _raise_file_limit() -> None:

@@ -229,7 +229,10 @@ class VolumeCreate(Body):
 
 
 # Fields that Docker's own clients send and that carry no wish: read, and left.
-_WITHOUT_EFFECT = {"Isolation"}  # Windows only
+_WITHOUT_EFFECT = {
+    "Isolation",  # Windows only
+    "Container",  # of an exec: docker-py repeats what the path says
+}
 
 
 def _is_zero(value: object) -> bool:

@@ -238,6 +238,32 @@ def test_one_shot_stats_are_one_sample_without_a_previous_one() -> None:
     run(scenario)
 
 
+def test_an_answer_that_fails_midway_is_cut_off_not_completed() -> None:
+    async def scenario(served: Served) -> None:
+        served.fakes.containers.log_failure = errors.DataLoss("the log is damaged")
+        client = await served.connect()
+        await client.send("GET", "/containers/web/logs?stdout=1")
+        assert (await client.head())[0] == 200
+        rest = await client.reader.read()
+        assert rest.endswith(b"two\n\r\n")  # no last chunk
+
+    run(scenario)
+
+
+def test_a_client_that_leaves_in_the_middle_of_an_answer_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(served: Served) -> None:
+        served.fakes.containers.log_chunks = [b"x" * 65536] * 1000
+        client = await served.connect()
+        await client.send("GET", "/containers/web/logs?stdout=1")
+        await client.head()
+        client.writer.transport.abort()
+        assert (await served.request("GET", "/containers/web/json")).status == 200
+
+    with caplog.at_level("INFO", "wherry"):
+        run(scenario)
+    assert not caplog.records
+
+
 # -- execs
 
 

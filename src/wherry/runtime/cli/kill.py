@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # the C half of signal, which would import enum
+import _signal  # type: ignore[import-not-found,unused-ignore]  # the C half of signal, which would import enum
 
 from wherry.errors import Conflict, InvalidArgument
 from wherry.runtime import state as states
