@@ -2,9 +2,9 @@
 
 Runs in wherryd, on its event loop. The container sees the bridge's own address as the client, as with Docker's proxy.
 
-**Invariants**: a stream is passed on with its half-closes; a side that does not read stops the other (no unbounded buffer). No more than `_CONNECTIONS`
-are open, and UDP clients are remembered for `_UDP_IDLE` seconds and no more than `_UDP_CLIENTS` of a port at a time. Closing a proxy closes its
-socket and all it carries.
+**Invariants**: a stream is passed on with its half-closes; a side that does not read stops the other (no unbounded buffer). No more
+than `_CONNECTIONS` are open, and UDP clients are remembered for `_UDP_IDLE` seconds and no more than `_UDP_CLIENTS` of a port at
+a time. Closing a proxy closes its socket and all it carries.
 """
 
 from __future__ import annotations
