@@ -64,7 +64,9 @@ class Filesystem:
 
     __slots__ = ("attributes", "fstype", "options", "source")
 
-    def __init__(self, fstype: str, options: list[tuple[str, str | None]], attributes: int = 0, source: str = "") -> None:
+    def __init__(
+        self, fstype: str, options: list[tuple[str, str | None]], attributes: int = 0, source: str = ""
+    ) -> None:
         self.fstype = fstype
         self.options = options
         self.attributes = attributes
@@ -139,7 +141,9 @@ def detach(path: str) -> None:
     syscalls.umount2(path, MNT_DETACH)
 
 
-def open_overlay(lower: list[str], upper: str = "", work: str = "", options: list[tuple[str, str | None]] | None = None) -> int:
+def open_overlay(
+    lower: list[str], upper: str = "", work: str = "", options: list[tuple[str, str | None]] | None = None
+) -> int:
     """A detached overlay mount; `lower` topmost first, up to the kernel's 500 layers; read-only without `upper`. The caller owns the descriptor.
 
     FailedPrecondition's cause is in the message: the kernel says which directory it does not like. On kernels before 6.5 see `mount_overlay`.
@@ -160,7 +164,9 @@ def open_overlay(lower: list[str], upper: str = "", work: str = "", options: lis
         os.close(context)
 
 
-def mount_overlay(lower: list[str], upper: str, work: str, target: str, options: list[tuple[str, str | None]] | None = None) -> None:
+def mount_overlay(
+    lower: list[str], upper: str, work: str, target: str, options: list[tuple[str, str | None]] | None = None
+) -> None:
     """Mounts an overlay at `target`; `lower` topmost first. Takes 128 layers on every supported kernel, however long their paths."""
     try:
         fd = open_overlay(lower, upper, work, options)
@@ -176,7 +182,9 @@ def mount_overlay(lower: list[str], upper: str, work: str, target: str, options:
         os.close(fd)
 
 
-def _mount_overlay_classic(lower: list[str], upper: str, work: str, target: str, options: list[tuple[str, str | None]]) -> None:
+def _mount_overlay_classic(
+    lower: list[str], upper: str, work: str, target: str, options: list[tuple[str, str | None]]
+) -> None:
     """mount(2) with layer paths relative to their common parent, which becomes the working directory for the call."""
     parent = os.path.commonpath(lower) if len(lower) > 1 else os.path.dirname(lower[0])
     data = "lowerdir=" + ":".join(_escape(os.path.relpath(directory, parent)) for directory in lower)

@@ -75,7 +75,13 @@ class InitProcess(Process):
     __slots__ = ("_channel", "_start_hooks", "cgroup")
 
     def __init__(
-        self, pid: int, pidfd: int, console: int | None, warnings: list[str], cgroup: Cgroup, channel: _socket.socket | None
+        self,
+        pid: int,
+        pidfd: int,
+        console: int | None,
+        warnings: list[str],
+        cgroup: Cgroup,
+        channel: _socket.socket | None,
     ) -> None:
         super().__init__(pid, pidfd, console, warnings)
         self.cgroup = cgroup
@@ -138,7 +144,11 @@ def create(
         undo.append(init.namespaces.close)
         own = init.namespaces.own
         init.plan = process.Plan(
-            spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags, own_user_namespace="user" in own, keyring=container_id
+            spec,
+            seccomp_bpf=seccomp_bpf,
+            seccomp_flags=seccomp_flags,
+            own_user_namespace="user" in own,
+            keyring=container_id,
         )
         init.plan.personality = process.parse_personality(linux.get("personality"))
         init.hostname, init.domainname = _name(config, "hostname", own), _name(config, "domainname", own)
@@ -229,7 +239,13 @@ def _make_group(linux: oci.Linux, container_id: str, undo: list[Callable[[], obj
 
 
 def _launch(
-    init: Init, group: Cgroup, config: oci.Config, stdio: Stdio, container_id: str, bundle: str, undo: list[Callable[[], object]]
+    init: Init,
+    group: Cgroup,
+    config: oci.Config,
+    stdio: Stdio,
+    container_id: str,
+    bundle: str,
+    undo: list[Callable[[], object]],
 ) -> InitProcess:
     """Forks, and accompanies the child until it runs or waits."""
     plan = init.namespaces
@@ -249,14 +265,23 @@ def _launch(
         plan.enter()
         if procfs is not None:
             plan.make_time_namespace(procfs)
+        if plan.network_is_foreign:
+            init.rootfs.open_network_filesystems()
+        plan.enter_user()
 
-    keep = [*init.rootfs.descriptors(), *init.cgroup_fds, *(fd for _, fd in plan.join), *init.stdio, init.hold_fifo, *([procfs.fd] if procfs else ())]
+    helper = None
+    if plan.needs_helper:
+        keep = [
+            *init.rootfs.descriptors(),
+            *init.cgroup_fds,
+            *(fd for _, fd in plan.join),
+            init.hold_fifo,
+            *([procfs.fd] if procfs else ()),
+        ]
+        helper = spawn.Helper(enter_first, [*keep, *range(3, 3 + init.preserve_fds)], init.stdio)
     dumpable = process.set_dumpable(0)
     try:
-        pid, pidfd = spawn.spawn(
-            init.run, theirs, flags=plan.clone_flags, cgroup_fd=cgroup_fd, helper=enter_first if plan.needs_helper else None,
-            keep=[*keep, *range(3, 3 + init.preserve_fds)],
-        )  # fmt: skip
+        pid, pidfd = spawn.spawn(init.run, theirs, flags=plan.clone_flags, cgroup_fd=cgroup_fd, helper=helper)
     finally:
         process.set_dumpable(dumpable)
         theirs.close()
@@ -311,7 +336,9 @@ def _await_exec(channel: _socket.socket, run_hooks: Callable[[], None] | None = 
             elif not message and executing:
                 return console, False
             else:
-                raise StartError("init", "the container's process died before its program ran (out of memory, or killed)", 0)
+                raise StartError(
+                    "init", "the container's process died before its program ran (out of memory, or killed)", 0
+                )
     except BaseException:
         if console is not None:
             os.close(console)
@@ -354,7 +381,11 @@ def exec_process(
         job.joins = _namespaces_of(init_pid, linux)
         in_user_namespace = bool(job.joins & namespaces.NEWUSER)
         job.plan = process.Plan(
-            spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags, own_user_namespace=in_user_namespace, keyring=container_id
+            spec,
+            seccomp_bpf=seccomp_bpf,
+            seccomp_flags=seccomp_flags,
+            own_user_namespace=in_user_namespace,
+            keyring=container_id,
         )
         job.plan.personality = process.parse_personality(linux.get("personality"))
         job.init_pidfd = init_pidfd
@@ -365,15 +396,13 @@ def exec_process(
         cgroup_fd = cgroup.clone_fd(beside=init_pid)
         if cgroup_fd is not None:
             undo.append(lambda: os.close(cgroup_fd))
-        job.stdio = _stdio_fds(stdio, undo)
         ours, theirs = messages.pair()
         undo.append(ours.close)
         dumpable = process.set_dumpable(0)
         try:
-            pid, pidfd = spawn.spawn(
-                job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=job.enter,
-                keep=[init_pidfd, *job.cgroup_fds, *job.stdio, *range(3, 3 + preserve_fds)],
-            )  # fmt: skip
+            keep = [init_pidfd, *job.cgroup_fds, *range(3, 3 + preserve_fds)]
+            helper = spawn.Helper(job.enter, keep, _stdio_fds(stdio, undo))
+            pid, pidfd = spawn.spawn(job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=helper)
         finally:
             process.set_dumpable(dumpable)
             theirs.close()

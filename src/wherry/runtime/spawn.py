@@ -29,12 +29,11 @@ if TYPE_CHECKING:
 
 
 def spawn(
-    body: Body, channel: _socket.socket, *, flags: int, cgroup_fd: int | None, helper: Callable[[], None] | None, keep: list[int]
+    body: Body, channel: _socket.socket, *, flags: int, cgroup_fd: int | None, helper: Helper | None
 ) -> tuple[int, int]:
-    """Starts `body(channel)` in a new process; (pid, pidfd) of it. With `helper`, that runs first in a process
-    between. `keep`: descriptors that the helper needs.
+    """Starts `body(channel)` in a new process; (pid, pidfd) of it.
 
-    StartError if the helper fails. `body` reports on the channel itself, see `guard`.
+    StartError if the helper fails; `body` reports on the channel itself, see `guard`.
     """
     if helper is None:
         pid, pidfd = namespaces.clone(flags, cgroup_fd=cgroup_fd)
@@ -43,9 +42,9 @@ def spawn(
         return pid, pidfd
     ours, theirs = messages.pair()
     try:
-        helper_pid, helper_fd = namespaces.clone()
+        helper_pid, helper_fd = namespaces.clone(cgroup_fd=cgroup_fd)
         if helper_pid == 0:
-            guard(lambda end: _help(helper, body, channel, end, flags, cgroup_fd, keep), theirs)
+            guard(lambda end: _help(helper, body, channel, end, flags), theirs)
         theirs.close()
         try:
             message, _ = messages.receive(ours)
@@ -63,13 +62,24 @@ def spawn(
         theirs.close()
 
 
-def _help(
-    helper: Callable[[], None], body: Body, channel: _socket.socket, end: _socket.socket, flags: int, cgroup_fd: int | None, keep: list[int]
-) -> None:
-    process.close_descriptors([*keep, channel.fileno(), end.fileno(), *([] if cgroup_fd is None else [cgroup_fd])])
+class Helper:
+    """What the process in between does: `enter` runs in it, with `keep` beside 0, 1, 2 (which become
+    `stdio`) as its only descriptors. The child gets the same."""
+
+    __slots__ = ("enter", "keep", "stdio")
+
+    def __init__(self, enter: Callable[[], None], keep: list[int], stdio: tuple[int, int, int]) -> None:
+        self.enter = enter
+        self.keep = keep
+        self.stdio = stdio
+
+
+def _help(helper: Helper, body: Body, channel: _socket.socket, end: _socket.socket, flags: int) -> None:
+    process.install_stdio(helper.stdio)
+    process.close_descriptors([*helper.keep, channel.fileno(), end.fileno()])
     try:
-        helper()
-        pid, _ = namespaces.clone(flags | namespaces.CLONE_PARENT, cgroup_fd=cgroup_fd)
+        helper.enter()
+        pid, _ = namespaces.clone(flags | namespaces.CLONE_PARENT)
     except WherryError as error:
         raise as_start_error("namespaces", error) from None
     if pid == 0:
