@@ -116,6 +116,7 @@ def create(
     parent_death_signal: int = _SIGKILL,
     hold_fifo: str | None = None,
     preserve_fds: int = 0,
+    sibling: bool = False,
 ) -> InitProcess:
     """Makes the container that `config` describes on the directory `rootfs` and starts its program, or with `hold` leaves it before that.
 
@@ -125,6 +126,7 @@ def create(
     parent_death_signal   what the process gets when the calling thread ends; 0 for a runtime that exits while its containers go on
     hold_fifo        with `hold`: a FIFO whose first byte starts the program, for a `start` that comes from another process
     preserve_fds     so many descriptors from 3 on stay open for the program
+    sibling          the process becomes the child of the caller's parent (`spawn.spawn`), and the caller may end
     Returns when execve has succeeded, or with `hold` when the process waits. StartError naming the step, with everything undone.
     """
     linux = config.get("linux") or {}
@@ -156,7 +158,7 @@ def create(
         if hold_fifo is not None:
             init.hold_fifo = os.open(hold_fifo, os.O_RDWR | os.O_CLOEXEC)
             undo.append(lambda: os.close(init.hold_fifo))
-        result = _launch(init, group, config, stdio, container_id, bundle, undo)
+        result = _launch(init, group, config, stdio, container_id, bundle, undo, sibling=sibling)
     except BaseException as error:
         _undo(undo, failed=True)
         if isinstance(error, WherryError | OSError):
@@ -227,7 +229,7 @@ def _make_group(linux: oci.Linux, container_id: str, undo: list[Callable[[], obj
 
 
 def _launch(
-    init: Init, group: Cgroup, config: oci.Config, stdio: Stdio, container_id: str, bundle: str, undo: list[Callable[[], object]]
+    init: Init, group: Cgroup, config: oci.Config, stdio: Stdio, container_id: str, bundle: str, undo: list[Callable[[], object]], *, sibling: bool
 ) -> InitProcess:
     """Forks, and accompanies the child until it runs or waits."""
     plan = init.namespaces
@@ -253,7 +255,7 @@ def _launch(
     try:
         pid, pidfd = spawn.spawn(
             init.run, theirs, flags=plan.clone_flags, cgroup_fd=cgroup_fd, helper=enter_first if plan.needs_helper else None,
-            keep=[*keep, *range(3, 3 + init.preserve_fds)],
+            keep=[*keep, *range(3, 3 + init.preserve_fds)], sibling=sibling,
         )  # fmt: skip
     finally:
         process.set_dumpable(dumpable)
@@ -340,8 +342,12 @@ def exec_process(
     container_id: str = "",
     parent_death_signal: int = _SIGKILL,
     preserve_fds: int = 0,
+    sibling: bool = False,
 ) -> ExecProcess:
     """Starts one more process, as `spec` describes it, in the container of `config` whose first process is given.
+
+    sibling   the process becomes the child of the caller's parent. The caller enters the container's namespaces itself, so it must
+              have no descriptor that the container may not see, and is to end soon
 
     Returns when execve has succeeded; StartError else, with everything undone.
     """
@@ -370,10 +376,11 @@ def exec_process(
         try:
             pid, pidfd = spawn.spawn(
                 job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=job.enter,
-                keep=[init_pidfd, *job.cgroup_fds, *job.stdio, *range(3, 3 + preserve_fds)],
+                keep=[init_pidfd, *job.cgroup_fds, *job.stdio, *range(3, 3 + preserve_fds)], sibling=sibling, inline=sibling,
             )  # fmt: skip
         finally:
-            process.set_dumpable(dumpable)
+            if not sibling:  # otherwise we are in the container's namespaces, for the rest of our short life
+                process.set_dumpable(dumpable)
             theirs.close()
         undo.append(_OnFailure(lambda: _reap(pid, pidfd)))
         console, _ = _await_exec(ours)
