@@ -11,6 +11,7 @@ import ctypes
 import os
 import platform
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -106,7 +107,9 @@ def machine_has(what: str) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Orphans of the tests (shims whose parent has died) become children of this process, so that none is missed."""
+    """Orphans of the tests (shims whose parent has died) become children of this process, so that none is missed; an
+    ended run (SIGTERM) still takes down what its fixtures set up."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if os.geteuid() == 0:
         leaks.adopt_orphans()
 
@@ -165,7 +168,7 @@ def no_leaks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     if folder not in LEAK_CHECKED or os.geteuid() != 0:
         yield
         return
-    watch = leaks.Watch(roots=(str(tmp_path_factory.getbasetemp()), "/tmp/we2e-"))
+    watch = leaks.Watch(roots=(str(tmp_path_factory.getbasetemp()), leaks.engine_roots()))
     yield
     left = watch.what_is_left()
     if left:

@@ -25,13 +25,24 @@ PR_SET_CHILD_SUBREAPER = 36
 TCP_LISTEN = "0A"
 UNIX_LISTENS = 0x10000  # __SO_ACCEPTCON in the flags of /proc/net/unix
 
-_TAG = re.compile(r"\bwh(?:erry[-_])?([0-9a-f]{6})\b")
+_TAG = re.compile(r"\b(?:wh|peer)(?:erry[-_])?([0-9a-f]{6})\b")
 _own_instances: set[str] = set()
+_kept_ready: dict[str, int] = {}
 
 
 def watch_instance(tag: str) -> None:
     """Register the instance tag (six hex digits) of an engine that this run started."""
     _own_instances.add(tag)
+
+
+def allow_pool(label: str, size: int) -> None:
+    """Up to `size` things of this label in all are an engine's pool, kept ready and refilled at its own time."""
+    _kept_ready[label] = size
+
+
+def engine_roots() -> str:
+    """What the paths of this run's engines begin with. Short: a unix socket's path has at most 107 bytes."""
+    return f"/tmp/we2e-{os.getpid()}-"
 
 
 def adopt_orphans() -> None:
@@ -238,7 +249,11 @@ class Watch:
         return collections.Counter(label for label in labels if not _is_foreign(label))
 
     def _left(self) -> collections.Counter[str]:
-        more = self._count() - self._before
+        now = self._count()
+        more = now - self._before
+        for label, size in _kept_ready.items():
+            if now[label] <= size:
+                more.pop(label, None)
         if not _own_instances:
             for bridge in self._bridges:  # of an engine that runs beside this test
                 more.pop(f"link: veth on {bridge}", None)
