@@ -39,8 +39,9 @@ def write(path: str, results: list[Result], count: int) -> None:
     lines = [
         "# Benchmarks",
         "",
-        f"Written by `make bench`. Peer and wherry alternate in one run on one machine; the figures are medians of {count} pairs, half of them back to back,",
-        "half with pauses of 50 ms between starts. The promises are those of [SPECIFICATION.md](SPECIFICATION.md).",
+        "Written by `make bench`. Peer and wherry alternate in one run on one machine; the figures are medians of",
+        f"{count} pairs, half of them back to back, half with pauses of 50 ms between starts. The promises are those of",
+        "[SPECIFICATION.md](SPECIFICATION.md).",
         "",
         "| work | peer | wherry | ratio | promised | |",
         "|---|---|---|---|---|---|",

@@ -26,6 +26,9 @@ from wherry.api.version import UnsupportedVersion, Versions, parse_version
 
 log = logging.getLogger("wherry.api")
 
+KEEPALIVE_SECONDS = 3600.0
+"""How long a connection may be idle: clients keep theirs between two commands of a user."""
+
 
 class HttpServer(web.Server):
     """aiohttp's low-level server with `Connection` as its protocol; an instance is a protocol factory for `loop.create_server`."""
@@ -37,6 +40,7 @@ class HttpServer(web.Server):
             "max_line_size": HEADER_LIMIT,
             "max_field_size": HEADER_LIMIT,
             "auto_decompress": False,
+            "keepalive_timeout": KEEPALIVE_SECONDS,
             "lingering_time": 1.0,
         }
         super().__init__(handler, **self._options)

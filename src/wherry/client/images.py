@@ -95,7 +95,8 @@ class Images:
         changes: Sequence[str] = (),
         platform: str = "",
     ) -> Iterator[Json]:
-        """A new image, called `repository` ("name" or "name:tag"), from the pieces of a root file system's archive or a URL that the engine fetches."""
+        """A new image, called `repository` ("name" or "name:tag"), from the pieces of a root file system's archive
+        or a URL that the engine fetches."""
         query = {
             "fromSrc": source if isinstance(source, str) else "-",
             "repo": repository or None,

@@ -47,7 +47,7 @@ def send(state: states.State, number: int) -> None:
     finally:
         os.close(pidfd)
     if number == _signal.SIGKILL:
-        kinds = [space["type"] for space in state.config()["linux"].get("namespaces", ()) if not space.get("path")]
+        kinds = [space["type"] for space in state.config()["linux"].get("namespaces") or () if not space.get("path")]
         group = state.cgroup()
         if "pid" not in kinds:
             group.kill()
