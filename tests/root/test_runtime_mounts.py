@@ -214,6 +214,7 @@ def test_the_fallback_for_older_kernels_takes_128_layers_too(tmp_path: Path) -> 
     assert os.getcwd() == here
 
 
+@pytest.mark.requires("overlay")
 def test_the_kernels_own_words_are_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"overlay of 1 layers.*(no such file|No such file)"):
         linux_mounts.mount_overlay([str(tmp_path / "missing")], "", "", str(tmp_path))
