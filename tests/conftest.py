@@ -86,6 +86,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "runc": _program("runc"),
     "crun": _program("crun"),
     "strace": _program("strace"),
+    "openssl": _program("openssl"),
     "uml": _program("linux.uml"),
     "x86_64": lambda: platform.machine() == "x86_64",
     "aarch64": lambda: platform.machine() == "aarch64",
