@@ -51,6 +51,9 @@ conformance: packages $(VENV)/.installed $(VENV)/.tools ## Public suites from th
 		echo "conformance: no suites given: set CONFORMANCE_SUITES to a folder that holds them (see CONTRIBUTING.md); running what needs none"; fi
 	$(PYTEST) tests/conformance $(ARGS)
 
+test-uml: $(VENV)/.installed $(VENV)/.tools ## The cgroup v2 tests in a user-mode Linux, where this machine has v1 (package user-mode-linux; as root)
+	PYTHON=$(BIN)/python tests/uml/run $(ARGS)
+
 bench: packages $(VENV)/.installed ## Benchmarks beside dockerd and runc; writes docs/benchmarks.md
 	$(BIN)/python -m bench $(ARGS)
 

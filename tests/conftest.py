@@ -11,6 +11,7 @@ import ctypes
 import os
 import platform
 import shutil
+import signal
 import subprocess
 from collections.abc import Callable, Iterator
 
@@ -22,7 +23,7 @@ LEAK_CHECKED = ("root", "e2e", "security")
 """The folders of tests whose every test must leave the machine as it found it."""
 
 MAY_BE_ABSENT = frozenset(
-    {"cgroup1", "cgroup2", "x86_64", "aarch64", "apparmor", "selinux", "peer", "uml", "userns", "suites"}
+    {"cgroup1", "cgroup2", "x86_64", "aarch64", "apparmor", "selinux", "peer", "uml", "userns", "timens", "suites"}
 )
 """What depends on the machine itself. Everything else comes with packages.txt, so a skip for it is unexpected."""
 
@@ -85,9 +86,12 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "runc": _program("runc"),
     "crun": _program("crun"),
     "strace": _program("strace"),
+    "openssl": _program("openssl"),
+    "uml": _program("linux.uml"),
     "x86_64": lambda: platform.machine() == "x86_64",
     "aarch64": lambda: platform.machine() == "aarch64",
     "apparmor": lambda: os.path.exists("/sys/module/apparmor/parameters/enabled"),
+    "timens": lambda: os.path.exists("/proc/self/ns/time"),
     "selinux": lambda: os.path.exists("/sys/fs/selinux/enforce"),
 }
 
@@ -104,7 +108,9 @@ def machine_has(what: str) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Orphans of the tests (shims whose parent has died) become children of this process, so that none is missed."""
+    """Orphans of the tests (shims whose parent has died) become children of this process, so that none is missed; an
+    ended run (SIGTERM) still takes down what its fixtures set up."""
+    signal.signal(signal.SIGTERM, signal.default_int_handler)
     if os.geteuid() == 0:
         leaks.adopt_orphans()
 
@@ -163,7 +169,7 @@ def no_leaks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     if folder not in LEAK_CHECKED or os.geteuid() != 0:
         yield
         return
-    watch = leaks.Watch(roots=(str(tmp_path_factory.getbasetemp()), "/tmp/we2e-"))
+    watch = leaks.Watch(roots=(str(tmp_path_factory.getbasetemp()), leaks.engine_roots()))
     yield
     left = watch.what_is_left()
     if left:

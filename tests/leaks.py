@@ -25,13 +25,24 @@ PR_SET_CHILD_SUBREAPER = 36
 TCP_LISTEN = "0A"
 UNIX_LISTENS = 0x10000  # __SO_ACCEPTCON in the flags of /proc/net/unix
 
-_TAG = re.compile(r"\bwh(?:erry[-_])?([0-9a-f]{6})\b")
+_TAG = re.compile(r"\b(?:wh|peer)(?:erry[-_])?([0-9a-f]{6})\b")
 _own_instances: set[str] = set()
+_kept_ready: dict[str, int] = {}
 
 
 def watch_instance(tag: str) -> None:
     """Register the instance tag (six hex digits) of an engine that this run started."""
     _own_instances.add(tag)
+
+
+def allow_pool(label: str, size: int) -> None:
+    """Up to `size` things of this label in all are an engine's pool, kept ready and refilled at its own time."""
+    _kept_ready[label] = size
+
+
+def engine_roots() -> str:
+    """What the paths of this run's engines begin with. Short: a unix socket's path has at most 107 bytes."""
+    return f"/tmp/we2e-{os.getpid()}-"
 
 
 def adopt_orphans() -> None:
@@ -72,16 +83,19 @@ def descendants(of: int | None = None) -> dict[int, tuple[str, str]]:
     return result
 
 
-def reap_orphans() -> None:
-    """Collect adopted children that have ended. For the end of a test, when its own subprocesses have been waited for."""
-    me = os.getpid()
+def reap_orphans(*, of_other_sessions: bool = False) -> None:
+    """Collect adopted children that have ended, as PID 1 does. Without `of_other_sessions` also this process's own children, whose
+    subprocess objects then no longer learn the exit status: for the end of a test."""
+    me, group = os.getpid(), os.getpgrp()
     for pid, (state, _) in descendants().items():
         found = _stat(pid)
-        if state == "Z" and found and found[0] == me:
-            try:
+        if state != "Z" or not found or found[0] != me:
+            continue
+        try:
+            if not of_other_sessions or os.getpgid(pid) != group:
                 os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                pass
+        except (ChildProcessError, ProcessLookupError):
+            pass
 
 
 def _command(pid: int, name: str) -> str:
@@ -204,8 +218,10 @@ def _files(roots: Sequence[str]) -> Iterator[str]:
 
 
 def _is_foreign(label: str) -> bool:
+    if not _own_instances:
+        return False
     tags = set(_TAG.findall(label))
-    return bool(_own_instances and tags and not tags & _own_instances)
+    return not tags & _own_instances if tags else label.startswith("cgroup: ")
 
 
 class Watch:
@@ -238,7 +254,11 @@ class Watch:
         return collections.Counter(label for label in labels if not _is_foreign(label))
 
     def _left(self) -> collections.Counter[str]:
-        more = self._count() - self._before
+        now = self._count()
+        more = now - self._before
+        for label, size in _kept_ready.items():
+            if now[label] <= size:
+                more.pop(label, None)
         if not _own_instances:
             for bridge in self._bridges:  # of an engine that runs beside this test
                 more.pop(f"link: veth on {bridge}", None)

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from tests import images
+from tests import images, leaks
 from tests.e2e.harness import BUSYBOX, PEER, Engine, running
 
 
@@ -28,14 +28,13 @@ def archive(tmp_path_factory: pytest.TempPathFactory) -> str:
     return images.write_docker_archive(str(path), images.busybox_spec(), BUSYBOX)
 
 
-def _short_root() -> Path:
-    """A unix socket's path has at most 107 bytes; pytest's own directories may be longer than that leaves."""
-    return Path("/tmp") / f"we2e-{secrets.token_hex(4)}"
+def _new_root() -> Path:
+    return Path(leaks.engine_roots() + secrets.token_hex(3))
 
 
 @pytest.fixture(scope="session")
 def shared_engine(archive: str) -> Iterator[Engine]:
-    root = _short_root()
+    root = _new_root()
     with running(Engine(root), archive) as engine:
         yield engine
     shutil.rmtree(root)
@@ -56,7 +55,7 @@ def own_engine(archive: str) -> Iterator[Callable[..., Engine]]:
     with ExitStack() as stack:
 
         def make(*arguments: str) -> Engine:
-            roots.append(_short_root())
+            roots.append(_new_root())
             return stack.enter_context(running(Engine(roots[-1], extra_arguments=arguments), archive))
 
         yield make

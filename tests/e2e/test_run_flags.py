@@ -39,7 +39,7 @@ TABLE: list[tuple[str, str, str]] = [
     ("--hostname box --domainname example", "hostname; cat /proc/sys/kernel/domainname", "box\nexample"),
     ("--add-host other:192.0.2.7", "grep other /etc/hosts", "192.0.2.7\tother"),
     ("--dns 192.0.2.53 --dns-search example.org --dns-option ndots:3",
-     "grep -v '^#' /etc/resolv.conf", "search example.org\nnameserver 192.0.2.53\noptions ndots:3"),
+     "grep -v '^#' /etc/resolv.conf | sort", "nameserver 192.0.2.53\noptions ndots:3\nsearch example.org"),
     ("--tmpfs /scratch:size=1m,mode=1770", "df -k /scratch | awk 'NR==2{print $2}'; stat -c %a /scratch; mount | grep -c '/scratch.*noexec'",
      "1024\n1770\n1"),
     ("--mount type=tmpfs,destination=/t,tmpfs-size=2097152,tmpfs-mode=0700", "df -k /t | awk 'NR==2{print $2}'; stat -c %a /t", "2048\n700"),

@@ -20,6 +20,8 @@ from ipaddress import IPv4Address, IPv4Interface, IPv4Network
 from pathlib import Path
 from typing import TypeVar
 
+from tests import leaks
+
 from wherry.core.db import Database
 from wherry.linux import netns
 from wherry.linux.rtnetlink import Interfaces
@@ -40,6 +42,7 @@ class Lab:
 
 @contextlib.contextmanager
 def lab() -> Iterator[Lab]:
+    leaks.watch_instance(INSTANCE)
     home = netns.current()
     with contextlib.ExitStack() as cleanup:
         cleanup.callback(os.close, home)

@@ -27,7 +27,7 @@ from tests.root.network_lab import (
 
 from wherry.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound
 from wherry.linux.rtnetlink import Interfaces
-from wherry.network import BridgeConfig, EndpointRequest
+from wherry.network import BridgeConfig, EndpointRequest, Networks
 
 pytestmark = pytest.mark.requires("nftables")
 ONE, TWO = "a" * 64, "b" * 64
@@ -159,6 +159,28 @@ def test_many_containers_at_once_get_different_addresses(machine: Lab, tmp_path:
             endpoints = await asyncio.gather(*(made.connect(name, EndpointRequest(name)) for name in names))
             assert len({endpoint.address for endpoint in endpoints}) == 20
             assert len({endpoint.netns_fd for endpoint in endpoints}) == 20
+
+    uvloop.run(scenario())
+
+
+def test_ready_namespaces_are_taken_in_the_order_of_their_addresses_and_never_more_than_the_pool_holds(
+    machine: Lab, tmp_path: Path
+) -> None:
+    async def filled(made: Networks) -> set[str]:
+        while len(found := {name for name in links() if name.startswith("wv")}) < 4:
+            await asyncio.sleep(0.01)
+        return found
+
+    async def scenario() -> None:
+        async with networks(tmp_path) as made:
+            ready = await filled(made)
+            assert len(ready) == 4
+            endpoints = [await made.connect(str(number) * 64, EndpointRequest("x")) for number in range(4)]
+            assert [str(endpoint.address) for endpoint in endpoints] == [f"172.17.0.{last}" for last in range(2, 6)]
+            assert {endpoint.host_link for endpoint in endpoints} == ready
+            for _ in range(20):
+                await asyncio.sleep(0.005)
+                assert len([name for name in links() if name.startswith("wv")]) <= 8
 
     uvloop.run(scenario())
 

@@ -25,7 +25,7 @@ from tests.root.network_lab import (
     udp_server,
 )
 
-from wherry.network import BridgeConfig, Endpoint, EndpointRequest
+from wherry.network import BridgeConfig, Endpoint, EndpointRequest, proxy
 from wherry.network.host_ports import PortUnavailable
 from wherry.network.networks import Networks
 from wherry.network.ports import PortRequest, PublishedPort
@@ -127,6 +127,35 @@ def test_the_proxy_passes_large_streams_and_half_closes(machine: Lab, tmp_path: 
                 assert answer.partition(b" ")[2] == data
 
     uvloop.run(scenario())
+
+
+def test_the_proxy_holds_no_more_connections_than_its_limit(
+    machine: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(proxy, "_CONNECTIONS", 1)
+
+    async def scenario() -> None:
+        async with networks(tmp_path) as made:
+            server = await made.connect(ONE, request(PortRequest(80, "tcp", None, at(8080))))
+            with tcp_server(server.netns_fd, ("0.0.0.0", 80)):
+                first = run_in(machine.machine, lambda: socket.create_connection(("::1", 8080)))
+                with first:
+                    await asyncio.sleep(0)
+                    with contextlib.suppress(OSError):
+                        while await ask(machine.machine, "::1", 8080) != "":
+                            pass
+                while not (answer := await _answer_or_nothing(machine)):
+                    pass
+                assert answer == f"{made.gateway} hello"
+
+    uvloop.run(scenario())
+
+
+async def _answer_or_nothing(machine: Lab) -> str:
+    try:
+        return await ask(machine.machine, "::1", 8080)
+    except OSError:
+        return ""
 
 
 def test_a_port_nobody_listens_on_inside_ends_the_connection(machine: Lab, tmp_path: Path) -> None:
@@ -257,11 +286,26 @@ def test_a_ports_end_frees_it_and_its_clients_are_not_left_with_the_dead(machine
     uvloop.run(scenario())
 
 
-def test_a_flushed_ruleset_is_written_anew_with_the_next_port(machine: Lab, tmp_path: Path) -> None:
+def test_a_flushed_ruleset_is_written_anew(machine: Lab, tmp_path: Path) -> None:
     async def scenario() -> None:
         async with networks(tmp_path) as made:
             one = await made.connect(ONE, request(PortRequest(80, "tcp", None, at(8080))))
-            nft("flush", "ruleset")
+            with tcp_server(one.netns_fd, ("0.0.0.0", 80)):
+                await asyncio.to_thread(nft, "flush", "ruleset")
+                while "8080" not in await asyncio.to_thread(nft, "list", "ruleset"):
+                    pass
+                assert await ask(machine.world, OUTSIDE, 8080) == "198.51.100.2 hello"
+            await made.disconnect(ONE)
+            assert "8080" not in nft("list", "table", "ip", made.table_name)
+
+    uvloop.run(scenario())
+
+
+def test_a_port_is_published_though_the_table_is_gone_at_that_moment(machine: Lab, tmp_path: Path) -> None:
+    async def scenario() -> None:
+        async with networks(tmp_path) as made:
+            one = await made.connect(ONE, request(PortRequest(80, "tcp", None, at(8080))))
+            nft("flush", "ruleset")  # the loop has not yet heard of it
             await made.connect(TWO, request(PortRequest(80, "tcp", None, at(8081))))
             with tcp_server(one.netns_fd, ("0.0.0.0", 80)):
                 assert await ask(machine.world, OUTSIDE, 8080) == "198.51.100.2 hello"

@@ -31,7 +31,8 @@ def parse_auth(header: str) -> RegistryAuth:
     if not header:
         return RegistryAuth()
     try:
-        data = base64.b64decode(header.encode("ascii"), altchars=b"-_", validate=True)
+        padded = header + "=" * (-len(header) % 4)  # some clients leave it out
+        data = base64.b64decode(padded.encode("ascii"), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise _invalid("must be a valid base64url-encoded string") from None
     try:

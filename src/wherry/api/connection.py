@@ -32,6 +32,20 @@ _LENGTH = re.compile(rb"\r\ncontent-length:[ \t]*([0-9]{1,9})[ \t]*\r\n", re.IGN
 _CHUNKED = re.compile(rb"\r\ntransfer-encoding:", re.IGNORECASE)
 
 
+class Ended(web.StreamResponse):
+    """The answer when there is nothing left to send: the handler took the connection over, or the client has gone. The connection ends."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.force_close()
+
+    async def prepare(self, request: web.BaseRequest) -> None:
+        return None
+
+    async def write_eof(self, data: bytes = b"") -> None:
+        return None
+
+
 class _Stage(Enum):
     REQUESTS = "every byte belongs to a request"
     HEAD = "the head of a request that may be hijacked is not complete"

@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+import logging
+
 from aiohttp import web
 
 from wherry.api.backend import ExecBackend
 from wherry.api.call import Call
 from wherry.api.detach import parse_keys
-from wherry.api.hijack import hijack, hijack_text
+from wherry.api.errors import message_of
+from wherry.api.hijack import upgrade
 from wherry.api.router import Route
-from wherry.errors import InvalidArgument, StartError
+from wherry.errors import InvalidArgument, WherryError
 from wherry.wire.engine import ExecCreate, ExecStart
 from wherry.wire.stdcopy import STDOUT, frame
+
+log = logging.getLogger("wherry.api")
 
 
 class ExecRoutes:
@@ -36,20 +41,24 @@ class ExecRoutes:
         return call.answer({"Id": await self._backend.create(call.name, request)}, 201)
 
     async def start(self, call: Call) -> web.StreamResponse:
-        """A process that cannot be started is, as Docker has it, the stream's only words; its exit code is the exec's."""
+        """Attached, the head is sent first, and an exec that cannot be started is, as Docker has it, the stream's only words."""
         request = await call.json(ExecStart)
         if call.version < (1, 42) or not request.tty:
             request.console_size = None
+        if request.detach:
+            await self._backend.start(call.name, request)
+            return call.empty(200)
+        await self._backend.inspect(call.name)  # NotFound
+        relay = upgrade(call, multiplexed=not request.tty)
         try:
             stream = await self._backend.start(call.name, request)
-        except StartError as error:
-            if request.detach:
-                raise
-            text = f"{error}\r\n".encode("utf-8", "replace")
-            return await hijack_text(call, text if request.tty else frame(STDOUT, text), multiplexed=not request.tty)
+        except Exception as error:
+            text = f"{message_of(error)}\r\n".encode("utf-8", "replace")
+            log.info("exec %s: %s", call.name[:12], message_of(error), exc_info=not isinstance(error, WherryError))
+            return await relay.end_with(text if request.tty else frame(STDOUT, text))
         if stream is None:
-            return call.empty(200)
-        return await hijack(call, stream, stdin=True)
+            return await relay.end_with(b"")
+        return await relay.run(stream, stdin=True)
 
     async def inspect(self, call: Call) -> web.StreamResponse:
         return call.answer(await self._backend.inspect(call.name))

@@ -18,13 +18,12 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
-from collections.abc import AsyncIterator
 from typing import cast
 
 from aiohttp import web
 
 from wherry.api.call import Call
-from wherry.api.connection import Connection
+from wherry.api.connection import Connection, Ended
 from wherry.api.detach import DetachScanner, parse_keys
 from wherry.spec.calls import AttachedStream
 
@@ -38,47 +37,28 @@ RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
 
 
-class Hijacked(web.StreamResponse):
-    """The answer of a handler that has taken over the connection: aiohttp has nothing to send, and closes it."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.force_close()
-
-    async def prepare(self, request: web.BaseRequest) -> None:
-        return None
-
-    async def write_eof(self, data: bytes = b"") -> None:
-        return None
-
-
 def stream_type(call: Call, *, multiplexed: bool) -> str:
     return MULTIPLEXED_STREAM if multiplexed and call.version >= (1, 42) else RAW_STREAM
 
 
-async def hijack(call: Call, stream: AttachedStream, *, stdin: bool, detach_keys: str = "") -> web.StreamResponse:
-    """Relay `stream` over the call's connection until it ends. Owns `stream.socket` from here on.
+def upgrade(call: Call, *, multiplexed: bool) -> Relay:
+    """Take the connection over and send the head. `Relay.run` or `Relay.end_with` must follow.
 
-    `stdin`: whether the client's bytes are input; otherwise they are read and dropped. `detach_keys` count on terminals only.
+    Clients tell the head from the stream by reading what is there; so what starts a process sends the head before it does, as dockerd.
     """
+    relay = Relay()
+    relay.take_over(call.http, response_head(call, multiplexed=multiplexed))
+    return relay
+
+
+async def hijack(call: Call, stream: AttachedStream, *, stdin: bool, detach_keys: str = "") -> web.StreamResponse:
+    """Relay `stream` over the call's connection until it ends. Owns `stream.socket` from here on."""
     try:
-        keys = parse_keys(detach_keys or stream.detach_keys)
-        scanner = None if stream.multiplexed else DetachScanner(keys)
-        relay = Relay(stream, scanner=scanner, stdin=stdin)
-        relay.take_over(call.http, response_head(call, multiplexed=stream.multiplexed))
-        await relay.run(stream.replay)
-    finally:
+        relay = upgrade(call, multiplexed=stream.multiplexed)
+    except BaseException:
         stream.socket.close()
-    return Hijacked()
-
-
-async def hijack_text(call: Call, payload: bytes, *, multiplexed: bool) -> web.StreamResponse:
-    """Answer an upgrade with some last words and the end of the stream."""
-    client, ours = socket.socketpair()
-    with ours:
-        ours.sendall(payload)
-    client.setblocking(False)
-    return await hijack(call, AttachedStream(client, multiplexed=multiplexed), stdin=False)
+        raise
+    return await relay.run(stream, stdin=stdin, detach_keys=detach_keys)
 
 
 def response_head(call: Call, *, multiplexed: bool) -> bytes:
@@ -94,17 +74,17 @@ def response_head(call: Call, *, multiplexed: bool) -> bytes:
 class Relay(asyncio.Protocol):
     """The client's side is a transport (plain or TLS) that this is the protocol of; the process's side is `stream.socket`."""
 
-    def __init__(self, stream: AttachedStream, *, scanner: DetachScanner | None, stdin: bool) -> None:
+    def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._stream = stream
-        self._process = stream.socket
-        self._scanner = scanner
-        self._stdin_wanted = stdin
+        self._stream: AttachedStream | None = None
+        self._process: socket.socket
+        self._scanner: DetachScanner | None = None
+        self._stdin_wanted = False
         self._stdin_ended = False
         self._pending = bytearray()  # input that the process's socket did not take yet
         self._reading_process = False
         self._writing_process = False
-        self._client_paused = False
+        self._client_paused = True
         self._client_writable = asyncio.Event()
         self._client_writable.set()
         self._replayed = False
@@ -112,32 +92,44 @@ class Relay(asyncio.Protocol):
         self._finished: asyncio.Future[None] = self._loop.create_future()
         self._client_closed: asyncio.Future[None] = self._loop.create_future()
         self._previous: asyncio.Protocol | None = None
+        self._early = b""
+        self._early_eof = False
         self._transport: asyncio.Transport
 
     # -- begin and end ---------------------------------------------------------------------------------------------------------------
 
     def take_over(self, http: web.BaseRequest, head: bytes) -> None:
-        """From here on this is the connection's protocol. ConnectionResetError when the client has gone."""
+        """From here on this is the connection's protocol; nothing is read from it yet. ConnectionResetError when the client has gone."""
         transport = http.transport
         if transport is None:
             raise ConnectionResetError("the client is gone")
         connection = cast(Connection, http.protocol)
-        early, ended = connection.take_early()
+        self._early, self._early_eof = connection.take_early()
         self._previous = connection
         self._transport = transport
         self._transport.set_protocol(self)
         self._transport.set_write_buffer_limits(high=CLIENT_BUFFER)
         self._transport.write(head)
-        if early:
-            self.data_received(early)
-        if ended:
-            self.eof_received()
+        self._transport.pause_reading()
 
-    async def run(self, replay: AsyncIterator[bytes] | None) -> None:
-        """Ends when the stream has ended and the client has read it, or is gone. Leaves no reader, writer or descriptor behind."""
+    async def run(self, stream: AttachedStream, *, stdin: bool, detach_keys: str = "") -> web.StreamResponse:
+        """Ends when the stream has ended and the client has read it, or is gone. Leaves no reader, writer or descriptor behind.
+
+        Owns `stream.socket`. `stdin`: whether the client's bytes are input; otherwise they are read and dropped. `detach_keys` count on
+        terminals only.
+        """
         try:
-            if replay is not None:
-                async for piece in replay:
+            keys = parse_keys(detach_keys or stream.detach_keys)
+            self._scanner = None if stream.multiplexed else DetachScanner(keys)
+            self._stream, self._process, self._stdin_wanted = stream, stream.socket, stdin
+            if self._early:
+                self.data_received(self._early)
+            if self._early_eof:
+                self.eof_received()
+            if not self._pending:
+                self._resume_client()
+            if stream.replay is not None:
+                async for piece in stream.replay:
                     self._transport.write(piece)
                     await self._client_writable.wait()
                     if self._finished.done():
@@ -145,14 +137,26 @@ class Relay(asyncio.Protocol):
             self._replayed = True
             self._read_process()
             await self._finished
-            self._process.close()  # the process learns of it now, whatever the client does
+            stream.socket.close()  # the process learns of it now, whatever the client does
             if not self._client_closed.done():
                 await self._linger()
         finally:
             self._stop_reading_process()
             self._stop_writing_process()
             self._stop_hangup()
+            stream.socket.close()
             self._transport.close()
+        return Ended()
+
+    async def end_with(self, data: bytes) -> web.StreamResponse:
+        """There is no stream: some last words, and the end."""
+        try:
+            self._finish()
+            self._transport.write(data)
+            await self._linger()
+        finally:
+            self._transport.close()
+        return Ended()
 
     async def _linger(self) -> None:
         """End of file first, and closing only when the client has closed: what it has still under way must not reset what it has yet to read."""
@@ -184,7 +188,7 @@ class Relay(asyncio.Protocol):
             self._write_process(data)
         if detached:
             self._stdin_ended = True
-            if self._stream.on_detach is not None:
+            if self._stream is not None and self._stream.on_detach is not None:
                 self._stream.on_detach()
             self._finish()
 

@@ -19,13 +19,15 @@ from aiohttp import web
 from wherry import __version__
 from wherry.api.backend import Backends
 from wherry.api.call import Call, encode_line
-from wherry.api.connection import HEADER_LIMIT, Connection
+from wherry.api.connection import HEADER_LIMIT, Connection, Ended
 from wherry.api.errors import MethodNotAllowed, message_of, status_of
-from wherry.api.hijack import Hijacked
 from wherry.api.router import Route, Router
 from wherry.api.version import UnsupportedVersion, Versions, parse_version
 
 log = logging.getLogger("wherry.api")
+
+KEEPALIVE_SECONDS = 3600.0
+"""How long a connection may be idle: clients keep theirs between two commands of a user."""
 
 
 class HttpServer(web.Server):
@@ -38,6 +40,7 @@ class HttpServer(web.Server):
             "max_line_size": HEADER_LIMIT,
             "max_field_size": HEADER_LIMIT,
             "auto_decompress": False,
+            "keepalive_timeout": KEEPALIVE_SECONDS,
             "lingering_time": 1.0,
         }
         super().__init__(handler, **self._options)
@@ -64,17 +67,18 @@ class Api:
         return HttpServer(self.handle)
 
     async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
-        """One request to its answer. Raises nothing but cancellation and the loss of the connection."""
+        """One request to its answer. Raises nothing but cancellation."""
         path = _target(http.raw_path).partition("?")[0]
         try:
             version, path = self._versions.negotiate(path)
             handler, name = self._router.resolve(http.method, path)
             response = await handler(Call(http, version, name, self._headers))
-        except ConnectionError:
-            raise
+        except ConnectionError as gone:
+            log.debug("%s %s: the client has gone: %s", http.method, path, gone)
+            return Ended()
         except Exception as error:
             response = self._failed(http, path, error)
-        if not isinstance(response, Hijacked):
+        if not isinstance(response, Ended):
             cast(Connection, http.protocol).release(response)
         return response
 
@@ -84,8 +88,7 @@ class Api:
             defect = error if status_of(error) == 500 and message.startswith("internal error") else None
             log.error("handler for %s %s returned error: %s", http.method, path, message, exc_info=defect)
         if http.writer.output_size > 0:
-            # The answer had begun: all that can still be said is that it is not complete.
-            raise ConnectionError(message)
+            return Ended()  # the answer had begun: all that can still be said is that it is not complete
         headers = dict(self._headers)
         if isinstance(error, MethodNotAllowed):
             headers["Allow"] = ", ".join(error.allowed)

@@ -35,10 +35,8 @@ POST /networks/create
 POST /networks/{id}/connect
 POST /networks/{id}/disconnect
 POST /networks/prune
-GET /plugins
 GET /plugins/privileges
 POST /plugins/pull
-GET /plugins/{name}/json
 DELETE /plugins/{name}
 POST /plugins/{name}/enable
 POST /plugins/{name}/disable

@@ -108,8 +108,8 @@ CONTAINER_FLAGS: tuple[Flag, ...] = (
     Flag("device-write-iops", "list", "Writes per second", check=values.rate_operations),
     # isolation
     Flag("privileged", "bool", "Give the container all the host's privileges"),
-    Flag("cap-add", "list", "Add a capability"),
-    Flag("cap-drop", "list", "Drop a capability"),
+    Flag("cap-add", "list", "Add a capability", check=values.capability),
+    Flag("cap-drop", "list", "Drop a capability", check=values.capability),
     Flag("security-opt", "list", "seccomp=FILE|unconfined, apparmor=PROFILE, no-new-privileges …"),
     Flag("device", "list", "Give access to a device (/dev/x[:/dev/y][:rwm])"),
     Flag("device-cgroup-rule", "list", "Allow devices (c 1:3 rwm)", check=values.device_rule),
@@ -206,8 +206,6 @@ _HOST_VALUES = (
     ("uts", "UTSMode"),
     ("userns", "UsernsMode"),
     ("cgroupns", "CgroupnsMode"),
-    ("cap-add", "CapAdd"),
-    ("cap-drop", "CapDrop"),
     ("group-add", "GroupAdd"),
     ("read-only", "ReadonlyRootfs"),
     ("shm-size", "ShmSize"),
@@ -255,6 +253,7 @@ def _host_config(flags: Flags) -> dict[str, Any]:
         if not 0 <= swappiness <= 100:
             raise ValueError(f"invalid value: {swappiness}. Valid memory swappiness range is 0-100")
         host["MemorySwappiness"] = swappiness
+    host["CapAdd"], host["CapDrop"] = (sorted(set(flags.items(name))) for name in ("cap-add", "cap-drop"))
     limits = {item["Name"]: item for item in flags.items("ulimit")}
     if limits:
         host["Ulimits"] = [limits[name] for name in sorted(limits)]

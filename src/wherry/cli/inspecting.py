@@ -14,10 +14,13 @@ if TYPE_CHECKING:
     from typing import Any
 
     from .app import App
+    from .template import Template
 
 
 def inspect(app: App, names: Sequence[str], form: str, fetch: Callable[[str], Any]) -> int:
-    """Prints what `fetch` gives for each name; names that fail are told at the end, with exit code 1."""
+    """Prints what `fetch` gives for each name; names that fail are told at the end, with exit code 1. 64 for a template that is none."""
+    if form not in ("", "json"):
+        _parse(form)
     objects: list[Any] = []
     problems: list[str] = []
     for name in names:
@@ -45,12 +48,9 @@ def _text(objects: list[Any], form: str) -> str:
         return pretty_json(objects) + "\n"
     if form == "json":
         return json_text(objects) + "\n"
-    from .template import TemplateError, parse
+    from .template import TemplateError
 
-    try:
-        parsed = parse(form)
-    except TemplateError as error:
-        raise InvalidArgument(f"template parsing error: {error}") from None
+    parsed = _parse(form)
     lines: list[str] = []
     for item in objects:
         try:
@@ -58,3 +58,12 @@ def _text(objects: list[Any], form: str) -> str:
         except TemplateError as error:
             raise InvalidArgument(f"template parsing error: {error}") from None
     return "".join(line + "\n" for line in lines) or "\n"
+
+
+def _parse(form: str) -> Template:
+    from .template import TemplateError, parse
+
+    try:
+        return parse(form)
+    except TemplateError as error:
+        raise CliError(f"template parsing error: {error}", 64) from None

@@ -208,8 +208,8 @@ def forward_signals(app: App, container_id: str) -> None:
 
 
 def follow_window_size(app: App, resize: Callable[[App, int, int], None]) -> None:
-    """Gives the terminal inside this window's size, now and at every change. `resize` gets (app or None for a new session, height, width)."""
-    from _signal import signal  # type: ignore[import-not-found]
+    """Gives the terminal inside this window's size, now and at every change. `resize` gets (app, height, width)."""
+    from _signal import signal
 
     def tell(*_: object) -> None:
         height, width = window_size()

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
     Cell = Callable[[Any], Any]
 
 _MINIMUM, _PADDING = 10, 3
-_NARROWEST = 12
+_NARROWEST = 8
 
 
 class Columns:

@@ -236,7 +236,9 @@ def timestamp(text: str, now_ns: int | None = None) -> str:
             pass
     whole, _, fraction = text.partition(".")
     if not whole.lstrip("-").isdigit() or (fraction and not fraction.isdigit()):
-        raise ValueError(f"failed to parse value as time or duration: {text!r}")
+        from .flags import go_quote
+
+        raise ValueError(f"failed to parse value as time or duration: {go_quote(text)}")
     return text
 
 

@@ -176,6 +176,12 @@ def _is_device_mode(text: str) -> bool:
     return bool(text) and len(set(text)) == len(text) and set(text) <= set("rwm")
 
 
+def capability(name: str) -> str:
+    """`net_admin` in the API's spelling: CAP_NET_ADMIN; ALL stays."""
+    name = name.strip().upper()
+    return name if name == "ALL" or name.startswith("CAP_") else f"CAP_{name}"
+
+
 def device_rule(text: str) -> str:
     """`c 1:3 rwm`."""
     parts = text.split(" ")

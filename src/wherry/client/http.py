@@ -158,7 +158,11 @@ class Response:
             self._mode = "chunked"
         elif "content-length" in headers:
             self._mode = "length"
-            self._left = int(headers["content-length"])
+            length = headers["content-length"]
+            if not (length.isascii() and length.isdecimal()):
+                connection.close()
+                raise DataLoss(f"the engine's answer is damaged: its length is {length[:20]!r}")
+            self._left = int(length)
         else:
             self._mode = "close"
         if self._mode == "none" or (self._mode == "length" and self._left == 0):
@@ -178,6 +182,8 @@ class Response:
                 line = connection.read_line().partition(b";")[0].strip()
                 try:
                     self._left = int(line, 16)
+                    if self._left < 0:
+                        raise ValueError
                 except ValueError:
                     self.close()
                     raise DataLoss(

@@ -91,16 +91,15 @@ class Images:
         source: str | Iterable[bytes],
         *,
         repository: str = "",
-        tag: str = "",
         message: str = "",
         changes: Sequence[str] = (),
         platform: str = "",
     ) -> Iterator[Json]:
-        """A new image from the pieces of a root file system's archive, or from a URL that the engine fetches."""
+        """A new image, called `repository` ("name" or "name:tag"), from the pieces of a root file system's archive
+        or a URL that the engine fetches."""
         query = {
             "fromSrc": source if isinstance(source, str) else "-",
             "repo": repository or None,
-            "tag": tag or None,
             "message": message or None,
             "changes": list(changes),
             "platform": platform or None,

@@ -20,7 +20,7 @@ from wherry.core.content import Ingest
 from wherry.core.images import Image, Images, NewImage
 from wherry.core.layers import LayerWork, Wanted, both
 from wherry.core.snapshots import Staged
-from wherry.core.unpack import Unpacked
+from wherry.core.unpack import Unpacked, check_diff_id
 from wherry.core.unpackers import Growing, Unpackers
 from wherry.distribution.client import Fetched, Repository, new_session
 from wherry.distribution.errors import RegistryError
@@ -142,7 +142,7 @@ class Puller:
                 if images.snapshots.layer(layer.chain_id) is None:
                     _tell(progress, descriptor, "Pulling fs layer")
             async with self._work.unpacked(layers) as staged:
-                await self._fetch_missing(repository, manifest.layers)
+                await self._fetch_missing(repository, manifest.layers, plan.diffs)
                 image = await images.add(NewImage(manifest.config.digest, plan.target, blobs, staged, names))
         return image, before is None or before.id != image.id
 
@@ -171,13 +171,16 @@ class Puller:
             lambda: _tell(progress, descriptor, "Already exists"),
         )
 
-    async def _fetch_missing(self, repository: Repository, layers: Sequence[Descriptor]) -> None:
+    async def _fetch_missing(
+        self, repository: Repository, layers: Sequence[Descriptor], diffs: Sequence[Digest]
+    ) -> None:
         """Blobs of layers that exist unpacked already, but came by another blob (or by none: an import)."""
-        for descriptor in layers:
+        for descriptor, diff_id in zip(layers, diffs, strict=True):
             async with self._blob_lock(descriptor.digest):
                 if not self._content.has(descriptor.digest):
                     with self._content.ingest(descriptor.digest) as file:
                         await self._download(repository, descriptor, file, Growing(), lambda _: None)
+                        await asyncio.to_thread(check_diff_id, file.path, diff_id)
                         await asyncio.to_thread(file.commit)
 
     async def _fetch_and_unpack(

@@ -22,7 +22,7 @@ from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
 from hashlib import sha256
 
-from wherry.core.compression import Source, decompressed
+from wherry.core.compression import CHUNK, Source, decompressed
 from wherry.core.remove import remove_at
 from wherry.core.tar import (
     BLOCK_DEVICE,
@@ -48,7 +48,7 @@ _WHITEOUT = b".wh."
 _WHITEOUT_META = b".wh..wh."
 _WHITEOUT_OPAQUE = b".wh..wh..opq"
 _OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
-_OPEN_DIRECTORIES = 128
+_OPEN_DIRECTORIES = 400  # of the 1024 descriptors that a process has by default
 _MAX_ID = 2**32 - 2
 _MAX_TIME = 1 << 40  # seconds
 _SMALL = 128 << 10
@@ -56,8 +56,8 @@ _SMALL = 128 << 10
 
 @dataclass(slots=True)
 class Unpacked:
-    """`size` is the sum of the files' sizes, as Docker counts a layer. `implied`: directories that the tar did not mention; whoever stacks
-    the layer gives them the attributes that they have below."""
+    """`size` is the sum of the sizes of files and symbolic links, as Docker counts a layer. `implied`: directories that the tar did not
+    mention; whoever stacks the layer gives them the attributes that they have below."""
 
     size: int = 0
     entries: int = 0
@@ -87,20 +87,34 @@ def unpack_layer(source: Source, root_fd: int, diff_id: Digest) -> Unpacked:
     reader = Reader(hashed)
     unpacked = unpack(reader, root_fd)
     reader.drain()
-    found = "sha256:" + hashed.sha256.hexdigest()
-    if found != diff_id:
-        raise DataLoss(f"layer: its content has the digest {found}, not {diff_id} as the image's config says")
+    hashed.check(diff_id)
     return unpacked
 
 
+def check_diff_id(path: str, diff_id: Digest) -> None:
+    """DataLoss unless the layer in that file decompresses to what has that diff id."""
+    with open(path, "rb") as file:
+        hashed = _Hashed(decompressed(file))
+        while hashed.read(CHUNK):
+            pass
+    hashed.check(diff_id)
+
+
 class _Hashed:
+    """A stream whose digest is computed while it is read."""
+
     def __init__(self, source: Source) -> None:
         self._source = source
-        self.sha256 = sha256()
+        self._hash = sha256()
+
+    def check(self, diff_id: Digest) -> None:
+        found = "sha256:" + self._hash.hexdigest()
+        if found != diff_id:
+            raise DataLoss(f"layer: its content has the digest {found}, not {diff_id} as the image's config says")
 
     def read(self, size: int) -> bytes:
         data = self._source.read(size)
-        self.sha256.update(data)
+        self._hash.update(data)
         return data
 
 
@@ -158,6 +172,7 @@ class _Extractor:
                 self._hard_link(entry, parent, name)
             case b"2":
                 self._make(lambda: os.symlink(entry.link, name, dir_fd=parent), parent, name)
+                self.unpacked.size += len(entry.link)
                 self._dress_by_name(entry, parent, name)
             case _:
                 self._node(entry, parent, name)

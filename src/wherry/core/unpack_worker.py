@@ -34,29 +34,27 @@ class _Aborted(Exception):
 def main() -> None:
     channel = _Channel()
     while (job := channel.receive()) is not None:
-        with contextlib.suppress(BrokenPipeError):
-            channel.send(_answer(channel, job))
-
-
-def _answer(channel: _Channel, job: dict[str, Any]) -> dict[str, Any]:
-    blob: _Blob | None = None
-    try:
         blob = _Blob(channel, job)
+        answer = _answer(blob, job)
+        with contextlib.suppress(BrokenPipeError):
+            channel.send(answer)
+        blob.close()
+
+
+def _answer(blob: _Blob, job: dict[str, Any]) -> dict[str, Any]:
+    try:
+        blob.open(job["blob"])
         target = os.open(job["target"], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            answer = {"ok": _result(unpack_layer(blob, target, Digest(job["diff_id"])))}
+            return {"ok": _result(unpack_layer(blob, target, Digest(job["diff_id"])))}
         finally:
             os.close(target)
     except WherryError as error:
-        answer = {"error": {"kind": type(error).__name__, "message": str(error)}}
+        return {"error": {"kind": type(error).__name__, "message": str(error)}}
     except _Aborted:
-        answer = {"error": {"kind": Internal.__name__, "message": "aborted"}}
+        return {"error": {"kind": Internal.__name__, "message": "aborted"}}
     except (OSError, MemoryError) as error:
-        answer = {"error": {"kind": Internal.__name__, "message": str(error) or type(error).__name__}}
-    finally:
-        if blob is not None:
-            blob.close()
-    return answer
+        return {"error": {"kind": Internal.__name__, "message": str(error) or type(error).__name__}}
 
 
 def _result(unpacked: Unpacked) -> dict[str, object]:
@@ -97,9 +95,10 @@ class _Blob:
         self._complete: bool = job["complete"]
         self._position = 0
         self._reported = 0
-        self._aborted = False
         self._fd = -1
-        self._fd = os.open(job["blob"], os.O_RDONLY | os.O_CLOEXEC)
+
+    def open(self, path: str) -> None:
+        self._fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
 
     def read(self, size: int) -> bytes:
         while self._position >= self._available and not self._complete:
@@ -116,7 +115,7 @@ class _Blob:
         if message is None:
             sys.exit(0)
         if message.get("abort"):
-            self._complete = self._aborted = True
+            self._complete = True
             raise _Aborted
         self._available = message.get("available", self._available)
         self._complete = message.get("complete", False)

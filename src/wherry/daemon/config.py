@@ -14,6 +14,7 @@ from ipaddress import IPv4Address, IPv4Interface
 from typing import Any
 
 from wherry.daemon.options import BY_FLAG, BY_KEY, DOCKERD_ONLY, Kind, Option, parse_arguments
+from wherry.distribution.hosts import RegistryHosts
 from wherry.errors import InvalidArgument
 from wherry.wire.engine import Ulimit
 
@@ -182,6 +183,8 @@ def _checked(values: dict[str, Any], path: str) -> Config:
     default_runtime = values.get("default-runtime", "wherry")
     if default_runtime != "wherry" and default_runtime not in runtimes:
         raise InvalidArgument(f"specified default runtime '{default_runtime}' does not exist")
+    insecure_registries = tuple(values.get("insecure-registries", ()))
+    RegistryHosts(insecure_registries)  # InvalidArgument
     defaults = Config()
     hosts = tuple(values.get("hosts", ())) or defaults.hosts
     allow_plain_tcp = values.get("tls") is False
@@ -197,7 +200,7 @@ def _checked(values: dict[str, Any], path: str) -> Config:
         log_level="debug" if debug else level,
         log_format=log_format,
         config_file=path,
-        insecure_registries=tuple(values.get("insecure-registries", ())),
+        insecure_registries=insecure_registries,
         bip=_bip(values.get("bip", "")),
         mtu=mtu,
         ip=_ip(values.get("ip", "")),

@@ -37,7 +37,6 @@ class LoopWatchdog:
 
     def __exit__(self, *failure: object) -> None:
         self._closing.set()
-        self._beat.set()
         self._thread.join()
 
     def _watch(self) -> None:
@@ -47,10 +46,12 @@ class LoopWatchdog:
                 self._loop.call_soon_threadsafe(self._beat.set)
             except RuntimeError:  # the loop is closed
                 return
-            if not self._beat.wait(self._limit):
-                self.blocks += 1
-                self._report(sys._current_frames().get(self._watched))
-                self._beat.wait()
+            if self._beat.wait(self._limit) or self._closing.is_set():
+                continue
+            self.blocks += 1
+            self._report(sys._current_frames().get(self._watched))
+            while not self._beat.wait(self._limit) and not self._closing.is_set():
+                pass
 
     def _report(self, frame: FrameType | None) -> None:
         where = "".join(traceback.format_stack(frame, limit=12)) if frame is not None else "(no frame)"

@@ -11,6 +11,7 @@ import contextlib
 import logging
 import os
 import resource
+import shutil
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
@@ -21,12 +22,13 @@ from wherry.core.images import Images
 from wherry.core.snapshots import OverlaySnapshots
 from wherry.core.tasks import ExitEvent, Tasks
 from wherry.daemon.config import Config
-from wherry.daemon.interim_images import InterimImages
 from wherry.daemon.roots import instance_of
 from wherry.daemon.serve import RunningEngine
+from wherry.distribution.hosts import RegistryHosts
 from wherry.engine.background import Background
 from wherry.engine.containers import Containers
 from wherry.engine.events import Events
+from wherry.engine.images import ImageObjects
 from wherry.engine.objects import NetworkObjects, VolumeObjects
 from wherry.engine.services import Services, Settings
 from wherry.engine.store import ContainerStore
@@ -84,7 +86,7 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
         await snapshots.keep_only([container.id for container in store.all()])
         await containers.lifecycle.restore()
         await networks.settle()
-        image_objects = InterimImages(images)
+        image_objects = ImageObjects(services, RegistryHosts(config.insecure_registries))
         stack.push_async_callback(image_objects.close)
         backends = Backends(
             containers=containers,
@@ -133,13 +135,18 @@ def _settings(config: Config, instance: str) -> Settings:
         data_root=config.data_root,
         exec_root=config.exec_root,
         cgroup_parent=f"/wherry-{instance}" if instance else "/wherry",
-        runtimes=dict(config.runtimes),
+        runtimes=_installed("runc", "crun") | dict(config.runtimes),
         default_runtime=config.default_runtime,
-        init_path=config.init_path,
+        init_path=config.init_path or next(iter(_installed("docker-init", "tini-static").values()), None),
         default_ulimits=config.default_ulimits,
         live_restore=config.live_restore,
         hosts=config.hosts,
     )
+
+
+def _installed(*names: str) -> dict[str, str]:
+    """Where the programs of these names are, those that there are."""
+    return {name: path for name in names if (path := shutil.which(name))}
 
 
 def _raise_file_limit() -> None:

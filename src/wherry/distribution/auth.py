@@ -20,7 +20,7 @@ from urllib.parse import urlencode, urlsplit
 import aiohttp
 
 from wherry.distribution.errors import RegistryError, registry_error
-from wherry.errors import PermissionDenied, Unavailable
+from wherry.errors import InvalidArgument, PermissionDenied, Unavailable
 from wherry.spec.calls import RegistryAuth
 
 CLIENT_ID = "wherry"
@@ -60,9 +60,12 @@ def parse_challenges(header: str) -> list[Challenge]:
 
 
 def origin(url: str) -> tuple[str, str, int]:
-    """(scheme, host, port) of a URL: what two URLs must share for credentials to be sent to both."""
-    parts = urlsplit(url)
-    port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    """(scheme, host, port) of a URL: what two URLs must share for credentials to be sent to both. InvalidArgument when it is none."""
+    try:
+        parts = urlsplit(url)
+        port = parts.port or {"http": 80, "https": 443}.get(parts.scheme, 0)
+    except ValueError as error:
+        raise InvalidArgument(f'"{url[:200]}" is not a URL: {error}') from None
     return parts.scheme, (parts.hostname or "").lower(), port
 
 
@@ -127,8 +130,8 @@ class Authorizer:
     async def _fetch(self, challenge: Challenge, scope: str) -> tuple[str, float]:
         """A new token and how long it lasts."""
         realm, service = challenge.parameters["realm"], challenge.parameters.get("service", "")
-        scheme = urlsplit(realm).scheme
-        if scheme != "https" and not (scheme == "http" and urlsplit(self._base).scheme == "http"):
+        scheme = origin(realm)[0]
+        if scheme != "https" and not (scheme == "http" and origin(self._base)[0] == "http"):
             raise PermissionDenied(
                 f"the registry {self._base} sends its users to an insecure token server: {realm[:200]}"
             )

@@ -18,7 +18,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
-from urllib.parse import urljoin, urlsplit
+from urllib.parse import urljoin
 
 import aiohttp
 
@@ -136,7 +136,7 @@ class Repository:
             data, link = await _persistently(attempt)
             found += _tag_names(data)
             following = re.match(r'\s*<([^>]*)>\s*;.*rel="?next"?', link)
-            url = urljoin(page, following[1]) if following else None
+            url = resolve(page, following[1]) if following else None
             if url is not None and origin(url) != origin(page):
                 raise InvalidArgument(f"the registry's list of tags goes on at another place: {url[:200]}")
         return found
@@ -229,10 +229,9 @@ class Repository:
                 if answer.status not in (301, 302, 303, 307, 308) or not location:
                     yield answer
                     return
-                following = urljoin(url, location)
-            if urlsplit(following).scheme not in ("http", "https") or (
-                home[0] == "https" and origin(following)[0] != "https"
-            ):
+                following = resolve(url, location)
+            scheme = origin(following)[0]
+            if scheme not in ("http", "https") or (home[0] == "https" and scheme != "https"):
                 raise InvalidArgument(f"the registry redirects to an insecure place: {following[:200]}")
             url = following
         raise InvalidArgument(f"the registry redirects more than {MAX_REDIRECTS} times")
@@ -249,6 +248,14 @@ class Repository:
             raise InvalidArgument(f'"{url[:500]}" is not a URL') from None
         except (aiohttp.ClientError, ssl.SSLError, TimeoutError, ConnectionError) as error:
             raise Unavailable(f'{method.capitalize()} "{url[:500]}": {_reason(error)}') from None
+
+
+def resolve(base: str, location: str) -> str:
+    """The URL that a Location or Link header at `base` means."""
+    try:
+        return urljoin(base, location)
+    except ValueError as error:
+        raise InvalidArgument(f'the registry leads to "{location[:200]}", which is not a URL: {error}') from None
 
 
 def _reason(error: BaseException) -> str:

@@ -81,7 +81,10 @@ class Containers:
 
     async def resize(self, ref: str, *, height: int, width: int) -> None:
         container = self._get(ref)
-        await self.lifecycle.task(container, "resize").resize(width, height)
+        task = self.lifecycle.task(container, "resize")
+        if not container.record.config.tty:
+            return  # nothing has a size; dockerd answers the same
+        await task.resize(width, height)
         self._services.events.publish(
             "container",
             "resize",

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import secrets
 import time
 from contextlib import AsyncExitStack
@@ -17,11 +18,13 @@ from wherry.engine.records import Container, MountPoint, Record
 from wherry.engine.services import Services
 from wherry.engine.store import describe
 from wherry.errors import InvalidArgument, NotFound
+from wherry.network.files import parse_extra_host, resolv_conf
 from wherry.network.ports import port_requests
 from wherry.spec import seccomp
 from wherry.spec.ids import ContainerId
 from wherry.wire.engine import ContainerConfig, ContainerCreate, HostConfig, VolumeCreate
 
+_MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\Z")
 LOG_DRIVERS = {"", "json-file", "none"}
 _JSON_FILE_OPTIONS = {"max-size", "max-file"}
 
@@ -57,6 +60,7 @@ async def create_container(
         path=argv[0],
         args=argv[1:],
         mounts=mounts.resolve(host, config.volumes or {}),
+        mac_address=_mac_address(host, request),
     )
     _check_configuration(record)
     async with AsyncExitStack() as undo:
@@ -277,6 +281,17 @@ def _check_sysctl(key: str, host: HostConfig) -> None:
         raise InvalidArgument(f"sysctl '{key}' is not allowed")
 
 
+def _mac_address(host: HostConfig, request: ContainerCreate) -> str:
+    """--mac-address on the bridge. InvalidArgument for what is none."""
+    endpoints = (request.networking_config.endpoints_config if request.networking_config else None) or {}
+    wanted = next((settings.mac_address for settings in endpoints.values() if settings and settings.mac_address), "")
+    if wanted and not _MAC.match(wanted):
+        raise InvalidArgument(f"invalid MAC address: {wanted!r}")
+    if wanted and host.network_mode != "bridge":
+        raise InvalidArgument("conflicting options: mac-address and the network mode")
+    return wanted.lower()
+
+
 def check_network(services: Services, config: ContainerConfig, host: HostConfig, request: ContainerCreate) -> None:
     """--network and what cannot go with it. The mode is normalised in place ("default" is "bridge")."""
     if host.network_mode in ("", "default"):
@@ -291,6 +306,9 @@ def check_network(services: Services, config: ContainerConfig, host: HostConfig,
     port_requests(
         host.port_bindings, config.exposed_ports or {}, publish_all=host.publish_all_ports
     )  # refuses malformed ones
+    for entry in host.extra_hosts or []:
+        parse_extra_host(entry, services.networks.gateway)
+    resolv_conf(host.dns or [], host.dns_search or [], host.dns_options or [])  # refuses malformed ones
     if mode.startswith("container:"):
         services.containers.get(mode.removeprefix("container:"))
         if request.hostname:

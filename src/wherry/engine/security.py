@@ -98,9 +98,10 @@ def effective_capabilities(host: HostConfig) -> list[str]:
     add = [_normalise(name) for name in host.cap_add or []]
     drop = [_normalise(name) for name in host.cap_drop or []]
     known = capabilities.NUMBER
-    for name in (*add, *drop):
-        if name != "ALL" and name not in known:
-            raise InvalidArgument(f'invalid capability: "{name}"')
+    for field, names in (("CapAdd", add), ("CapDrop", drop)):
+        for name in names:
+            if name != "ALL" and name not in known:
+                raise InvalidArgument(f'invalid {field}: unknown capability: "{name}"')
     if host.privileged:
         chosen = set(known)
     elif "ALL" in add:

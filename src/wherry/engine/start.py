@@ -87,7 +87,7 @@ class Starter:
             return None
         exposed = record.config.exposed_ports or {}
         requests = port_requests(host.port_bindings, exposed, publish_all=host.publish_all_ports)
-        endpoint = await networks.connect(container.id, EndpointRequest(container.name, requests))
+        endpoint = await networks.connect(container.id, EndpointRequest(container.name, requests, record.mac_address))
         container.endpoint = endpoint
         record.network = endpoint.saved()
         return endpoint.netns_fd

@@ -29,7 +29,7 @@ NUMBER = {name: number for number, name in enumerate(NAMES)}
 SYS_ADMIN = 1 << NUMBER["CAP_SYS_ADMIN"]
 SYS_PTRACE = 1 << NUMBER["CAP_SYS_PTRACE"]
 
-_PR_CAPBSET_READ, _PR_CAPBSET_DROP, _PR_CAP_AMBIENT = 23, 24, 47
+_PR_CAPBSET_READ, _PR_CAP_AMBIENT = 23, 47
 _AMBIENT_RAISE, _AMBIENT_CLEAR_ALL = 2, 4
 _cached: tuple[int, int] | None = None
 
@@ -39,7 +39,9 @@ class Sets:
 
     __slots__ = ("ambient", "bounding", "effective", "inheritable", "permitted")
 
-    def __init__(self, bounding: int = 0, effective: int = 0, inheritable: int = 0, permitted: int = 0, ambient: int = 0) -> None:
+    def __init__(
+        self, bounding: int = 0, effective: int = 0, inheritable: int = 0, permitted: int = 0, ambient: int = 0
+    ) -> None:
         self.bounding = bounding
         self.effective = effective
         self.inheritable = inheritable
@@ -103,9 +105,7 @@ def parse(wanted: Capabilities, *, own_user_namespace: bool = False) -> tuple[Se
 def drop_bounding(keep: int) -> None:
     """Removes everything but `keep` from the bounding set of this thread. Needs CAP_SETPCAP."""
     count, _ = supported()
-    for number in range(count):
-        if not keep >> number & 1:
-            syscalls.prctl(_PR_CAPBSET_DROP, number, subject=f"bounding set without {NAMES[number] if number < len(NAMES) else number}")
+    syscalls.drop_bounding([number for number in range(count) if not keep >> number & 1])
 
 
 def apply(sets: Sets, *, extra: int = 0) -> None:

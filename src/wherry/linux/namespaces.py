@@ -13,7 +13,6 @@ import _signal  # type: ignore[import-not-found]  # the C half of signal, which 
 import fcntl
 import os
 import struct
-import sys
 
 from wherry.errors import InvalidArgument, SyscallError
 from wherry.linux import syscalls
@@ -24,16 +23,36 @@ NEWTIME, NEWNS, NEWCGROUP, NEWUTS, NEWIPC, NEWUSER, NEWPID, NEWNET = (
 )  # fmt: skip
 CLONE_PARENT = 0x8000
 
-FLAG = {"pid": NEWPID, "network": NEWNET, "mount": NEWNS, "ipc": NEWIPC, "uts": NEWUTS, "user": NEWUSER, "cgroup": NEWCGROUP, "time": NEWTIME}
+FLAG = {
+    "pid": NEWPID,
+    "network": NEWNET,
+    "mount": NEWNS,
+    "ipc": NEWIPC,
+    "uts": NEWUTS,
+    "user": NEWUSER,
+    "cgroup": NEWCGROUP,
+    "time": NEWTIME,
+}
 """OCI name → clone flag."""
-FILE = {"pid": "pid", "network": "net", "mount": "mnt", "ipc": "ipc", "uts": "uts", "user": "user", "cgroup": "cgroup", "time": "time"}
+FILE = {
+    "pid": "pid",
+    "network": "net",
+    "mount": "mnt",
+    "ipc": "ipc",
+    "uts": "uts",
+    "user": "user",
+    "cgroup": "cgroup",
+    "time": "time",
+}
 """OCI name → file in /proc/PID/ns."""
 
 _CLONE_PIDFD, _CLONE_CLEAR_SIGHAND, _CLONE_INTO_CGROUP = 0x1000, 1 << 32, 1 << 33
 _NSFS_MAGIC = 0x6E736673
 _NS_GET_NSTYPE = 0xB703
-_ALL_SIGNALS = _signal.valid_signals()
+_ALL_SIGNALS = b"\xff" * 8  # the kernel's sigset_t
 
+_RT_SIGPROCMASK = syscalls.number("rt_sigprocmask")
+_rt_sigprocmask = syscalls.function("syscall", Long, Long, Pointer, Pointer, Long)
 _clone3 = syscalls.function("syscall", Long, Pointer, Long, hold_gil=True)
 _before_fork = syscalls.function("PyOS_BeforeFork", hold_gil=True)
 _after_fork_parent = syscalls.function("PyOS_AfterFork_Parent", hold_gil=True)
@@ -53,8 +72,8 @@ def clone(flags: int = 0, *, cgroup_fd: int | None = None) -> tuple[int, int]:
     # flags, pidfd, child_tid, parent_tid, exit_signal, stack, stack_size, tls, set_tid, set_tid_size, cgroup
     exit_signal = 0 if flags & CLONE_PARENT else _signal.SIGCHLD
     arguments = struct.pack("11Q", flags, addressof(out), 0, 0, exit_signal, 0, 0, 0, 0, 0, cgroup_fd or 0)
-    sys.stdout and sys.stdout.flush()
-    mask = _signal.pthread_sigmask(_signal.SIG_BLOCK, _ALL_SIGNALS)
+    mask = syscalls.buffer(8)
+    _rt_sigprocmask(_RT_SIGPROCMASK, _signal.SIG_SETMASK, _ALL_SIGNALS, mask, 8)
     _before_fork()
     pid = _clone3(syscalls.CLONE3, arguments, len(arguments))
     if pid == 0:
@@ -62,7 +81,7 @@ def clone(flags: int = 0, *, cgroup_fd: int | None = None) -> tuple[int, int]:
         return 0, -1
     error = get_errno()
     _after_fork_parent()
-    _signal.pthread_sigmask(_signal.SIG_SETMASK, mask)
+    _rt_sigprocmask(_RT_SIGPROCMASK, _signal.SIG_SETMASK, mask, None, 8)
     if pid < 0:
         raise SyscallError("clone", names(flags), error)
     return pid, int(struct.unpack("i", out.raw)[0])

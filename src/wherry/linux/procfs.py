@@ -42,7 +42,9 @@ class Procfs:
     def open(self, path: str, flags: int) -> int:
         """A descriptor of `path` (relative: "self/attr/exec") on this very mount."""
         try:
-            fd = syscalls.openat2(self.fd, path, flags, resolve=RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS)
+            fd = syscalls.openat2(
+                self.fd, path, flags, resolve=RESOLVE_BENEATH | RESOLVE_NO_XDEV | RESOLVE_NO_MAGICLINKS
+            )
         except SyscallError as error:
             raise SyscallError("open", f"/proc/{path}", error.errno) from None
         if syscalls.filesystem_type(fd) != PROC_SUPER_MAGIC:

@@ -24,7 +24,9 @@ def open_pair(devpts: int, ptmx: str = "ptmx") -> tuple[int, int]:
     master = paths.open_in_root(devpts, ptmx, os.O_RDWR | os.O_NOCTTY)
     try:
         if syscalls.filesystem_type(master) != DEVPTS_SUPER_MAGIC or os.fstat(master).st_rdev != _PTMX:
-            raise FailedPrecondition(f"{ptmx} is not the multiplexer of a devpts file system: refusing it as a terminal")
+            raise FailedPrecondition(
+                f"{ptmx} is not the multiplexer of a devpts file system: refusing it as a terminal"
+            )
         fcntl.ioctl(master, _TIOCSPTLCK, struct.pack("i", 0))
         peer = fcntl.ioctl(master, _TIOCGPTPEER, os.O_RDWR | os.O_NOCTTY | os.O_CLOEXEC)
     except OSError as error:

@@ -50,6 +50,12 @@ class Long(_SimpleCData):  # type: ignore[type-arg]
     _type_ = "l"
 
 
+class Int(_SimpleCData):  # type: ignore[type-arg]
+    """C int: what the C library's functions return. Read as a long, their -1 could be 4294967295."""
+
+    _type_ = "i"
+
+
 class Pointer(_SimpleCData):  # type: ignore[type-arg]
     """void *: takes bytes, None, an address, or an array."""
 
@@ -70,20 +76,22 @@ class String(_SimpleCData):  # type: ignore[type-arg]
 
 class _Call(CFuncPtr):
     _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
-    _restype_ = Long
 
 
 class _CallHoldingGil(CFuncPtr):
     """For calls that return twice: no other thread may run Python code while one copies the process."""
 
     _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO | FUNCFLAG_PYTHONAPI
-    _restype_ = Long
 
 
 def function(name: str, *argtypes: type, hold_gil: bool = False) -> Callable[..., int]:
-    """The C library's (or the interpreter's) function `name` with a prototype; it returns a long and leaves errno for `failed`."""
+    """The C library's (or the interpreter's) function `name` with a prototype; it leaves errno for `failed`.
+
+    syscall(2) returns a long, all others an int.
+    """
     call: Any = (_CallHoldingGil if hold_gil else _Call)(dlsym(_LIBC, name))
     call.argtypes = argtypes
+    call.restype = Long if name == "syscall" else Int
     return call  # type: ignore[no-any-return]
 
 
@@ -108,10 +116,10 @@ def path_bytes(path: str | bytes) -> bytes:
 # Calls without a (usable) wrapper in every C library. Numbers from 424 on are the same on all architectures.
 _NUMBERS = {
     "x86_64": {
-        "setgroups": 116, "setresuid": 117, "setresgid": 119, "keyctl": 250, "ioprio_set": 251, "sched_setattr": 314, "seccomp": 317,
+        "rt_sigprocmask": 14, "setgroups": 116, "setresuid": 117, "setresgid": 119, "keyctl": 250, "ioprio_set": 251, "seccomp": 317,
     },
     "generic": {
-        "setgroups": 159, "setresuid": 147, "setresgid": 149, "keyctl": 219, "ioprio_set": 30, "sched_setattr": 274, "seccomp": 277,
+        "rt_sigprocmask": 135, "setgroups": 159, "setresuid": 147, "setresgid": 149, "keyctl": 219, "ioprio_set": 30, "seccomp": 277,
     },
 }  # fmt: skip
 _MACHINE = os.uname().machine
@@ -261,7 +269,9 @@ def fsmount(fd: int, attributes: int, subject: str) -> int:
     return result
 
 
-def mount_setattr(fd: int, path: str, flags: int, *, set_: int, clear: int, propagation: int, userns_fd: int = 0, subject: str) -> None:
+def mount_setattr(
+    fd: int, path: str, flags: int, *, set_: int, clear: int, propagation: int, userns_fd: int = 0, subject: str
+) -> None:
     attributes = struct.pack("QQQQ", set_, clear, propagation, userns_fd)
     if _sys_mount_setattr(_MOUNT_SETATTR, fd, path_bytes(path), flags, attributes, len(attributes)) < 0:
         raise failed("mount_setattr", subject)
@@ -287,12 +297,25 @@ def prctl(option: int, argument: int = 0, third: int = 0, fourth: int = 0, *, su
     return result
 
 
+def drop_bounding(numbers: Sequence[int]) -> None:
+    """Takes capabilities out of this thread's bounding set (PR_CAPBSET_DROP), one call each."""
+    for number in numbers:
+        if _prctl(24, number, 0, 0, 0) < 0:
+            raise failed("prctl", f"bounding set without capability {number}")
+
+
 def capset(effective: int, permitted: int, inheritable: int) -> None:
     """Sets this thread's three sets from bit masks (capset(2), version 3)."""
     low, high = 0xFFFFFFFF, 32
     header = struct.pack("Ii", 0x20080522, 0)
     data = struct.pack(
-        "6I", effective & low, permitted & low, inheritable & low, effective >> high, permitted >> high, inheritable >> high
+        "6I",
+        effective & low,
+        permitted & low,
+        inheritable & low,
+        effective >> high,
+        permitted >> high,
+        inheritable >> high,
     )
     if _capset(header, data) < 0:
         raise failed("capset", f"permitted {permitted:#x}")

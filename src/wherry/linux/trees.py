@@ -18,12 +18,19 @@ _MAX_DEPTH = 512
 
 
 def copy_contents(source: int, target: int) -> None:
-    """Copies everything in the directory `source` into the directory `target` (descriptors; `source` opened for
-    reading), and the directory's own owner and mode."""
+    """Copies everything in the directory `source` into the directory `target`, and the
+    directory's own owner and mode. Descriptors, O_PATH will do."""
+    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
+    opened: list[int] = []
     try:
-        _copy_directory(source, target, {}, 0)
+        for fd in (source, target):
+            opened.append(os.open(".", flags, dir_fd=fd))
+        _copy_directory(opened[0], opened[1], {}, 0)
     except OSError as error:
         raise SyscallError("copy", os.fsdecode(error.filename or ""), error.errno or 0) from None
+    finally:
+        for fd in opened:
+            os.close(fd)
 
 
 def _copy_directory(source: int, target: int, seen: dict[tuple[int, int], tuple[int, str]], depth: int) -> None:
@@ -58,7 +65,9 @@ def _copy_directory(source: int, target: int, seen: dict[tuple[int, int], tuple[
             os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
         if status.st_nlink > 1 and kind != stat.S_IFSOCK:
             seen[key] = (os.dup(target), name)
-        os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False) if kind != stat.S_IFSOCK else None
+        os.utime(
+            name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False
+        ) if kind != stat.S_IFSOCK else None
     if depth == 0:
         for directory, _ in seen.values():
             os.close(directory)
@@ -69,7 +78,9 @@ def _copy_directory(source: int, target: int, seen: dict[tuple[int, int], tuple[
 def _copy_file(source: int, target: int, name: str, status: os.stat_result) -> None:
     reader = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK | os.O_CLOEXEC, dir_fd=source)
     try:
-        writer = os.open(name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target)
+        writer = os.open(
+            name, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC, 0o600, dir_fd=target
+        )
         try:
             _copy_data(reader, writer, status.st_size)
             _copy_metadata(reader, writer, status)

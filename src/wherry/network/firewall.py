@@ -4,7 +4,7 @@ Runs in wherryd; one thread of its own holds the libnftables context. `docs/deci
 
 **Invariants**: everything is in one table of the instance's own, so that removing the table undoes it all; every change is one transaction; a port is
 one element, however many there are. `accept` here does not overrule a `drop` elsewhere: `foreign` makes the one exception in another's table.
-What the table must hold is known here at any time (`_elements`): when the kernel's differs (somebody ran `nft flush ruleset`), it is written anew.
+What the table must hold is known here at any time (`_elements`): when it is deleted (somebody ran `nft flush ruleset`), it is written anew.
 
 Deliberately absent: iptables, IPv6 (the proxy serves it).
 """
@@ -12,6 +12,7 @@ Deliberately absent: iptables, IPv6 (the proxy serves it).
 from __future__ import annotations
 
 import asyncio
+import errno
 import json
 import logging
 from collections.abc import Callable, Iterable
@@ -20,12 +21,17 @@ from ipaddress import IPv4Address, IPv4Network
 
 from wherry.errors import SyscallError
 from wherry.linux import conntrack
+from wherry.linux.netlink import NETFILTER, NetlinkSocket, attributes, text
 from wherry.linux.nftables import Nftables, NftError
 from wherry.network.foreign import Listing, allow_commands, dropping_chains, withdraw_commands
 from wherry.network.ports import PublishedPort
 from wherry.network.rules import delete_commands, element, ruleset
 
 log = logging.getLogger(__name__)
+_NFNLGRP_NFTABLES = 7
+_NFT_MSG_DELTABLE = 10 << 8 | 2
+_NFTA_TABLE_NAME = 1
+_NFGEN_LENGTH = 4
 _FILTER_TABLE = "list table ip filter"
 
 
@@ -40,10 +46,13 @@ class Firewall:
         self._dropping: list[str] = []
         self._executor = ThreadPoolExecutor(1, thread_name_prefix="nft")
         self._nft: Nftables | None = None
+        self._watch: NetlinkSocket | None = None
 
     async def open(self) -> list[str]:
         """Writes the rules; elements that an earlier engine left stay until `settle`. → warnings."""
         await self._call(self._open)
+        self._watch = NetlinkSocket(NETFILTER, groups=[_NFNLGRP_NFTABLES])
+        asyncio.get_running_loop().add_reader(self._watch.fileno(), self._on_events)
         return [f"the nftables chain {chain!r} may drop the containers' packets" for chain in self._dropping]
 
     async def settle(self) -> None:
@@ -65,8 +74,28 @@ class Firewall:
 
     async def close(self, *, remove: bool) -> None:
         """`remove`: the table too; otherwise it works on without the engine."""
+        if self._watch is not None:
+            asyncio.get_running_loop().remove_reader(self._watch.fileno())
+            self._watch.close()
+            self._watch = None
         await self._call(self._close, remove)
         self._executor.shutdown(wait=False)
+
+    def _on_events(self) -> None:
+        """Somebody has deleted the table (`nft flush ruleset`, the restart of a firewall service): it is written anew."""
+        assert self._watch is not None
+        try:
+            events = self._watch.receive_events()
+        except SyscallError as error:
+            if error.errno != errno.ENOBUFS:
+                raise
+            return  # more events than the buffer held: what was among them the next change of a port shows
+        if any(kind == _NFT_MSG_DELTABLE and self._is_ours(body) for kind, body in events):
+            log.warning("the nftables table %s was deleted; it is written anew", self._name)
+            self._executor.submit(self._rewrite_quietly)
+
+    def _is_ours(self, body: bytes) -> bool:
+        return text(attributes(body[_NFGEN_LENGTH:]).get(_NFTA_TABLE_NAME, b"")) == self._name
 
     async def _call(self, function: Callable[..., None], *arguments: object) -> None:
         await asyncio.get_running_loop().run_in_executor(self._executor, function, *arguments)
@@ -105,6 +134,12 @@ class Firewall:
     def _rewrite(self) -> None:
         elements = "".join(f"add element ip {self._name} {item}\n" for item in sorted(self._elements))
         self._run(f"{self._rules}flush map ip {self._name} ports\nflush map ip {self._name} ports_any\n{elements}")
+
+    def _rewrite_quietly(self) -> None:
+        try:
+            self._rewrite()
+        except NftError as error:
+            log.error("%s", error)
 
     def _add(self, elements: list[str]) -> None:
         try:

@@ -282,11 +282,19 @@ class Networks:
 
     async def _make_with_mac(self, mac: str) -> Sandbox:
         attachment = self._prepare_attachment(mac)
+        making = asyncio.ensure_future(self._in_thread(lambda: self._maker.make(attachment)))
         try:
-            return await self._in_thread(lambda: self._maker.make(attachment))
+            return await asyncio.shield(making)
+        except asyncio.CancelledError:
+            making.add_done_callback(self._drop_unwanted)
+            raise
         except WherryError:
             self._discard_attachment(attachment)
             raise
+
+    def _drop_unwanted(self, made: asyncio.Future[Sandbox]) -> None:
+        if not made.cancelled() and made.exception() is None:
+            self._release(made.result())
 
     def _prepare_attachment(self, mac: str = "") -> Attachment:
         address = self._addresses.take()

@@ -2,8 +2,9 @@
 
 Runs in wherryd, on its event loop. The container sees the bridge's own address as the client, as with Docker's proxy.
 
-**Invariants**: a stream is passed on with its half-closes; a side that does not read stops the other (no unbounded buffer); UDP clients are
-remembered for `_UDP_IDLE` seconds and no more than `_UDP_CLIENTS` at a time. Closing a proxy closes its socket and all it carries.
+**Invariants**: a stream is passed on with its half-closes; a side that does not read stops the other (no unbounded buffer). No more
+than `_CONNECTIONS` are open, and UDP clients are remembered for `_UDP_IDLE` seconds and no more than `_UDP_CLIENTS` of a port at
+a time. Closing a proxy closes its socket and all it carries.
 """
 
 from __future__ import annotations
@@ -13,8 +14,11 @@ import socket
 import struct
 from collections import OrderedDict
 from ipaddress import IPv4Address
+from typing import ClassVar
 
 _CHUNK = 1 << 16
+_CONNECTIONS = 2048
+"""At a time, over all ports of the engine; more are closed at once. Each costs two descriptors of wherryd's."""
 _UDP_IDLE = 90.0
 _UDP_CLIENTS = 1024
 _IN_PKTINFO = struct.Struct("=i4s4s")
@@ -23,6 +27,8 @@ _IP_PKTINFO, _IPV6_RECVPKTINFO, _IPV6_PKTINFO = 8, 49, 50
 
 class TcpProxy:
     """Accepts on a listening socket, which it owns, and passes each connection on."""
+
+    _connections: ClassVar[int] = 0
 
     def __init__(self, listening: socket.socket, target: IPv4Address, port: int) -> None:
         self._listening = listening
@@ -41,6 +47,10 @@ class TcpProxy:
             writer.transport.abort()
 
     async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        if TcpProxy._connections >= _CONNECTIONS:
+            writer.transport.abort()
+            return
+        TcpProxy._connections += 1
         self._open.add(writer)
         inner: asyncio.StreamWriter | None = None
         try:
@@ -52,6 +62,7 @@ class TcpProxy:
         except* OSError:
             pass  # either side hung up, or nobody listens: the client sees its connection end
         finally:
+            TcpProxy._connections -= 1
             for one in (writer, inner):
                 if one is not None:
                     self._open.discard(one)

@@ -147,7 +147,7 @@ class Pool:
         if self._ready:
             sandbox = self._ready.popleft()
             if len(self._ready) + self._under_way <= self._size // 2:
-                self._refill_if_possible()
+                asyncio.get_running_loop().call_soon(self._refill_if_possible)  # after the answer
             return sandbox
         self._refill(len(self._waiting) + 1)
         waiter: asyncio.Future[Sandbox] = asyncio.get_running_loop().create_future()
@@ -161,16 +161,20 @@ class Pool:
             raise
 
     def put_back(self, sandbox: Sandbox) -> None:
-        """One that was taken and has not been used."""
+        """One that was taken and has not been used: the next to be taken."""
+        if not self._give_to_waiter(sandbox):
+            self._ready.appendleft(sandbox)
+
+    def _give_to_waiter(self, sandbox: Sandbox) -> bool:
+        """Whether it needs no place among the ready ones."""
         while self._waiting:
             waiter = self._waiting.popleft()
             if not waiter.done():
                 waiter.set_result(sandbox)
-                return
-        if self._open:
-            self._ready.appendleft(sandbox)
-        else:
+                return True
+        if not self._open:
             os.close(sandbox.netns_fd)
+        return not self._open
 
     def _refill_if_possible(self) -> None:
         """Towards `size`, besides what is waited for; a pool that cannot be filled hurts nobody: the next `take` says why."""
@@ -192,7 +196,8 @@ class Pool:
         self._under_way -= 1
         error = None if done.cancelled() else done.exception()
         if error is None and not done.cancelled():
-            self.put_back(done.result())
+            if not self._give_to_waiter(done.result()):
+                self._ready.append(done.result())
             return
         self._discard(attachment)
         while self._waiting and error is not None:

@@ -60,7 +60,12 @@ def wait_for_go(channel: _socket.socket) -> None:
 def failure(error: StartError) -> bytes:
     """FAILED as bytes, cut to what a datagram takes."""
     step = error.step.encode()
-    return FAILED + struct.pack("iB", error.errno, len(step)) + step + error.message.encode("utf-8", "surrogateescape")[: _LIMIT - 512]
+    return (
+        FAILED
+        + struct.pack("iB", error.errno, len(step))
+        + step
+        + error.message.encode("utf-8", "surrogateescape")[: _LIMIT - 512]
+    )
 
 
 def read_failure(message: bytes) -> StartError:

@@ -75,7 +75,13 @@ class InitProcess(Process):
     __slots__ = ("_channel", "_start_hooks", "cgroup")
 
     def __init__(
-        self, pid: int, pidfd: int, console: int | None, warnings: list[str], cgroup: Cgroup, channel: _socket.socket | None
+        self,
+        pid: int,
+        pidfd: int,
+        console: int | None,
+        warnings: list[str],
+        cgroup: Cgroup,
+        channel: _socket.socket | None,
     ) -> None:
         super().__init__(pid, pidfd, console, warnings)
         self.cgroup = cgroup
@@ -116,6 +122,7 @@ def create(
     parent_death_signal: int = _SIGKILL,
     hold_fifo: str | None = None,
     preserve_fds: int = 0,
+    mount_sources: dict[str, int] | None = None,
     sibling: bool = False,
 ) -> InitProcess:
     """Makes the container that `config` describes on the directory `rootfs` and starts its program, or with `hold` leaves it before that.
@@ -125,6 +132,7 @@ def create(
     console_size     (width, height); else process.consoleSize
     parent_death_signal   what the process gets when the calling thread ends; 0 for a runtime that exits while its containers go on
     hold_fifo        with `hold`: a FIFO whose first byte starts the program, for a `start` that comes from another process
+    mount_sources    detached mounts for the bind mounts at these destinations, which no path of the caller's leads to
     preserve_fds     so many descriptors from 3 on stay open for the program
     sibling          the process becomes the child of the caller's parent (`spawn.spawn`), and the caller may end
     Returns when execve has succeeded, or with `hold` when the process waits. StartError naming the step, with everything undone.
@@ -138,7 +146,11 @@ def create(
         undo.append(init.namespaces.close)
         own = init.namespaces.own
         init.plan = process.Plan(
-            spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags, own_user_namespace="user" in own, keyring=container_id
+            spec,
+            seccomp_bpf=seccomp_bpf,
+            seccomp_flags=seccomp_flags,
+            own_user_namespace="user" in own,
+            keyring=container_id,
         )
         init.plan.personality = process.parse_personality(linux.get("personality"))
         init.hostname, init.domainname = _name(config, "hostname", own), _name(config, "domainname", own)
@@ -147,7 +159,7 @@ def create(
         init.console_size = console_size or _console_size(spec)
         init.hold, init.preserve_fds, init.parent_death_signal = hold, preserve_fds, parent_death_signal
         group = _make_group(linux, container_id, undo)
-        init.rootfs = Rootfs(config, rootfs, group=group, own=own, bundle=bundle)
+        init.rootfs = Rootfs(config, rootfs, group=group, own=own, bundle=bundle, sources=mount_sources)
         undo.append(init.rootfs.close)
         init.rootfs.open_sources()
         if prepare_rootfs is not None:
@@ -229,7 +241,15 @@ def _make_group(linux: oci.Linux, container_id: str, undo: list[Callable[[], obj
 
 
 def _launch(
-    init: Init, group: Cgroup, config: oci.Config, stdio: Stdio, container_id: str, bundle: str, undo: list[Callable[[], object]], *, sibling: bool
+    init: Init,
+    group: Cgroup,
+    config: oci.Config,
+    stdio: Stdio,
+    container_id: str,
+    bundle: str,
+    undo: list[Callable[[], object]],
+    *,
+    sibling: bool,
 ) -> InitProcess:
     """Forks, and accompanies the child until it runs or waits."""
     plan = init.namespaces
@@ -249,14 +269,23 @@ def _launch(
         plan.enter()
         if procfs is not None:
             plan.make_time_namespace(procfs)
+        if plan.network_is_foreign:
+            init.rootfs.open_network_filesystems()
+        plan.enter_user()
 
-    keep = [*init.rootfs.descriptors(), *init.cgroup_fds, *(fd for _, fd in plan.join), *init.stdio, init.hold_fifo, *([procfs.fd] if procfs else ())]
+    helper = None
+    if plan.needs_helper:
+        keep = [
+            *init.rootfs.descriptors(),
+            *init.cgroup_fds,
+            *(fd for _, fd in plan.join),
+            init.hold_fifo,
+            *([procfs.fd] if procfs else ()),
+        ]
+        helper = spawn.Helper(enter_first, [*keep, *range(3, 3 + init.preserve_fds)], init.stdio)
     dumpable = process.set_dumpable(0)
     try:
-        pid, pidfd = spawn.spawn(
-            init.run, theirs, flags=plan.clone_flags, cgroup_fd=cgroup_fd, helper=enter_first if plan.needs_helper else None,
-            keep=[*keep, *range(3, 3 + init.preserve_fds)], sibling=sibling,
-        )  # fmt: skip
+        pid, pidfd = spawn.spawn(init.run, theirs, flags=plan.clone_flags, cgroup_fd=cgroup_fd, helper=helper, sibling=sibling)
     finally:
         process.set_dumpable(dumpable)
         theirs.close()
@@ -311,7 +340,9 @@ def _await_exec(channel: _socket.socket, run_hooks: Callable[[], None] | None = 
             elif not message and executing:
                 return console, False
             else:
-                raise StartError("init", "the container's process died before its program ran (out of memory, or killed)", 0)
+                raise StartError(
+                    "init", "the container's process died before its program ran (out of memory, or killed)", 0
+                )
     except BaseException:
         if console is not None:
             os.close(console)
@@ -358,7 +389,11 @@ def exec_process(
         job.joins = _namespaces_of(init_pid, linux)
         in_user_namespace = bool(job.joins & namespaces.NEWUSER)
         job.plan = process.Plan(
-            spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags, own_user_namespace=in_user_namespace, keyring=container_id
+            spec,
+            seccomp_bpf=seccomp_bpf,
+            seccomp_flags=seccomp_flags,
+            own_user_namespace=in_user_namespace,
+            keyring=container_id,
         )
         job.plan.personality = process.parse_personality(linux.get("personality"))
         job.init_pidfd = init_pidfd
@@ -369,15 +404,13 @@ def exec_process(
         cgroup_fd = cgroup.clone_fd(beside=init_pid)
         if cgroup_fd is not None:
             undo.append(lambda: os.close(cgroup_fd))
-        job.stdio = _stdio_fds(stdio, undo)
         ours, theirs = messages.pair()
         undo.append(ours.close)
         dumpable = process.set_dumpable(0)
         try:
-            pid, pidfd = spawn.spawn(
-                job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=job.enter,
-                keep=[init_pidfd, *job.cgroup_fds, *job.stdio, *range(3, 3 + preserve_fds)], sibling=sibling, inline=sibling,
-            )  # fmt: skip
+            keep = [init_pidfd, *job.cgroup_fds, *range(3, 3 + preserve_fds)]
+            helper = spawn.Helper(job.enter, keep, _stdio_fds(stdio, undo))
+            pid, pidfd = spawn.spawn(job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=helper, sibling=sibling, inline=sibling)
         finally:
             if not sibling:  # otherwise we are in the container's namespaces, for the rest of our short life
                 process.set_dumpable(dumpable)

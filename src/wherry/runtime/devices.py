@@ -21,7 +21,14 @@ if TYPE_CHECKING:
 
 DEFAULT: tuple[oci.Device, ...] = tuple(
     {"path": f"/dev/{name}", "type": "c", "major": major, "minor": minor, "fileMode": 0o666, "uid": 0, "gid": 0}
-    for name, major, minor in (("null", 1, 3), ("zero", 1, 5), ("full", 1, 7), ("random", 1, 8), ("urandom", 1, 9), ("tty", 5, 0))
+    for name, major, minor in (
+        ("null", 1, 3),
+        ("zero", 1, 5),
+        ("full", 1, 7),
+        ("random", 1, 8),
+        ("urandom", 1, 9),
+        ("tty", 5, 0),
+    )
 )
 DEFAULT_RULES: tuple[oci.DeviceRule, ...] = (
     {"allow": True, "type": "c", "access": "m"},
@@ -37,7 +44,12 @@ DEFAULT_RULES: tuple[oci.DeviceRule, ...] = (
     {"allow": True, "type": "c", "major": 10, "minor": 200, "access": "rwm"},  # tun
 )
 """What every container may use beside its own rules: the default devices, and terminals. Appended to `linux.resources.devices` by `container`."""
-_LINKS = (("fd", "/proc/self/fd"), ("stdin", "/proc/self/fd/0"), ("stdout", "/proc/self/fd/1"), ("stderr", "/proc/self/fd/2"))
+_LINKS = (
+    ("fd", "/proc/self/fd"),
+    ("stdin", "/proc/self/fd/0"),
+    ("stdout", "/proc/self/fd/1"),
+    ("stderr", "/proc/self/fd/2"),
+)
 _KINDS = {"c": stat.S_IFCHR, "u": stat.S_IFCHR, "b": stat.S_IFBLK, "p": stat.S_IFIFO}
 
 
@@ -83,7 +95,9 @@ def make_node(root: int, device: oci.Device) -> None:
             os.mknod(name, _KINDS[device["type"]] | device.get("fileMode", 0o666), number, dir_fd=parent)
         except FileExistsError:
             if not _is_node(os.stat(name, dir_fd=parent, follow_symlinks=False), device):
-                raise StartError("devices", f"device {device['path']}: something else is there in the image", errno.EEXIST) from None
+                raise StartError(
+                    "devices", f"device {device['path']}: something else is there in the image", errno.EEXIST
+                ) from None
         uid, gid = device.get("uid", 0), device.get("gid", 0)
         if uid or gid:
             os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)

@@ -25,7 +25,7 @@ class Exec:
     """All that helper and child need; set before the fork."""
 
     __slots__ = (
-        "cgroup_fds", "channel", "console_size", "init_pidfd", "joins", "modules", "parent_death_signal", "path", "plan", "preserve_fds", "stdio",
+        "cgroup_fds", "channel", "console_size", "init_pidfd", "joins", "modules", "parent_death_signal", "path", "plan", "preserve_fds",
     )  # fmt: skip
 
     channel: _socket.socket
@@ -33,7 +33,6 @@ class Exec:
     init_pidfd: int
     joins: int  # CLONE_NEW* flags of what the init has of its own
     cgroup_fds: list[int]
-    stdio: tuple[int, int, int]
     console_size: tuple[int, int] | None
     parent_death_signal: int
     preserve_fds: int
@@ -41,7 +40,11 @@ class Exec:
     path: bytes
 
     def enter(self) -> None:
-        """In the helper: all of the container's namespaces at once (setns(2) with a pidfd, Linux 5.8)."""
+        """In the helper: the container's cgroup (on v2 it was born there), then all of its namespaces at once (setns(2) with a pidfd, Linux 5.8).
+
+        The child inherits both, and of descriptors its standard streams and the channel only.
+        """
+        cgroups.join(self.cgroup_fds)
         syscalls.setns(self.init_pidfd, self.joins, f"namespaces of the container ({namespaces.names(self.joins)})")
         os.close(self.init_pidfd)
         if self.joins & namespaces.NEWUSER:
@@ -51,23 +54,18 @@ class Exec:
         """The child's body. Ends in execve, or raises StartError for `spawn.guard` to report."""
         self.channel = channel
         spawn.run_steps((
-            self.close_descriptors, self.start_session, self.join_cgroup, self.join_keyring, self.open_console, self.set_limits, self.set_label,
+            self.close_descriptors, self.start_session, self.join_keyring, self.open_console, self.set_limits, self.set_label,
             self.set_no_new_privileges, self.drop_privileges, self.watch_parent, self.change_directory, self.find_program,
             self.load_filter, self.execute,
         ))  # fmt: skip
 
     def close_descriptors(self) -> None:
         self.modules = spawn.modules_loaded()
-        process.install_stdio(self.stdio)
-        process.close_descriptors([*self.cgroup_fds, self.channel.fileno()], first=3 + self.preserve_fds)
-        for fd in range(3, 3 + self.preserve_fds):
-            os.set_inheritable(fd, True)
+        process.close_descriptors([self.channel.fileno()], first=3 + self.preserve_fds)
+        process.pass_on(self.preserve_fds)
 
     def start_session(self) -> None:
         os.setsid()
-
-    def join_cgroup(self) -> None:
-        cgroups.join(self.cgroup_fds)
 
     def join_keyring(self) -> None:
         process.join_session_keyring(self.plan)

@@ -58,7 +58,12 @@ def parse(hooks: oci.Hooks) -> dict[str, list[Hook]]:
 
 def state(config: oci.Config, container_id: str, status: str, pid: int, bundle: str) -> bytes:
     """The container's state as hooks get it: OCI runtime.md "State"."""
-    document: dict[str, object] = {"ociVersion": config.get("ociVersion", "1.0.2"), "id": container_id, "status": status, "bundle": bundle}
+    document: dict[str, object] = {
+        "ociVersion": config.get("ociVersion", "1.0.2"),
+        "id": container_id,
+        "status": status,
+        "bundle": bundle,
+    }
     if pid:
         document["pid"] = pid
     if annotations := config.get("annotations"):
@@ -100,7 +105,9 @@ def _run(hook: Hook, number: int, state_json: bytes) -> None:
     code = os.waitstatus_to_exitcode(status)
     if code:
         text = f", stderr: {output.decode('utf-8', 'replace').strip()}" if output else ""
-        raise StartError("hooks", f"{what}: {'exit status ' + str(code) if code > 0 else 'signal ' + str(-code)}{text}", 0)
+        raise StartError(
+            "hooks", f"{what}: {'exit status ' + str(code) if code > 0 else 'signal ' + str(-code)}{text}", 0
+        )
 
 
 def _become(hook: Hook, stdin: int, stderr: int) -> None:

@@ -23,6 +23,7 @@ because each needs what the ones before it have made, and must come before what 
 from __future__ import annotations
 
 import _socket
+import errno
 import fcntl
 import os
 import stat
@@ -88,7 +89,8 @@ class Init:
     # ------------------------------------------------------------------------------------------------ on the host's side
 
     def close_descriptors(self) -> None:
-        process.install_stdio(self.stdio)
+        if not self.joined:
+            process.install_stdio(self.stdio)
         keep = [
             *self.rootfs.descriptors(),
             *self.cgroup_fds,
@@ -97,13 +99,7 @@ class Init:
             self.hold_fifo,
         ]
         process.close_descriptors(keep, first=3 + self.preserve_fds)
-        for fd in range(3, 3 + self.preserve_fds):
-            try:
-                os.set_inheritable(fd, True)
-            except OSError as error:
-                raise StartError(
-                    "stdio", f"descriptor {fd} is to be preserved, but it is not open", error.errno or 0
-                ) from None
+        process.pass_on(self.preserve_fds)
         os.umask(0)
 
     def start_session(self) -> None:
@@ -164,12 +160,22 @@ class Init:
             os.close(devpts)
         if self.console_size is not None:
             pty.resize(master, *self.console_size)
-        target = paths.make_file(self.rootfs.root, "/dev/console", 0o620)
+        target = self._console_target()
         mount = linux_mounts.clone_tree("", fd=peer, subject="/dev/console")
         linux_mounts.attach(mount, target, subject="/dev/console")
         os.close(mount)
         os.close(target)
         take_terminal(self.channel, master, peer)
+
+    def _console_target(self) -> int:
+        """/dev/console itself, made if missing: a link under that name would let the image choose what the terminal covers."""
+        try:
+            return paths.open_in_root(self.rootfs.root, "/dev/console", follow=False)
+        except SyscallError as error:
+            if error.errno != errno.ENOENT:
+                raise
+        os.close(paths.make_file(self.rootfs.root, "/dev/console", 0o620))
+        return paths.open_in_root(self.rootfs.root, "/dev/console", follow=False)
 
     def reopen_null(self) -> None:
         if not self.plan.terminal:

@@ -95,7 +95,18 @@ def parse(words: list[str]) -> Options:
 def known() -> list[str]:
     """Every word that `parse` gives a meaning, for `wherry-runc features`; all others go to the file system."""
     plain = [*_ATTRIBUTES, *_INVERSE, *_PROPAGATION]
-    words = {*plain, *(f"r{word}" for word in plain), *_SUPERBLOCK, *_IGNORED, "bind", "rbind", "remount", "tmpcopyup", "idmap", "ridmap"}
+    words = {
+        *plain,
+        *(f"r{word}" for word in plain),
+        *_SUPERBLOCK,
+        *_IGNORED,
+        "bind",
+        "rbind",
+        "remount",
+        "tmpcopyup",
+        "idmap",
+        "ridmap",
+    }
     return sorted(words)
 
 

@@ -41,7 +41,9 @@ class Plan:
         self.uid_map = _id_map(linux.get("uidMappings") or [], "uidMappings")
         self.gid_map = _id_map(linux.get("gidMappings") or [], "gidMappings")
         offsets = linux.get("timeOffsets") or {}
-        self.time_offsets = [(_clock(clock), value.get("secs", 0), value.get("nanosecs", 0)) for clock, value in offsets.items()]
+        self.time_offsets = [
+            (_clock(clock), value.get("secs", 0), value.get("nanosecs", 0)) for clock, value in offsets.items()
+        ]
         try:
             for entry in entries:
                 kind, path = entry["type"], entry.get("path", "")
@@ -69,10 +71,6 @@ class Plan:
         self.join = []
 
     @property
-    def joins_user(self) -> bool:
-        return any(kind == "user" for kind, _ in self.join)
-
-    @property
     def own(self) -> set[str]:
         """The namespaces that are not the runtime's own."""
         return self.new | {kind for kind, _ in self.join}
@@ -92,12 +90,24 @@ class Plan:
 
     # ------------------------------------------------------------------------------- in the helper, or else in the child
 
+    @property
+    def network_is_foreign(self) -> bool:
+        """Whether the network namespace is one that the container's user namespace may have no power over."""
+        kinds = {kind for kind, _ in self.join}
+        return "network" in kinds and ("user" in kinds or "user" in self.new)
+
     def enter(self) -> None:
-        """Joins what is joined by path. The user namespace last: before, we have the power over all the others."""
-        for kind, fd in sorted(self.join, key=lambda entry: entry[0] == "user"):
-            namespaces.join(fd, kind)
-        if self.joins_user:
-            become_root()
+        """Joins what is joined by path, but for a user namespace: without it we have the power over all the others."""
+        for kind, fd in self.join:
+            if kind != "user":
+                namespaces.join(fd, kind)
+
+    def enter_user(self) -> None:
+        """Then the user namespace by path, as its root."""
+        for kind, fd in self.join:
+            if kind == "user":
+                namespaces.join(fd, kind)
+                become_root()
 
     def make_time_namespace(self, procfs: Procfs) -> None:
         """A time namespace for our children, with its offsets, which can be set only while nobody is in it (time_namespaces(7))."""
@@ -127,7 +137,9 @@ def _id_map(mappings: list[oci.IdMapping], field: str) -> str:
     lines = []
     for mapping in mappings:
         values = (mapping.get("containerID"), mapping.get("hostID"), mapping.get("size"))
-        if any(not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0xFFFFFFFF for value in values):
+        if any(
+            not isinstance(value, int) or isinstance(value, bool) or not 0 <= value <= 0xFFFFFFFF for value in values
+        ):
             raise InvalidArgument(f"linux.{field}: {mapping!r} is not a mapping of ids")
         lines.append(f"{values[0]} {values[1]} {values[2]}\n")
     return "".join(lines)

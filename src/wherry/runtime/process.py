@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import errno
+import fcntl
 import os
 import select
 
@@ -65,7 +66,9 @@ class Plan:
         self.gid = _id(user.get("gid", 0), "process.user.gid")
         self.additional_groups = [_id(gid, "process.user.additionalGids") for gid in user.get("additionalGids") or ()]
         self.umask = user.get("umask", _DEFAULT_UMASK)
-        self.caps, left_out = capabilities.parse(process.get("capabilities") or {}, own_user_namespace=own_user_namespace)
+        self.caps, left_out = capabilities.parse(
+            process.get("capabilities") or {}, own_user_namespace=own_user_namespace
+        )
         self.warnings = [f"capability {name} cannot be granted on this machine" for name in left_out]
         self.no_new_privileges = bool(process.get("noNewPrivileges"))
         self.rlimits = [_rlimit(limit) for limit in process.get("rlimits") or ()]
@@ -134,7 +137,9 @@ def _io_priority(process: oci.Process) -> int | None:
     try:
         return _IO_CLASSES[wanted["class"]] << 13 | wanted.get("priority", 0)
     except KeyError:
-        raise InvalidArgument(f"process.ioPriority.class: {wanted.get('class')!r} is not one of {', '.join(_IO_CLASSES)}") from None
+        raise InvalidArgument(
+            f"process.ioPriority.class: {wanted.get('class')!r} is not one of {', '.join(_IO_CLASSES)}"
+        ) from None
 
 
 def parse_personality(wanted: oci.Personality | None) -> int | None:
@@ -161,9 +166,26 @@ def close_descriptors(keep: list[int], *, first: int = 3) -> None:
     syscalls.close_range(first, 0xFFFFFFFF)
 
 
+def pass_on(count: int) -> None:
+    """Lets `count` descriptors from 3 on stay open across execve. StartError when one of them is not open."""
+    for fd in range(3, 3 + count):
+        try:
+            os.set_inheritable(fd, True)
+        except OSError as error:
+            raise StartError(
+                "stdio", f"descriptor {fd} is to be preserved, but it is not open", error.errno or 0
+            ) from None
+
+
 def install_stdio(fds: tuple[int, int, int]) -> None:
     """Puts `fds` at 0, 1 and 2, whatever numbers they have now."""
-    safe = [fd if fd > 2 else os.dup(os.dup(os.dup(fd))) for fd in fds]  # none of them is overwritten before it was copied
+    if fds == (0, 1, 2):
+        for fd in fds:
+            os.set_inheritable(fd, True)
+        return
+    safe = [
+        fd if fd > 2 else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in fds
+    ]  # none is overwritten before it was copied
     for number, fd in enumerate(safe):
         os.dup2(fd, number, inheritable=True)
 
@@ -192,7 +214,9 @@ def apply_rlimits(plan: Plan, pid: int = 0) -> None:
         try:
             syscalls.prlimit(pid, resource, soft, hard, name)
         except SyscallError as error:
-            raise StartError("rlimits", f"error setting rlimits for {name}: {os.strerror(error.errno).lower()}", error.errno) from None
+            raise StartError(
+                "rlimits", f"error setting rlimits for {name}: {os.strerror(error.errno).lower()}", error.errno
+            ) from None
 
 
 def join_session_keyring(plan: Plan) -> None:
@@ -251,7 +275,9 @@ def change_directory(plan: Plan) -> None:
         os.chdir(plan.cwd)
     except OSError as error:
         reason = (error.strerror or "").lower()
-        raise StartError("chdir", f'chdir to cwd ("{os.fsdecode(plan.cwd)}") set in config.json failed: {reason}', error.errno or 0) from None
+        raise StartError(
+            "chdir", f'chdir to cwd ("{os.fsdecode(plan.cwd)}") set in config.json failed: {reason}', error.errno or 0
+        ) from None
     try:
         inside = os.getcwdb().startswith(b"/")
     except OSError:

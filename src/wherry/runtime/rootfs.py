@@ -60,12 +60,15 @@ class _Mount:
         if bind and not self.source.startswith("/"):
             self.source = os.path.join(os.path.abspath(bundle or "."), self.source)
 
-    def open_source(self) -> None:
-        """Bind mounts: the source as a detached mount with all its attributes; private unless the options say otherwise."""
+    def open_source(self, given: int | None = None) -> None:
+        """Bind mounts: the source as a detached mount with all its attributes; private unless the options say otherwise.
+
+        `given`: a detached mount to take instead of the source's path.
+        """
         if self.type != "bind" or self.options.remount:
             return
         options = self.options
-        self.fd = mounts.clone_tree(self.source, recursive=options.recursive)
+        self.fd = mounts.clone_tree(self.source, recursive=options.recursive) if given is None else os.dup(given)
         self.is_directory = stat.S_ISDIR(os.fstat(self.fd).st_mode)
         every = options.recursive_attributes
         if not options.propagation or options.propagate_recursively:
@@ -79,15 +82,27 @@ class _Mount:
 
     def error(self, error: WherryError) -> StartError:
         number = error.errno if isinstance(error, SyscallError) else 0
-        return StartError("mounts", f'error mounting "{self.source or self.type}" to rootfs at "{self.destination}": {error}', number)
+        return StartError(
+            "mounts", f'error mounting "{self.source or self.type}" to rootfs at "{self.destination}": {error}', number
+        )
 
 
 class Rootfs:
     """The container's file system. `path` is its root directory in the caller's view, or a detached mount; `own`: OCI names of its namespaces."""
 
-    def __init__(self, config: oci.Config, path: str | int, *, group: Cgroup | None, own: set[str], bundle: str = "") -> None:
+    def __init__(
+        self,
+        config: oci.Config,
+        path: str | int,
+        *,
+        group: Cgroup | None,
+        own: set[str],
+        bundle: str = "",
+        sources: dict[str, int] | None = None,
+    ) -> None:
         linux = config.get("linux") or {}
         self.path = path
+        self.sources = sources or {}
         self.readonly = bool((config.get("root") or {}).get("readonly"))
         self.propagation = mount_options.propagation(linux.get("rootfsPropagation") or "")
         self.masked = linux.get("maskedPaths") or []
@@ -103,7 +118,9 @@ class Rootfs:
         self._groups: list[tuple[str, str, int]] = []
         self.root = -1
         self.entries = [_Mount(entry, bundle) for entry in config.get("mounts") or ()]
-        self.make_dev = not any(mount.type == "bind" and mount.destination.rstrip("/") == "/dev" for mount in self.entries)
+        self.make_dev = not any(
+            mount.type == "bind" and mount.destination.rstrip("/") == "/dev" for mount in self.entries
+        )
         wanted = devices.wanted(linux.get("devices") or []) if self.make_dev else linux.get("devices") or []
         for device in wanted:
             devices.check(device)
@@ -114,14 +131,20 @@ class Rootfs:
     def open_sources(self) -> None:
         """Opens everything of the host's. StartError naming the mount; `close` afterwards in any case."""
         try:
-            self.root = mounts.clone_tree(self.path, recursive=True) if isinstance(self.path, str) else os.dup(self.path)
+            self.root = (
+                mounts.clone_tree(self.path, recursive=True) if isinstance(self.path, str) else os.dup(self.path)
+            )
             kind = self.propagation[0] if self.propagation[0] == mounts.SLAVE else mounts.PRIVATE
-            mounts.set_attributes(self.root, mounts.Attributes(propagation=kind), recursive=True, subject=str(self.path))
+            mounts.set_attributes(
+                self.root, mounts.Attributes(propagation=kind), recursive=True, subject=str(self.path)
+            )
         except SyscallError as error:
-            raise StartError("rootfs", f"cannot use {self.path} as the root file system: {error}", error.errno) from None
+            raise StartError(
+                "rootfs", f"cannot use {self.path} as the root file system: {error}", error.errno
+            ) from None
         for mount in self.entries:
             try:
-                mount.open_source()
+                mount.open_source(self.sources.get(mount.destination))
                 if mount.type == "cgroup" and self.group is not None and self.group.mode == "v1":
                     self._open_groups(mount)
             except WherryError as error:
@@ -142,7 +165,12 @@ class Rootfs:
 
     def descriptors(self) -> list[int]:
         """What `open_sources` has opened, for the child to keep."""
-        fds = [self.root, *(mount.fd for mount in self.entries), *(fd for _, fd in self._nodes), *(fd for _, _, fd in self._groups)]
+        fds = [
+            self.root,
+            *(mount.fd for mount in self.entries),
+            *(fd for _, fd in self._nodes),
+            *(fd for _, _, fd in self._groups),
+        ]
         return [fd for fd in fds if fd >= 0]
 
     def close(self) -> None:
@@ -220,8 +248,18 @@ class Rootfs:
         finally:
             os.close(target)
 
+    def open_network_filesystems(self) -> None:
+        """In a helper that is in the container's network namespace, but not yet in its user namespace: sysfs shows
+        that network, and mounting it takes power over it, which a new user namespace does not have."""
+        for mount in self.entries:
+            if mount.type == "sysfs" and mount.fd < 0:
+                mount.fd = mounts.Filesystem("sysfs", mount.options.data, mount.options.attributes.set, "sysfs").open()
+
     def _mount_new(self, mount: _Mount, target: int) -> None:
         """A file system of the kernel's: proc, sysfs, tmpfs, devpts, mqueue, or any other that takes its options as strings."""
+        if mount.fd >= 0:
+            mounts.attach(mount.fd, target, subject=mount.destination)
+            return
         options = mount.options
         data = list(options.data)
         if mount.type == "tmpfs" and not any(key == "mode" for key, _ in data):
@@ -233,11 +271,7 @@ class Rootfs:
         keep = False
         try:
             if options.copy_up and mount.type == "tmpfs":
-                directory = os.open(".", os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=target)
-                try:
-                    trees.copy_contents(directory, fd)
-                finally:
-                    os.close(directory)
+                trees.copy_contents(target, fd)
             mounts.attach(fd, target, subject=mount.destination)
             if options.propagation:
                 mounts.set_attributes(fd, mounts.Attributes(propagation=options.propagation), subject=mount.destination)
@@ -303,7 +337,9 @@ class Rootfs:
             os.close(paths.make_directory(self.root, self.cwd))
         except SyscallError as error:
             if error.errno != errno.EROFS and error.errno != errno.ENOTDIR:
-                raise StartError("chdir", f'mkdir {self.cwd}: {os.strerror(error.errno).lower()}', error.errno) from None
+                raise StartError(
+                    "chdir", f"mkdir {self.cwd}: {os.strerror(error.errno).lower()}", error.errno
+                ) from None
 
     def write_protect(self) -> None:
         """`readonlyPaths`, /dev where it was asked for, and the root itself."""
@@ -337,7 +373,9 @@ class Rootfs:
                         null = self._open_null() if null < 0 else null
                         fd = mounts.clone_tree("", fd=null, subject="/dev/null")
                     elif empty < 0:
-                        fd = empty = mounts.Filesystem("tmpfs", list(_EMPTY_TMPFS), _INERT | mounts.RDONLY, "tmpfs").open()
+                        fd = empty = mounts.Filesystem(
+                            "tmpfs", list(_EMPTY_TMPFS), _INERT | mounts.RDONLY, "tmpfs"
+                        ).open()
                     else:
                         fd = mounts.clone_tree("", fd=empty, subject="empty directory")
                     try:
@@ -364,7 +402,9 @@ class Rootfs:
         """The container's /dev/null if it is one, else the host's: never something else under that name (CVE-2025-31133)."""
         for root in (self.root, syscalls.AT_FDCWD):
             try:
-                fd = syscalls.openat2(root, "dev/null" if root == self.root else "/dev/null", os.O_PATH, resolve=paths.RESOLVE_NO_SYMLINKS)
+                fd = syscalls.openat2(
+                    root, "dev/null" if root == self.root else "/dev/null", os.O_PATH, resolve=paths.RESOLVE_NO_SYMLINKS
+                )
             except SyscallError:
                 continue
             status = os.fstat(fd)
@@ -388,4 +428,3 @@ class Rootfs:
         kind, recursive = self.propagation
         if kind and kind != mounts.SLAVE:
             mounts.set_propagation("/", kind, recursive=recursive)
-

@@ -12,6 +12,7 @@ so nobody in the container can see a process that is still the host's.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -29,19 +30,21 @@ if TYPE_CHECKING:
 
 
 def spawn(
-    body: Body, channel: _socket.socket, *, flags: int, cgroup_fd: int | None, helper: Callable[[], None] | None, keep: list[int],
-    sibling: bool = False, inline: bool = False,
+    body: Body, channel: _socket.socket, *, flags: int, cgroup_fd: int | None, helper: Helper | None, sibling: bool = False, inline: bool = False
 ) -> tuple[int, int]:
-    """Starts `body(channel)` in a new process; (pid, pidfd) of it. With `helper`, that runs first in a process
-    between. `keep`: descriptors that the helper needs. `sibling`: all of them become children of our own parent, who must not reap
-    what it does not know before we have answered. `inline`: the helper runs in this very process, which is to end soon.
+    """Starts `body(channel)` in a new process; (pid, pidfd) of it.
 
-    StartError if the helper fails. `body` reports on the channel itself, see `guard`.
+    `sibling`: it becomes the child of our own parent, who must not reap what it does not know before we have answered.
+    `inline`: the helper's part is done by this very process, which is to end soon and has no descriptor that the
+    container may not see.
+
+    StartError if the helper fails; `body` reports on the channel itself, see `guard`.
     """
     parent = namespaces.CLONE_PARENT if sibling else 0
     if helper is not None and inline:
+        process.install_stdio(helper.stdio)
         try:
-            helper()
+            helper.enter()
         except WherryError as error:
             raise as_start_error("namespaces", error) from None
         helper = None
@@ -52,9 +55,9 @@ def spawn(
         return pid, pidfd
     ours, theirs = messages.pair()
     try:
-        helper_pid, helper_fd = namespaces.clone(parent)
+        helper_pid, helper_fd = namespaces.clone(parent, cgroup_fd=cgroup_fd)
         if helper_pid == 0:
-            guard(lambda end: _help(helper, body, channel, end, flags, cgroup_fd, keep), theirs)
+            guard(lambda end: _help(helper, body, channel, end, flags), theirs)
         theirs.close()
         try:
             message, _ = messages.receive(ours)
@@ -73,13 +76,24 @@ def spawn(
         theirs.close()
 
 
-def _help(
-    helper: Callable[[], None], body: Body, channel: _socket.socket, end: _socket.socket, flags: int, cgroup_fd: int | None, keep: list[int]
-) -> None:
-    process.close_descriptors([*keep, channel.fileno(), end.fileno(), *([] if cgroup_fd is None else [cgroup_fd])])
+class Helper:
+    """What the process in between does: `enter` runs in it, with `keep` beside 0, 1, 2 (which become
+    `stdio`) as its only descriptors. The child gets the same."""
+
+    __slots__ = ("enter", "keep", "stdio")
+
+    def __init__(self, enter: Callable[[], None], keep: list[int], stdio: tuple[int, int, int]) -> None:
+        self.enter = enter
+        self.keep = keep
+        self.stdio = stdio
+
+
+def _help(helper: Helper, body: Body, channel: _socket.socket, end: _socket.socket, flags: int) -> None:
+    process.install_stdio(helper.stdio)
+    process.close_descriptors([*helper.keep, channel.fileno(), end.fileno()])
     try:
-        helper()
-        pid, _ = namespaces.clone(flags | namespaces.CLONE_PARENT, cgroup_fd=cgroup_fd)
+        helper.enter()
+        pid, _ = namespaces.clone(flags | namespaces.CLONE_PARENT)
     except WherryError as error:
         raise as_start_error("namespaces", error) from None
     if pid == 0:
@@ -90,6 +104,7 @@ def _help(
 
 def guard(body: Body, channel: _socket.socket) -> None:
     """Runs a child's body to its end. Whatever it raises goes to the parent as FAILED; then the process ends, without any of Python's own exit."""
+    gc.disable()  # a collection would write to every object that the parent has, and so copy all of its memory
     try:
         body(channel)
         error = StartError("exec", "the child's work ended without a program", 0)

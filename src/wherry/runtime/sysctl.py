@@ -30,7 +30,7 @@ def check(key: str, *, own: set[str]) -> str:
     dotted = ".".join(parts)
     if dotted in _IPC or dotted.startswith("fs.mqueue."):
         needed = "ipc"
-    elif parts[0] == "net":
+    elif parts[0] == "net" and len(parts) > 1:
         needed = "network"
     elif dotted == "kernel.domainname":
         needed = "uts"

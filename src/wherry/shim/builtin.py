@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 
 from wherry.errors import InvalidArgument, StartError, SyscallError
-from wherry.linux import cgroups, mounts
+from wherry.linux import cgroups, mounts, namespaces, paths
 from wherry.runtime import container, users
 from wherry.shim import copyup
 
@@ -56,6 +56,49 @@ def set_user(root: int, process: oci.Process, wish: UserConfig | None) -> None:
     process["user"] = {**process.get("user", {}), "uid": who.uid, "gid": who.gid, "additionalGids": who.groups}
 
 
+def clone_foreign_mounts(config: oci.Config) -> dict[str, int]:
+    """Detached copies, by destination, of the bind mounts whose source lies in another container ("/proc/PID/root/…", for --ipc container:).
+
+    The kernel clones only what is in the caller's own mount namespace, so this process enters the other one for a moment; the path is
+    resolved there, below that container's root, without following links. StartError.
+    """
+    found: dict[str, int] = {}
+    for mount in config.get("mounts") or []:
+        _, _, tail = mount.get("source", "").partition("/proc/")
+        pid, _, path = tail.partition("/root/")
+        if not mount.get("source", "").startswith("/proc/") or not pid.isdecimal() or not path:
+            continue
+        try:
+            found[mount["destination"]] = _clone_from(pid, path)
+        except SyscallError as error:
+            for fd in found.values():
+                os.close(fd)
+            raise StartError("mounts", f"cannot share {mount['source']}: {error}", error.errno) from None
+    return found
+
+
+def _clone_from(pid: str, path: str) -> int:
+    own = namespaces.open_namespace("mount", "/proc/self/ns/mnt")
+    try:
+        other = namespaces.open_namespace("mount", f"/proc/{pid}/ns/mnt")
+        try:
+            namespaces.join(other, "mount")
+        finally:
+            os.close(other)
+        try:
+            root = os.open("/", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            source = paths.open_in_root(root, path, follow=False)
+            os.close(root)
+            try:
+                return mounts.clone_tree("", fd=source, subject=path)
+            finally:
+                os.close(source)
+        finally:
+            namespaces.join(own, "mount")
+    finally:
+        os.close(own)
+
+
 class BuiltinRuntime:
     def __init__(self, config: oci.Config) -> None:
         self._config = config
@@ -72,7 +115,9 @@ class BuiltinRuntime:
                 copyup.fill_volumes(root, copy_up)
 
         rootfs = open_rootfs(request["rootfs"])
+        shared: dict[str, int] = {}
         try:
+            shared = clone_foreign_mounts(self._config)
             set_user(rootfs, self._config["process"], request.get("user"))
             init = container.create(
                 self._config,
@@ -81,10 +126,12 @@ class BuiltinRuntime:
                 seccomp_bpf=seccomp,
                 hold=False,
                 prepare_rootfs=fill_volumes,
+                mount_sources=shared,
                 sibling=True,
             )
         finally:
-            os.close(rootfs)
+            for fd in (rootfs, *shared.values()):
+                os.close(fd)
         return Started(init.pid, init.pidfd, init.console)
 
     def adopt(self, pid: int, pidfd: int) -> None:

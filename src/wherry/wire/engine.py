@@ -200,6 +200,8 @@ class ExecCreate(Body):
     attach_stdout: bool = False
     attach_stderr: bool = False
     console_size: list[int] | None = None
+    detach: bool = False
+    """Sent by the docker CLI; it is the start that says whether the exec is detached."""
     detach_keys: str = ""
     tty: bool = False
     env: list[str] | None = None
@@ -227,7 +229,10 @@ class VolumeCreate(Body):
 
 
 # Fields that Docker's own clients send and that carry no wish: read, and left.
-_WITHOUT_EFFECT = {"Isolation"}  # Windows only
+_WITHOUT_EFFECT = {
+    "Isolation",  # Windows only
+    "Container",  # of an exec: docker-py repeats what the path says
+}
 
 
 def _is_zero(value: object) -> bool:

@@ -45,6 +45,7 @@ class FakeContainers:
         self.detached = False
         self.failure: Exception | None = None
         self.log_chunks: list[bytes] = [b"one\n", b"two\n"]
+        self.log_failure: Exception | None = None
         self.followers = 0
 
     def _found(self, ref: str) -> None:
@@ -132,6 +133,8 @@ class FakeContainers:
         async def chunks() -> AsyncIterator[bytes]:
             for chunk in self.log_chunks:
                 yield stdcopy.frame(stdcopy.STDOUT, chunk)
+            if self.log_failure is not None:
+                raise self.log_failure
             if options.follow:
                 self.followers += 1
                 try:
@@ -166,6 +169,7 @@ class FakeExecs:
         self.calls: list[tuple[str, Any]] = []
         self.process: socket.socket | None = None
         self.failure: Exception | None = None
+        self.hold: asyncio.Event | None = None
         self.tty = False
 
     async def create(self, ref: str, request: ExecCreate) -> ExecId:
@@ -175,6 +179,8 @@ class FakeExecs:
     async def start(self, exec_id: str, request: ExecStart) -> AttachedStream | None:
         if exec_id != EXEC:
             raise errors.NotFound(f"No such exec instance: {exec_id}")
+        if self.hold is not None:
+            await self.hold.wait()
         if self.failure is not None:
             raise self.failure
         if request.detach:
@@ -185,6 +191,8 @@ class FakeExecs:
         return AttachedStream(ours, multiplexed=not self.tty)
 
     async def inspect(self, exec_id: str) -> Json:
+        if exec_id != EXEC:
+            raise errors.NotFound(f"No such exec instance: {exec_id}")
         return {"ID": exec_id, "Running": False, "ExitCode": 0}
 
     async def resize(self, exec_id: str, *, height: int, width: int) -> None:

@@ -321,6 +321,23 @@ def test_an_attached_exec_is_a_stream() -> None:
     run(scenario)
 
 
+def test_the_head_of_an_exec_is_sent_before_the_process_starts() -> None:
+    """docker-py loses what arrives together with the head."""
+
+    async def scenario(served: Served) -> None:
+        hold = served.fakes.execs.hold = asyncio.Event()
+        client = await served.connect()
+        await client.send("POST", f"/v1.50/exec/{EXEC}/start", b"{}", **UPGRADE)
+        assert (await client.head())[0] == 101
+        assert served.fakes.execs.process is None
+        client.writer.write(b"typed ahead")
+        hold.set()
+        await settled(lambda: served.fakes.execs.process is not None)
+        assert await receive(served.fakes.execs.process, 11) == b"typed ahead"  # type: ignore[arg-type]
+
+    run(scenario)
+
+
 def test_an_exec_that_cannot_start_says_so_in_its_stream() -> None:
     async def scenario(served: Served) -> None:
         failure = errors.StartError("exec", 'exec: "nope": executable file not found in $PATH', 2)

@@ -238,6 +238,32 @@ def test_one_shot_stats_are_one_sample_without_a_previous_one() -> None:
     run(scenario)
 
 
+def test_an_answer_that_fails_midway_is_cut_off_not_completed() -> None:
+    async def scenario(served: Served) -> None:
+        served.fakes.containers.log_failure = errors.DataLoss("the log is damaged")
+        client = await served.connect()
+        await client.send("GET", "/containers/web/logs?stdout=1")
+        assert (await client.head())[0] == 200
+        rest = await client.reader.read()
+        assert rest.endswith(b"two\n\r\n")  # no last chunk
+
+    run(scenario)
+
+
+def test_a_client_that_leaves_in_the_middle_of_an_answer_is_no_error(caplog: pytest.LogCaptureFixture) -> None:
+    async def scenario(served: Served) -> None:
+        served.fakes.containers.log_chunks = [b"x" * 65536] * 1000
+        client = await served.connect()
+        await client.send("GET", "/containers/web/logs?stdout=1")
+        await client.head()
+        client.writer.transport.abort()
+        assert (await served.request("GET", "/containers/web/json")).status == 200
+
+    with caplog.at_level("INFO", "wherry"):
+        run(scenario)
+    assert not caplog.records
+
+
 # -- execs
 
 
@@ -371,9 +397,10 @@ def test_credentials_are_read_strictly() -> None:
         return base64.urlsafe_b64encode(json.dumps(value).encode()).decode()
 
     assert parse_auth("") == parse_auth(encoded({})) == parse_auth(encoded(None)) == RegistryAuth()
+    assert parse_auth("bnVsbA") == RegistryAuth()
     both = parse_auth(encoded({"auth": base64.b64encode(b"user:pass:word").decode(), "serveraddress": "r"}))
     assert both == RegistryAuth(username="user", password="pass:word", server_address="r")
-    for text in ("*", "é", encoded([]), encoded({"username": 1}), "bnVsbA", base64.b64encode(b"{").decode()):
+    for text in ("*", "é", encoded([]), encoded({"username": 1}), "bnVsb", base64.b64encode(b"{").decode()):
         with pytest.raises(InvalidArgument, match="invalid X-Registry-Auth header"):
             parse_auth(text)
 
@@ -444,6 +471,15 @@ def test_info_of_old_versions_has_the_old_fields() -> None:
         old = (await client.request("GET", "/v1.45/info")).json
         assert (old["RuncCommit"]["Expected"], "Containerd" in old) == ("abc", False)
         assert "Expected" not in (await client.request("GET", "/info")).json["RuncCommit"]
+
+    run(scenario)
+
+
+def test_there_are_no_plugins_and_asking_for_one_says_so() -> None:
+    async def scenario(served: Served) -> None:
+        assert (await served.request("GET", "/plugins")).json == []
+        answer = await served.request("GET", "/plugins/vieux/sshfs/json")
+        assert (answer.status, answer.message) == (404, 'plugin "vieux/sshfs" not found')
 
     run(scenario)
 

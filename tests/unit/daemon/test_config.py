@@ -119,7 +119,16 @@ def test_flags_configure_likewise(tmp_path: Path) -> None:
     config = configured(
         tmp_path,
         "",
-        *["--add-runtime", "runc=/r", "--default-runtime", "runc", "--default-ulimit", "nofile=5:6", "--default-ulimit", "nproc=7"],
+        *[
+            "--add-runtime",
+            "runc=/r",
+            "--default-runtime",
+            "runc",
+            "--default-ulimit",
+            "nofile=5:6",
+            "--default-ulimit",
+            "nproc=7",
+        ],
     )
     assert (dict(config.runtimes), config.default_runtime) == ({"runc": "/r"}, "runc")
     assert config.default_ulimits == (Ulimit(name="nofile", soft=5, hard=6), Ulimit(name="nproc", soft=7, hard=7))
@@ -146,6 +155,7 @@ def test_flags_configure_likewise(tmp_path: Path) -> None:
         ({"default-ulimits": {"nofile": {"Soft": 2, "Hard": 1}}}, "soft limit exceeds the hard limit"),
         ({"default-ulimits": {"nofile": 3}}, "default-ulimits.nofile: invalid limits"),
         ({"bip": "172.30.0.0/16"}, "must be the address of a host"),
+        ({"insecure-registries": ["http://r"]}, "should not contain '://'"),
         ({"bip": "x"}, "invalid bip"),
         ({"init-path": "/nonesuch"}, "init-path is not an executable file"),
         ({"hosts": ["ftp://x"]}, "invalid host 'ftp://x'"),

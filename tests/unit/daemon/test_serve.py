@@ -85,3 +85,12 @@ def test_a_blocked_loop_is_reported_with_its_stack(caplog: pytest.LogCaptureFixt
     asyncio.run(scenario())
     assert "the event loop is blocked" in caplog.text
     assert "what a handler must never do" in caplog.text
+
+
+def test_the_watchdog_ends_while_the_loop_is_busy_ending_it() -> None:
+    async def scenario() -> None:
+        for _ in range(50):
+            with LoopWatchdog(asyncio.get_running_loop(), limit=0.0005):
+                await asyncio.sleep(0.001)
+
+    asyncio.run(scenario())

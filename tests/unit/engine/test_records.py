@@ -4,8 +4,8 @@ import asyncio
 from pathlib import Path
 
 import pytest
-
 from tests.unit.engine.test_oci_config import record
+
 from wherry.core.db import Database
 from wherry.engine.records import Container
 from wherry.engine.store import ContainerStore

@@ -6,7 +6,6 @@ from wherry.cli.command import CliError, Command
 from wherry.cli.flags import Flag
 from wherry.cli.progress import show
 from wherry.cli.uploads import open_archive, pieces
-from wherry.client.reference import split
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,11 +17,9 @@ if TYPE_CHECKING:
 
 def run(app: App, flags: Flags, arguments: list[str]) -> int:
     source, reference = arguments[0], arguments[1] if len(arguments) > 1 else ""
-    name, tag = split(reference)
     progress = app.images.import_(
         _source(source),
-        repository=name,
-        tag=tag,
+        repository=reference,
         message=flags.text("message"),
         changes=flags.items("change"),
         platform=flags.text("platform"),

@@ -25,9 +25,9 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
     if flags.on("latest"):
         last = 1
     form = flags.text("format")
-    size = flags.on("size") or (not flags.on("quiet") and ".Size" in form)
+    size = flags.on("size") or (not flags.on("quiet") and (".Size" in form or "{{json .}}" in form))
     containers = app.containers.list(
-        all=flags.on("all") or last > 0,
+        all=flags.on("all"),
         limit=last if last > 0 else None,
         size=size,
         filters=flags.mapping("filter"),

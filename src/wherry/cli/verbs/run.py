@@ -35,7 +35,10 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
         keys = detach_keys(flags.text("detach-keys")) if flags.text("detach-keys") else None
     except ValueError as error:
         raise failure(app, error) from None
-    container_id = create(app, flags, body)
+    try:
+        container_id = create(app, flags, body)
+    except ApiError as error:
+        raise start_failure(app, error) from None
     if not (body["AttachStdin"] or body["AttachStdout"] or body["AttachStderr"]):
         return _run_detached(app, container_id)
     return _run_attached(app, flags, body, container_id, keys)

@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 
-from wherry.errors import Conflict, DataLoss, FailedPrecondition, NotFound
+from wherry.errors import Conflict, DataLoss, FailedPrecondition, NotFound, WherryError
+from wherry.linux import cgroups
+from wherry.runtime import oci_validate
 from wherry.runtime import state as states
 from wherry.runtime.cli import launch, options
 from wherry.runtime.cli.options import Option
@@ -29,11 +31,9 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         state = states.load(settings.root, arguments[0])
         config = state.config()
     except (NotFound, DataLoss):
-        # a container whose making was killed, or whose files are damaged: only its directory is known
-        leftover = states.State(f"{settings.root}/{states.check_id(arguments[0])}", arguments[0])
         if not force:
             raise
-        leftover.remove()
+        _remove_remains(settings, states.check_id(arguments[0]))
         return 0
     status = state.status()
     if status == states.CREATED or (force and status != states.STOPPED):
@@ -42,6 +42,23 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         raise Conflict(f"cannot delete container {state.id} that is not stopped: {status}")
     launch.destroy(state, config)
     return 0
+
+
+def _remove_remains(settings: Globals, container_id: str) -> None:
+    """Of a container whose making was killed, or whose files are damaged: its cgroup is where its configuration says,
+    if that is still there.
+    """
+    leftover = states.State(f"{settings.root}/{container_id}", container_id)
+    try:
+        config = leftover.config()
+        oci_validate.check(config)
+    except WherryError:
+        leftover.remove()
+        return
+    group = cgroups.open_group(config["linux"].get("cgroupsPath") or f"/{container_id}")
+    group.kill()
+    group.delete()
+    leftover.remove()
 
 
 def _end(state: State) -> None:

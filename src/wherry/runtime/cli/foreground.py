@@ -6,7 +6,7 @@ on. With one, bytes go between our terminal, in raw mode, and the container's; a
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # the C half of signal, which would import enum
+import _signal  # type: ignore[import-not-found,unused-ignore]  # the C half of signal, which would import enum
 import os
 
 from wherry.errors import InvalidArgument

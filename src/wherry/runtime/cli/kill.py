@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import _signal  # type: ignore[import-not-found]  # the C half of signal, which would import enum
+import _signal  # type: ignore[import-not-found,unused-ignore]  # the C half of signal, which would import enum
 
 from wherry.errors import Conflict, InvalidArgument
 from wherry.runtime import state as states
@@ -47,7 +47,7 @@ def send(state: states.State, number: int) -> None:
     finally:
         os.close(pidfd)
     if number == _signal.SIGKILL:
-        kinds = [space["type"] for space in state.config()["linux"].get("namespaces", ()) if not space.get("path")]
+        kinds = [space["type"] for space in state.config()["linux"].get("namespaces") or () if not space.get("path")]
         group = state.cgroup()
         if "pid" not in kinds:
             group.kill()

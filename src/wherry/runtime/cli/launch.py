@@ -143,7 +143,7 @@ def destroy(state: State, config: Config | None) -> None:
     group.kill()
     group.delete()
     state.remove()
-    described = (config or {}).get("hooks", {}).get("poststop")
+    described = ((config or {}).get("hooks") or {}).get("poststop")
     if config is not None and described:
         from wherry.runtime import hooks
 
@@ -155,7 +155,7 @@ def destroy(state: State, config: Config | None) -> None:
 
 def run_poststart_hooks(settings: Globals, state: State, config: Config) -> None:
     """A poststart hook that fails is only logged (OCI config.md "Poststart")."""
-    described = config.get("hooks", {}).get("poststart")
+    described = (config.get("hooks") or {}).get("poststart")
     if not described:
         return
     from wherry.runtime import hooks

@@ -36,6 +36,8 @@ VERBS = {
     "state": "output the state of a container",
     "update": "update container resource constraints",
 }
+_ENTERING = ("create", "exec", "run")
+"""Verbs whose process, or a child of it, goes into a container."""
 _REFUSED = ("checkpoint", "restore")
 DEFAULT_ROOT = "/run/wherry-runc"
 GLOBAL = (
@@ -137,6 +139,11 @@ def _run(settings: Globals, verb: str, words: list[str]) -> int:
     values, rest = options.parse(module.OPTIONS, words)
     if values["help"]:
         return _print_help([verb])
+    if verb in _ENTERING:
+        from wherry.runtime.cli import interpreter
+
+        interpreter.require_readonly()
+        interpreter.forget_attempt()
     status: int = module.run(settings, values, rest)
     return status
 

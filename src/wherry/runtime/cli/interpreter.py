@@ -1,0 +1,60 @@
+"""The interpreter that runs us must not be writable through /proc/PID/exe of a process that enters a container
+(CVE-2019-5736).
+
+The launcher (`bin/wherry-runc`, by way of `exec-readonly`) starts the interpreter from a read-only clone of its
+mount, at no cost. Here that is checked, and made up for where the launcher could not do it: an architecture without
+exec-readonly, an installation without its folder. That costs a second interpreter start. See
+docs/decisions/runc-interpreter.md.
+"""
+
+from __future__ import annotations
+
+import errno
+import os
+import sys
+
+from wherry.errors import FailedPrecondition, SyscallError
+
+_TRIED = "WHERRY_RUNC_READONLY"
+
+
+def require_readonly() -> None:
+    """Returns when the interpreter's file cannot be written through this process; else executes everything again so
+    that it cannot. FailedPrecondition where the kernel does not let us.
+    """
+    if os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY:
+        return
+    if _TRIED in os.environ:
+        raise FailedPrecondition(
+            "cannot execute the interpreter from a read-only mount: a container could overwrite it"
+        )
+    try:
+        fd = _readonly_interpreter(os.path.realpath(sys.executable))
+    except SyscallError as error:
+        raise FailedPrecondition(
+            f"a read-only clone of the interpreter is needed (Linux 5.12, CAP_SYS_ADMIN): {error}"
+        ) from None
+    os.execve(fd, sys.orig_argv, {**os.environ, _TRIED: "1"})
+
+
+def forget_attempt() -> None:
+    """No process of a container, and no hook, is to see our own mark."""
+    os.environ.pop(_TRIED, None)
+
+
+def _readonly_interpreter(path: str) -> int:
+    """The program's descriptor on a read-only clone of the root directory's mount, so that it keeps its path; where
+    it lies on another mount, of itself.
+    """
+    from wherry.linux import mounts, paths
+
+    root = mounts.clone_tree("/")
+    mounts.set_attributes(root, mounts.Attributes(mounts.RDONLY), subject="/")
+    try:
+        return paths.open_in_root(root, path, os.O_PATH)
+    except SyscallError as error:
+        if error.errno not in (errno.ENOENT, errno.ENOTDIR):
+            raise
+    fd = mounts.clone_tree(path)
+    mounts.set_attributes(fd, mounts.Attributes(mounts.RDONLY), subject=path)
+    return fd

@@ -1,0 +1,169 @@
+"""Registries for tests: a scripted one in the test's own event loop, and Debian's docker-registry as a process."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gzip
+import hashlib
+import json
+import os
+import signal
+import socket
+import subprocess
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+from aiohttp import web
+
+from tests.images import ImageSpec, image_config
+
+OCI_MANIFEST = "application/vnd.oci.image.manifest.v1+json"
+OCI_INDEX = "application/vnd.oci.image.index.v1+json"
+
+Behaviour = Callable[[web.Request], Awaitable[web.StreamResponse | None]]
+"""Answers a request in place of the registry; None: the registry answers."""
+
+
+def digest_of(data: bytes) -> str:
+    return "sha256:" + hashlib.sha256(data).hexdigest()
+
+
+class ScriptedRegistry:
+    """Serves what `put_*` gave it, on 127.0.0.1; `behave` may answer first. `requests` remembers (method, path, Authorization)."""
+
+    def __init__(self) -> None:
+        self.blobs: dict[str, bytes] = {}
+        self.manifests: dict[str, tuple[bytes, str]] = {}
+        self.requests: list[tuple[str, str, str]] = []
+        self.behave: Behaviour | None = None
+        self.port = 0
+
+    @property
+    def host(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[ScriptedRegistry]:
+        application = web.Application()
+        application.router.add_route("*", "/{rest:.*}", self._answer)
+        runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
+        await runner.setup()
+        site = web.TCPSite(runner, "127.0.0.1", 0)
+        await site.start()
+        [listening] = runner.addresses
+        self.port = listening[1]
+        try:
+            yield self
+        finally:
+            await runner.cleanup()
+
+    async def _answer(self, request: web.Request) -> web.StreamResponse:
+        self.requests.append((request.method, request.path, request.headers.get("Authorization", "")))
+        if self.behave is not None and (answer := await self.behave(request)) is not None:
+            return answer
+        if request.path == "/v2/":
+            return web.json_response({})
+        if "/manifests/" in request.path:
+            return self._manifest(request.path.rpartition("/")[2])
+        if "/blobs/" in request.path:
+            return self._blob(request)
+        return error(404, "NAME_UNKNOWN", "repository name not known to registry")
+
+    def _manifest(self, reference: str) -> web.Response:
+        if reference not in self.manifests:
+            return error(404, "MANIFEST_UNKNOWN", "manifest unknown")
+        data, media_type = self.manifests[reference]
+        return web.Response(body=data, headers={"Content-Type": media_type, "Docker-Content-Digest": digest_of(data)})
+
+    def _blob(self, request: web.Request) -> web.Response:
+        data = self.blobs.get(request.path.rpartition("/")[2])
+        if data is None:
+            return error(404, "BLOB_UNKNOWN", "blob unknown to registry")
+        start = int(request.headers.get("Range", "bytes=0-").removeprefix("bytes=").rstrip("-"))
+        if start:
+            return web.Response(
+                status=206, body=data[start:], headers={"Content-Range": f"bytes {start}-{len(data) - 1}/{len(data)}"}
+            )
+        return web.Response(body=data)
+
+    # --- content
+
+    def put_blob(self, data: bytes) -> dict[str, Any]:
+        self.blobs[digest_of(data)] = data
+        return {"mediaType": "application/octet-stream", "digest": digest_of(data), "size": len(data)}
+
+    def put_manifest(self, document: object, *tags: str, media_type: str = OCI_MANIFEST) -> dict[str, Any]:
+        data = document if isinstance(document, bytes) else json.dumps(document).encode()
+        for name in (digest_of(data), *tags):
+            self.manifests[name] = (data, media_type)
+        return {"mediaType": media_type, "digest": digest_of(data), "size": len(data)}
+
+    def put_image(
+        self, spec: ImageSpec, *tags: str, compress: Callable[[bytes], bytes] | None = None
+    ) -> dict[str, Any]:
+        """→ the manifest's descriptor. Layers are gzip unless `compress` does otherwise."""
+        pack = compress or (lambda data: gzip.compress(data, 1, mtime=0))
+        config = self.put_blob(image_config(spec)) | {"mediaType": "application/vnd.oci.image.config.v1+json"}
+        media_type = "application/vnd.oci.image.layer.v1.tar+gzip"
+        layers = [self.put_blob(pack(data)) | {"mediaType": media_type} for data in spec.layers]
+        return self.put_manifest({"schemaVersion": 2, "config": config, "layers": layers}, *tags)
+
+
+def error(status: int, code: str, message: str, headers: Mapping[str, str] | None = None) -> web.Response:
+    return web.json_response({"errors": [{"code": code, "message": message}]}, status=status, headers=headers)
+
+
+# --- Debian's docker-registry ----------------------------------------------------------------------------------------------------------
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+@contextlib.contextmanager
+def docker_registry(root: Path, *, extra: str = "") -> Iterator[str]:
+    """Runs docker-registry with its data below `root`. → "127.0.0.1:PORT". `extra`: more lines of its configuration."""
+    port = free_port()
+    root.mkdir(parents=True, exist_ok=True)
+    configuration = root / "config.yml"
+    configuration.write_text(
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {root}/data}}}}\n"
+        f"http: {{addr: 127.0.0.1:{port}, secret: tests}}\n{extra}"
+    )
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("REGISTRY_")}
+    with (root / "log").open("wb") as log:
+        process = subprocess.Popen(
+            ["docker-registry", "serve", str(configuration)], stdout=log, stderr=log, env=environment
+        )
+    try:
+        asyncio.run(_until_listening(port, process))
+        yield f"127.0.0.1:{port}"
+    finally:
+        process.send_signal(signal.SIGTERM)
+        process.wait(10)
+
+
+async def _until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
+    async with asyncio.timeout(20):
+        while True:
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", port)
+            except OSError:
+                assert process.poll() is None, "docker-registry did not start"
+                await asyncio.sleep(0.05)
+                continue
+            writer.close()
+            return
+
+
+def skopeo_copy(source: str, target: str, *options: str) -> None:
+    subprocess.run(
+        ["skopeo", "copy", "--quiet", "--dest-tls-verify=false", "--src-tls-verify=false", *options, source, target],
+        check=True,
+        capture_output=True,
+    )

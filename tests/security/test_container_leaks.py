@@ -1,0 +1,145 @@
+"""Attacks by what is left open or visible: descriptors, the interpreter, processes that join, capabilities and groups.
+
+Each test is named after the CVE whose attack it makes, and asserts that the attack has failed.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.runtime_lab import DEFAULT_CAPABILITIES, Lab, bind
+
+from wherry.errors import StartError
+
+ROOT = Path(__file__).parents[2]
+
+
+def test_cve_2016_9962_a_joining_process_shows_nothing_of_the_host(lab: Lab, tmp_path: Path) -> None:
+    """A container that may trace looks at every process of its own namespace as fast as it can while others join."""
+    (lab.directory / "host-marker").touch()
+    sets = {
+        kind: [*DEFAULT_CAPABILITIES, "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"]
+        for kind in ("bounding", "effective", "permitted")
+    }
+    watch = (
+        "touch /mnt/ready; while [ ! -e /mnt/stop ]; do for p in /proc/[0-9]*; do "
+        f"if [ -e $p/root{lab.directory}/host-marker ]; then echo root of $p >> /mnt/found; fi; "
+        "case $(readlink $p/cwd) in */work*|*unreachable*) echo cwd of $p >> /mnt/found;; esac; "
+        "for f in $p/fd/*; do case $(readlink $f) in *wherry*|/proc|/tmp*|/work*) echo $f $(readlink $f) >> /mnt/found;; esac; done; done; done"
+    )
+    with lab.start("sh", "-c", watch, mounts=[bind(tmp_path, "/mnt")], capabilities=sets) as box:
+        for _ in range(30):
+            assert box.exec("true").status == 0
+        (tmp_path / "stop").touch()
+        box.wait()
+    assert not (tmp_path / "found").exists(), (tmp_path / "found").read_text()
+
+
+HOLD = """
+import os, sys
+sys.path[:0] = {path!r}
+from pathlib import Path
+from wherry.linux import exe
+if {protect!r} and not exe.is_protected():
+    exe.execute([*sys.argv], dict(os.environ))
+from tests.runtime_lab import Lab
+lab = Lab(Path({directory!r}))
+box = lab.create(lab.config("true"), hold=True)
+print(box.pid, flush=True)
+sys.stdin.read()
+lab.remove(box)
+lab.close()
+"""
+
+
+@pytest.mark.parametrize("protect", [True, False])
+def test_cve_2019_5736_the_interpreter_cannot_be_written_through_proc_pid_exe(tmp_path: Path, protect: bool) -> None:
+    """What an attacker in the container does: keep the link to our program until nobody runs it, then write.
+
+    Unprotected it works: the test is a real attack.
+    """
+    interpreter = tmp_path / "python"
+    shutil.copy(os.path.realpath(sys.executable), interpreter)
+    script = tmp_path / "hold.py"
+    script.write_text(
+        HOLD.format(
+            path=[str(ROOT / "src"), str(ROOT), *sys.path[1:]], directory=str(tmp_path / "lab"), protect=protect
+        )
+    )
+    env = {**os.environ, "PYTHONHOME": sys.base_prefix}
+    with subprocess.Popen(
+        [interpreter, script], stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True, env=env
+    ) as holder:
+        assert holder.stdout is not None
+        pid = int(holder.stdout.readline())
+        link = os.open(f"/proc/{pid}/exe", os.O_PATH)
+        holder.communicate("")
+    try:
+        if protect:
+            with pytest.raises(OSError, match="Read-only file system"):
+                os.open(f"/proc/self/fd/{link}", os.O_WRONLY)
+        else:
+            os.close(os.open(f"/proc/self/fd/{link}", os.O_WRONLY))
+    finally:
+        os.close(link)
+
+
+@pytest.mark.parametrize("number", range(3, 12))
+def test_cve_2024_21626_a_leaked_descriptor_is_no_working_directory(lab: Lab, number: int) -> None:
+    for cwd in (f"/proc/self/fd/{number}", f"/proc/thread-self/fd/{number}"):
+        with pytest.raises(StartError) as caught:
+            lab.run("true", cwd=cwd)
+        assert caught.value.step in ("chdir", "make_working_directory")
+
+
+def test_cve_2024_21626_nor_of_an_exec(lab: Lab) -> None:
+    with lab.start("sleep", "100") as box:
+        for number in range(3, 16):
+            with pytest.raises(StartError):
+                box.exec("true", cwd=f"/proc/self/fd/{number}")
+
+
+def test_cve_2024_21626_a_working_directory_symlink_to_a_descriptor(lab: Lab) -> None:
+    for number in range(3, 12):
+        (lab.rootfs / f"cwd{number}").symlink_to(f"/proc/self/fd/{number}")
+        with pytest.raises(StartError):
+            lab.run("true", cwd=f"/cwd{number}")
+
+
+def test_cve_2024_21626_the_program_is_not_taken_from_a_descriptor(lab: Lab) -> None:
+    for number in range(3, 12):
+        with pytest.raises(StartError):
+            lab.run(f"/proc/self/fd/{number}/bin/busybox", "true")
+
+
+def test_cve_2022_24769_inheritable_capabilities_are_empty_when_not_asked_for(lab: Lab) -> None:
+    with lab.start("sleep", "100") as box:
+        inside = box.exec("grep", "CapInh", "/proc/1/status", "/proc/self/status").out
+    assert {line.split()[-1] for line in inside.splitlines()} == {"0000000000000000"}
+
+
+@pytest.mark.parametrize("groups", [[], [10, 2000]])
+def test_cve_2022_36109_supplementary_groups_are_exactly_the_given_ones(lab: Lab, groups: list[int]) -> None:
+    user = {"uid": 1000, "gid": 1000, "additionalGids": groups}
+    ask = "grep ^Groups /proc/self/status"
+    with lab.start("sleep", "100", user=user) as box:
+        inside = box.exec("sh", "-c", ask).out
+        first = box.exec("grep", "^Groups", "/proc/1/status").out
+    assert sorted(int(word) for word in inside.split()[1:]) == groups
+    assert sorted(int(word) for word in first.split()[1:]) == groups
+
+
+def test_nothing_is_imported_once_the_root_is_the_containers(lab: Lab) -> None:
+    """The rule holds for every start (the runtime checks it); here with a module that only the image offers."""
+    (lab.rootfs / "usr/lib/python3.11").mkdir(parents=True)
+    for name in ("encodings.py", "codecs.py", "traceback.py"):
+        (lab.rootfs / "usr/lib/python3.11" / name).write_text("raise SystemExit('imported from the image')")
+    assert lab.run("true").status == 0
+    with pytest.raises(StartError) as caught:
+        lab.run("/no/such/ü")
+    assert "imported from the image" not in caught.value.message

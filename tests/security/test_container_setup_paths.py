@@ -1,0 +1,267 @@
+"""Attacks on the setting-up of a container by paths: symlinks in the image, and races against it, must not lead to the host.
+
+Each test is named after the CVE whose attack it makes, and asserts that the attack has failed.
+"""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import threading
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+
+import pytest
+from tests.runtime_lab import MOUNTS, Lab, bind
+
+from wherry.errors import FailedPrecondition, StartError, SyscallError
+from wherry.linux import mounts, procfs
+
+RENAME_EXCHANGE = 2
+AT_FDCWD = -100
+
+
+@pytest.fixture
+def outside(tmp_path: Path) -> Path:
+    """A directory of the host that no container was given. Every test ends with it empty."""
+    made = tmp_path / "outside"
+    made.mkdir()
+    return made
+
+
+def up_to(path: Path) -> str:
+    """A relative way to `path` that climbs far above any root first."""
+    return "../" * 30 + str(path).lstrip("/")
+
+
+@contextmanager
+def swapping(one: Path, other: Path) -> Iterator[None]:
+    """Exchanges two names as fast as can be while the block runs (renameat2, RENAME_EXCHANGE)."""
+    libc = ctypes.CDLL(None)
+    stop = threading.Event()
+
+    def run() -> None:
+        while not stop.is_set():
+            libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE)
+
+    thread = threading.Thread(target=run)
+    thread.start()
+    try:
+        yield
+    finally:
+        stop.set()
+        thread.join()
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_cve_2019_18837_a_symlink_as_mount_target_stays_inside(
+    lab: Lab, outside: Path, tmp_path: Path, absolute: bool
+) -> None:
+    (tmp_path / "volume").mkdir()
+    (lab.rootfs / "data").symlink_to(outside if absolute else up_to(outside))
+    result = lab.shell(
+        "touch /data/new/file; grep -c /new /proc/self/mountinfo", mounts=[bind(tmp_path / "volume", "/data/new")]
+    )
+    assert result.out == "1\n", result.err
+    assert os.listdir(outside) == []
+    assert os.listdir(tmp_path / "volume") == ["file"]
+
+
+def test_cve_2019_18837_a_dangling_symlink_is_made_inside(lab: Lab, outside: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("content\n")
+    (lab.rootfs / "etc/resolv.conf").symlink_to(f"{outside}/resolv.conf")
+    assert lab.run("cat", "/etc/resolv.conf", mounts=[bind(tmp_path / "file", "/etc/resolv.conf")]).out == "content\n"
+    assert os.listdir(outside) == []
+
+
+@pytest.mark.parametrize("where", ["/proc", "/proc/self/attr", "/proc/sys/kernel", "/proc/../proc/self"])
+def test_cve_2019_19921_and_2019_16884_nothing_of_the_images_choice_lies_on_proc(
+    lab: Lab, tmp_path: Path, where: str
+) -> None:
+    """A volume over /proc would catch the label that is written there."""
+    (tmp_path / "fake").mkdir()
+    with pytest.raises(StartError, match="cannot be mounted because it is inside /proc"):
+        lab.run("true", mounts=[bind(tmp_path / "fake", where)])
+
+
+def test_cve_2019_16884_a_volume_at_proc_before_proc_does_not_shadow_it(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "fake").mkdir()
+    config = lab.config("sh", "-c", "ls /proc | head -1; readlink /proc/self")
+    config["mounts"] = [bind(tmp_path / "fake", "/proc"), *MOUNTS]
+    assert lab.run_config(config).lines[0] == "1"
+
+
+@pytest.mark.parametrize(("name", "kind"), [("proc", "proc"), ("sys", "sysfs")])
+def test_cve_2023_27561_and_2023_28642_proc_or_sys_as_a_symlink_is_refused(lab: Lab, name: str, kind: str) -> None:
+    (lab.rootfs / "elsewhere").mkdir()
+    (lab.rootfs / name).symlink_to("/elsewhere")
+    with pytest.raises(StartError, match=f'filesystem "{kind}" must be mounted on ordinary directory'):
+        lab.run("true")
+    assert os.listdir(lab.rootfs / "elsewhere") == []
+
+
+def test_cve_2023_28642_a_symlink_above_proc_is_refused_too(lab: Lab) -> None:
+    (lab.rootfs / "real").mkdir()
+    (lab.rootfs / "chroot").symlink_to("real")
+    with pytest.raises(StartError, match="ordinary directory"):
+        lab.run("true", mounts=[{"destination": "/chroot/proc", "type": "proc", "source": "proc"}])
+
+
+def test_cve_2021_30465_a_mount_target_swapped_for_a_symlink_meanwhile(lab: Lab, outside: Path, tmp_path: Path) -> None:
+    """One volume holds the mount points of another; somebody exchanges directory and symlink while containers start."""
+    shared, volume = tmp_path / "shared", tmp_path / "volume"
+    (shared / "target").mkdir(parents=True)
+    volume.mkdir()
+    (shared / "link").symlink_to(up_to(outside))
+    with swapping(shared / "target", shared / "link"):
+        for _ in range(25):
+            try:
+                lab.run(
+                    "touch",
+                    "/shared/target/sub/x",
+                    mounts=[bind(shared, "/shared"), bind(volume, "/shared/target/sub")],
+                )
+            except StartError:
+                continue  # losing the race is an answer; leaving the root is not
+    assert os.listdir(outside) == []
+
+
+def test_cve_2024_45310_a_race_in_a_shared_volume_makes_no_file_on_the_host(
+    lab: Lab, outside: Path, tmp_path: Path
+) -> None:
+    shared = tmp_path / "shared"
+    (shared / "a").mkdir(parents=True)
+    (shared / "link").symlink_to(outside)
+    (tmp_path / "file").touch()
+    with swapping(shared / "a", shared / "link"):
+        for number in range(25):
+            try:
+                lab.run(
+                    "true", mounts=[bind(shared, "/shared"), bind(tmp_path / "file", f"/shared/a/dir{number}/file")]
+                )
+            except StartError:
+                continue
+    assert os.listdir(outside) == []
+
+
+def hostile_dev(tmp_path: Path, **links: str) -> Path:
+    """A /dev of the image's own, with links where devices should be."""
+    dev = tmp_path / "dev"
+    (dev / "pts").mkdir(parents=True)
+    for name, target in links.items():
+        (dev / name).symlink_to(target)
+    return dev
+
+
+def test_cve_2025_31133_dev_null_as_a_symlink_does_not_unmask(lab: Lab, tmp_path: Path) -> None:
+    dev = hostile_dev(tmp_path, null="/proc/sys/kernel/core_pattern")
+    config = lab.config("sh", "-c", "stat -c '%F %t,%T' /proc/keys /proc/timer_list; wc -c < /proc/keys")
+    config["mounts"] = [entry for entry in MOUNTS if entry["destination"] in ("/proc", "/sys")] + [bind(dev, "/dev")]
+    result = lab.run_config(config)
+    assert result.lines == ["character special file 1,3", "character special file 1,3", "0"]
+
+
+def test_cve_2025_52565_dev_console_as_a_symlink_is_refused(lab: Lab, tmp_path: Path) -> None:
+    dev = hostile_dev(tmp_path, console="/proc/sysrq-trigger")
+    config = lab.config("true", terminal=True)
+    config["mounts"] = [entry for entry in MOUNTS if entry["destination"] in ("/proc", "/sys")] + [
+        bind(dev, "/dev"),
+        MOUNTS[2],
+    ]
+    with pytest.raises(StartError, match="/dev/console"):
+        lab.run_config(config)
+
+
+@pytest.mark.parametrize("name", ["ptmx", "pts"])
+def test_cve_2025_52565_the_terminal_comes_from_a_devpts_only(lab: Lab, tmp_path: Path, name: str) -> None:
+    dev = hostile_dev(tmp_path)
+    if name == "pts":
+        (dev / "pts").rmdir()
+        (dev / "pts").symlink_to("/proc")
+    else:
+        (dev / "pts/ptmx").symlink_to("/proc/sysrq-trigger")
+    config = lab.config("true", terminal=True)
+    config["mounts"] = [entry for entry in MOUNTS if entry["destination"] in ("/proc", "/sys")] + [bind(dev, "/dev")]
+    with pytest.raises(StartError):
+        lab.run_config(config)
+
+
+def test_cve_2025_52565_an_exec_takes_no_terminal_from_a_replaced_ptmx(lab: Lab) -> None:
+    capabilities = {kind: ["CAP_SYS_ADMIN", "CAP_MKNOD"] for kind in ("bounding", "effective", "permitted")}
+    with lab.start("sleep", "100", capabilities=capabilities) as box:
+        assert box.exec("sh", "-c", "mount --bind /dev/zero /dev/pts/ptmx").status == 0
+        with pytest.raises(StartError, match="not the multiplexer"):
+            box.exec("true", terminal=True)
+
+
+def test_cve_2025_52881_writes_go_to_no_other_file_that_lies_over_a_procfs_entry(tmp_path: Path) -> None:
+    """A label or a sysctl is written only on the very mount that was verified."""
+    (tmp_path / "fake").write_text("")
+    pid = os.fork()
+    if pid == 0:
+        status = 1
+        try:
+            from wherry.linux import namespaces, syscalls
+
+            syscalls.unshare(namespaces.NEWNS, "test")
+            mounts.set_propagation("/", mounts.PRIVATE)
+            verified = procfs.Procfs.of_this_machine()
+            mounts.attach_at(mounts.clone_tree(str(tmp_path / "fake")), "/proc/sys/kernel/domainname")
+            try:
+                verified.write("sys/kernel/domainname", "x")
+            except SyscallError as error:
+                status = 0 if error.errno == 18 else 2  # EXDEV
+        finally:
+            os._exit(status)
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 0
+    assert (tmp_path / "fake").read_text() == ""
+
+
+def test_cve_2025_52881_a_directory_that_looks_like_proc_is_not_written(tmp_path: Path) -> None:
+    (tmp_path / "self/attr").mkdir(parents=True)
+    for directory in (str(tmp_path), "/proc/self", "/sys"):
+        with pytest.raises(FailedPrecondition, match="not the root of a proc file system"):
+            procfs.Procfs(os.open(directory, os.O_PATH))
+
+
+def test_cve_2025_52881_a_magic_link_is_not_followed() -> None:
+    verified = procfs.Procfs.of_this_machine()
+    with pytest.raises(SyscallError):
+        verified.write("self/cwd/x", "x")
+    with pytest.raises(SyscallError):
+        verified.open("self/root/etc/passwd", os.O_RDONLY)
+    with pytest.raises(SyscallError):
+        verified.open("../etc/passwd", os.O_RDONLY)
+    verified.close()
+
+
+@pytest.mark.parametrize("absolute", [True, False])
+def test_cve_2026_41579_and_2026_47766_dev_as_a_symlink_puts_no_node_on_the_host(
+    lab: Lab, outside: Path, absolute: bool
+) -> None:
+    (lab.rootfs / "dev").symlink_to(outside if absolute else up_to(outside))
+    config = lab.config("true")
+    config["mounts"] = [entry for entry in MOUNTS if not entry["destination"].startswith("/dev")]
+    config["linux"]["devices"] = [{"path": "/dev/deep/node", "type": "c", "major": 1, "minor": 3}]
+    assert lab.run_config(config).status == 0
+    assert os.listdir(outside) == []
+
+
+def test_cve_2026_41579_a_device_path_with_dots_stays_inside(lab: Lab, outside: Path) -> None:
+    device = {"path": f"/dev/{up_to(outside)}/node", "type": "c", "major": 1, "minor": 3}
+    assert lab.run("true", linux={"devices": [device]}).status == 0
+    assert os.listdir(outside) == []
+
+
+def test_the_working_directory_is_made_inside(lab: Lab, outside: Path) -> None:
+    (lab.rootfs / "app").symlink_to(up_to(outside))
+    assert lab.run("pwd", "-P", cwd="/app/made").status == 0
+    assert os.listdir(outside) == []
+
+
+def test_masked_and_read_only_paths_through_symlinks_touch_nothing_of_the_host(lab: Lab, outside: Path) -> None:
+    (lab.rootfs / "link").symlink_to(up_to(outside))
+    lab.run("true", linux={"maskedPaths": ["/link", f"/{up_to(outside)}"], "readonlyPaths": ["/link"]})
+    (outside / "still-writable").touch()
+    (outside / "still-writable").unlink()

@@ -1,0 +1,338 @@
+"""Attacks by images, archives and registries: each test is named after the CVE whose way it tries, on wherry's own pull and unpack."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import stat
+import subprocess
+import sys
+import tarfile
+from collections.abc import AsyncIterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+from aiohttp import web
+from tests.images import Entry, ImageSpec, image_config, layer
+from tests.registry import OCI_INDEX, OCI_MANIFEST, ScriptedRegistry
+from tests.root.test_pull import against, leftovers, store_in, three_layers
+from tests.root.test_unpack import Tar, listing, unpack
+
+from wherry.core.archive import Archives
+from wherry.core.layers import LayerWork
+from wherry.core.unpackers import Unpackers
+from wherry.distribution.hosts import RegistryHosts
+from wherry.errors import InvalidArgument, WherryError
+from wherry.spec.calls import RegistryAuth
+
+pytestmark = pytest.mark.requires("root")
+
+
+@pytest.fixture
+def host_file(tmp_path: Path) -> Path:
+    """A file of the host that an unpacked layer must not touch."""
+    outside = tmp_path / "outside"
+    (outside / "b").mkdir(parents=True)
+    (outside / "secret").write_text("secret")
+    (outside / "secret").chmod(0o600)
+    return outside / "secret"
+
+
+def test_cve_2021_32760_unpacking_does_not_change_the_mode_of_host_files(tmp_path: Path, host_file: Path) -> None:
+    """A member with the name of a link that an earlier member made must replace the link, not what it leads to."""
+    before = listing(host_file.parent)
+    for second in (Tar().add("x", mode=0o4777, uid=1000), Tar().directory("x", mode=0o777), Tar().hard_link("x", "y")):
+        first = Tar().symlink("x", str(host_file)).add("y").bytes().rstrip(b"\0")
+        first += bytes(-len(first) % 512)
+        unpack(first + second.bytes(), tmp_path / "layer")
+        assert not (tmp_path / "layer/x").is_symlink()
+        assert listing(host_file.parent) == before
+        subprocess.run(["rm", "-r", str(tmp_path / "layer")], check=True)
+
+
+def test_cve_2025_47290_a_directory_that_becomes_a_link_during_unpacking_leads_nowhere(
+    tmp_path: Path, host_file: Path
+) -> None:
+    """Also for what is done at the end: times of directories, attributes of those that were not mentioned."""
+    before = listing(host_file.parent)
+    tar = (
+        Tar()
+        .directory("a", mtime=1)
+        .directory("a/b", mode=0o777, uid=1000, mtime=1)
+        .add("a/b/c")
+        .symlink("a", str(host_file.parent))
+    )
+    unpack(tar.bytes(), tmp_path / "layer")
+    assert listing(host_file.parent) == before
+    with pytest.raises(InvalidArgument):
+        unpack(
+            Tar().directory("a").add("a/x").symlink("a", str(host_file.parent)).add("a/secret").bytes(),
+            tmp_path / "layer",
+        )
+    assert listing(host_file.parent) == before
+
+
+def test_cve_2018_15664_hard_links_do_not_reach_through_links(tmp_path: Path, host_file: Path) -> None:
+    with pytest.raises(InvalidArgument):
+        unpack(Tar().symlink("a", str(host_file.parent)).hard_link("h", "a/secret").bytes(), tmp_path / "layer")
+    unpack(Tar().symlink("a", str(host_file)).hard_link("h", "a").bytes(), tmp_path / "layer2")
+    assert (tmp_path / "layer2/h").is_symlink() and host_file.stat().st_nlink == 1
+
+
+def test_devices_and_set_user_id_stay_in_a_directory_that_only_root_enters(tmp_path: Path) -> None:
+    """CVE-2021-41091: what an image brings must not be reachable by other users of the host."""
+    registry = ScriptedRegistry()
+    registry.put_image(ImageSpec((layer([Entry("su", b"x", 0o4755)]),), {}), "latest")
+
+    async def use(store: Any, name: str) -> None:
+        await store.pull(name)
+
+    against(registry, tmp_path, use)
+    for place in ("snapshots", "snapshots/layers", "snapshots/layers/1", "snapshots/active", "content/blobs/sha256"):
+        assert stat.S_IMODE((tmp_path / place).stat().st_mode) == 0o700
+
+
+def test_cve_2021_41190_a_document_that_is_manifest_and_index_at_once_is_refused(tmp_path: Path) -> None:
+    registry = ScriptedRegistry()
+    image = registry.put_image(three_layers(), "good")
+    document = json.loads(registry.manifests["good"][0])
+    both = {**document, "manifests": [image | {"platform": {"os": "linux", "architecture": "amd64"}}]}
+    for tag, media_type in (("m", OCI_MANIFEST), ("i", OCI_INDEX), ("n", "")):
+        registry.put_manifest(both, tag, media_type=media_type or "application/json")
+    registry.put_manifest(document, "lie", media_type=OCI_INDEX)
+
+    async def use(store: Any, name: str) -> None:
+        for tag in ("m", "i", "n", "lie"):
+            with pytest.raises(InvalidArgument):
+                await store.pull(f"{name}:{tag}")
+        assert leftovers(tmp_path) == []
+
+    against(registry, tmp_path, use)
+
+
+def test_cve_2020_15157_credentials_are_not_sent_to_where_a_manifest_points(tmp_path: Path) -> None:
+    registry, elsewhere = ScriptedRegistry(), ScriptedRegistry()
+    auth = RegistryAuth(username="ann", password="secret")
+
+    async def use(store: Any, name: str) -> None:
+        async with elsewhere.serving():
+            foreign = {
+                "mediaType": "application/vnd.docker.image.rootfs.foreign.diff.tar.gzip",
+                "digest": "sha256:" + "1" * 64,
+                "size": 10,
+                "urls": [f"http://{elsewhere.host}/layer"],
+            }
+            config = registry.put_blob(image_config(three_layers())) | {
+                "mediaType": "application/vnd.oci.image.config.v1+json"
+            }
+            registry.put_manifest({"schemaVersion": 2, "config": config, "layers": [foreign] * 3}, "latest")
+
+            async def redirect(request: web.Request) -> web.Response | None:
+                if request.path.endswith("1" * 64):
+                    return web.Response(status=307, headers={"Location": f"http://{elsewhere.host}/v2/x/blobs/y"})
+                if "Authorization" not in request.headers:
+                    return web.Response(status=401, headers={"WWW-Authenticate": 'Basic realm="r"'})
+                return None
+
+            registry.behave = redirect
+            with pytest.raises(WherryError):
+                await store.pull(name, auth)
+            assert elsewhere.requests and not any(header for _, _, header in elsewhere.requests)
+            assert not any(path == "/layer" for _, path, _ in elsewhere.requests)
+
+    against(registry, tmp_path, use)
+
+
+@pytest.mark.parametrize(
+    "digest", ["sha256:../../../other/blobs/x", "sha256:" + "0" * 63 + "/", "../../x", "sha256:", "x" * 71, None, 5]
+)
+def test_cve_2024_3727_a_digest_that_is_none_asks_the_registry_for_nothing(tmp_path: Path, digest: object) -> None:
+    registry = ScriptedRegistry()
+    described = {
+        "mediaType": OCI_MANIFEST,
+        "digest": digest,
+        "size": 5,
+        "platform": {"os": "linux", "architecture": "amd64"},
+    }
+    registry.put_manifest({"schemaVersion": 2, "manifests": [described]}, "index", media_type=OCI_INDEX)
+    registry.put_manifest({"schemaVersion": 2, "config": described, "layers": []}, "manifest")
+
+    async def use(store: Any, name: str) -> None:
+        for tag in ("index", "manifest"):
+            with pytest.raises(InvalidArgument, match="digest is malformed"):
+                await store.pull(f"{name}:{tag}")
+
+    against(registry, tmp_path, use)
+    assert {path.rpartition("/")[2] for _, path, _ in registry.requests} == {"", "index", "manifest"}
+
+
+def peak_memory(code: str, data: bytes) -> int:
+    """Bytes that a fresh interpreter needs at most to run `code` with that standard input."""
+    # Not ru_maxrss, which remembers what the process was before it was this interpreter.
+    script = f"import sys\n{code}\nprint(next(line for line in open('/proc/self/status') if line.startswith('VmHWM')).split()[1])"
+    done = subprocess.run(
+        [sys.executable, "-c", script],
+        input=data,
+        capture_output=True,
+        check=True,
+        env={**os.environ, "PYTHONPATH": os.pathsep.join(sys.path)},
+    )
+    return int(done.stdout) * 1024
+
+
+READ_ALL = """
+from wherry.core.tar import Reader
+from wherry.core.compression import decompressed
+from wherry.errors import WherryError
+try:
+    for entry in Reader(decompressed(sys.stdin.buffer)):
+        pass
+except WherryError:
+    pass
+"""
+
+
+def old_gnu_header(continued: bool) -> bytes:
+    """A sparse file in GNU tar's old format, with the flag that a block of further pieces follows."""
+    info = tarfile.TarInfo("f")
+    info.type = b"S"
+    block = bytearray(info.tobuf(tarfile.GNU_FORMAT))
+    block[482] = continued
+    block[148:156] = b" " * 8
+    block[148:156] = b"%06o\0 " % sum(block)
+    return bytes(block)
+
+
+def test_cve_2026_32288_a_sparse_map_without_end_does_not_fill_the_memory() -> None:
+    piece = (b"%011o\0" % 1) * 2
+    more = (piece * 21).ljust(504, b"\0") + b"\1" + bytes(7)
+    endless = old_gnu_header(True) + more * 200_000
+    assert peak_memory(READ_ALL, endless) < 80 << 20
+
+
+def test_cve_2026_32288_extension_headers_without_end_do_not_fill_the_memory() -> None:
+    import gzip
+
+    info = tarfile.TarInfo("././@LongLink")
+    info.type, info.size = b"L", 8 << 30
+    assert peak_memory(READ_ALL, gzip.compress(info.tobuf(tarfile.GNU_FORMAT) + bytes(300 << 20), 1)) < 80 << 20
+
+
+def test_cve_2023_25153_a_document_of_an_archive_is_not_read_whole_when_it_is_huge(tmp_path: Path) -> None:
+    """The archive's index is bounded before it is read."""
+
+    async def archive() -> AsyncIterator[bytes]:
+        info = tarfile.TarInfo("index.json")
+        info.size = 400 << 20
+        yield info.tobuf()
+        for _ in range(400):
+            yield b" " * (1 << 20)
+        yield bytes(1024)
+
+    async def run() -> None:
+        async with store_in(tmp_path) as store:
+            unpackers = Unpackers()
+            before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            with pytest.raises(InvalidArgument, match="a document of"):
+                await Archives(store.images, unpackers, LayerWork(store.images.snapshots)).load(
+                    archive(), lambda _: None
+                )
+            assert resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before < 100 << 10
+            assert leftovers(tmp_path) == []
+
+    asyncio.run(run())
+
+
+MALFORMED: dict[str, Any] = {
+    "no config": {"schemaVersion": 2, "layers": []},
+    "a config without a digest": {"schemaVersion": 2, "config": {}, "layers": []},
+    "layers that are null": {"schemaVersion": 2, "config": None, "layers": None},
+    "schema 1": {
+        "schemaVersion": 1,
+        "fsLayers": [{"blobSum": "sha256:" + "0" * 64}],
+        "history": [{"v1Compatibility": "{}"}],
+    },
+    "a list": [],
+    "deep nesting": b"[" * 200_000,
+    "a huge number": b'{"schemaVersion": 2, "config": {"size": ' + b"9" * 100_000 + b"}}",
+    "nothing": b"",
+}
+
+
+def test_cve_2021_21285_a_malformed_manifest_is_an_error_and_the_next_pull_works(tmp_path: Path) -> None:
+    registry = ScriptedRegistry()
+    for n, document in enumerate(MALFORMED.values()):
+        registry.put_manifest(document, f"bad{n}")
+    registry.put_image(three_layers(), "good")
+
+    async def use(store: Any, name: str) -> None:
+        for n in range(len(MALFORMED)):
+            with pytest.raises(InvalidArgument):
+                await store.pull(f"{name}:bad{n}")
+        await store.pull(f"{name}:good")
+
+    against(registry, tmp_path, use)
+
+
+def test_cve_2021_20291_a_layer_that_is_no_archive_does_not_lock_the_next_pull_out(tmp_path: Path) -> None:
+    registry = ScriptedRegistry()
+    spec = three_layers()
+    registry.put_image(spec, "bad", compress=lambda data: b"\xfd7zXZ\x00" + data[:500])
+    registry.put_image(spec, "good")
+
+    async def use(store: Any, name: str) -> None:
+        for _ in range(3):
+            with pytest.raises(WherryError):
+                await store.pull(f"{name}:bad")
+        results = await asyncio.gather(store.pull(f"{name}:bad"), store.pull(f"{name}:good"), return_exceptions=True)
+        assert isinstance(results[0], WherryError) and not isinstance(results[1], BaseException)
+
+    against(registry, tmp_path, use)
+
+
+def test_cve_2026_53493_an_index_that_contains_itself_or_never_ends_is_given_up(tmp_path: Path) -> None:
+    registry = ScriptedRegistry()
+    platform = {"platform": {"os": "linux", "architecture": "amd64"}}
+    entry = registry.put_image(three_layers()) | platform
+    for depth in range(20):
+        index = {"schemaVersion": 2, "manifests": [entry], "annotations": {"depth": str(depth)}}
+        entry = registry.put_manifest(index, "deep", media_type=OCI_INDEX) | platform
+    wide = {"schemaVersion": 2, "manifests": [{**entry, "platform": {"os": "linux", "architecture": "other"}}] * 5000}
+    registry.put_manifest(wide, "wide", media_type=OCI_INDEX)
+
+    async def use(store: Any, name: str) -> None:
+        with pytest.raises(InvalidArgument, match="nested too deep"):
+            await store.pull(f"{name}:deep", platform="linux/amd64")
+        with pytest.raises(WherryError, match="no matching manifest"):
+            await store.pull(f"{name}:wide", platform="linux/amd64")
+
+    against(registry, tmp_path, use)
+    assert len(registry.requests) < 12
+
+
+def test_cve_2026_92542_what_a_name_resolves_to_does_not_switch_tls_off(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A name server that answers 127.0.0.1 must not make a registry "local"."""
+    import socket
+
+    def resolve(*_: object, **__: object) -> list[Any]:
+        raise AssertionError("the decision asked a name server")
+
+    monkeypatch.setattr(socket, "getaddrinfo", resolve)
+    monkeypatch.setattr(socket, "gethostbyname", resolve)
+    for domain in ("localtest.me", "registry.example:5000", "127.0.0.1.nip.io", "localhost.example"):
+        [endpoint] = RegistryHosts().endpoints(domain)
+        assert endpoint.base == f"https://{domain}" and endpoint.verify
+
+
+def test_cve_2024_40635_users_and_groups_beyond_32_bits_are_refused(tmp_path: Path) -> None:
+    for field in ("uid", "gid"):
+        for value in (2**32, 2**32 - 1, 2**63, -1):
+            with pytest.raises(InvalidArgument):
+                unpack(Tar().add("f", pax_headers={field: str(value)}).bytes(), tmp_path / f"layer-{field}-{value}")
+
+
+def test_a_layer_of_very_many_members_costs_the_reader_no_memory_that_lasts() -> None:
+    assert peak_memory(READ_ALL, tarfile.TarInfo("f").tobuf() * 100_000) < 80 << 20
