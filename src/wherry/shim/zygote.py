@@ -78,7 +78,7 @@ def _fork(control: Socket, fd: int) -> int:
             os.dup2(null, number, inheritable=False)
         os.close(null)
         syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1, subject="child subreaper")
-        Supervisor(os.dup(fd)).run()
+        Supervisor(fd).run()
     finally:
         os._exit(0)
 
