@@ -83,16 +83,19 @@ def descendants(of: int | None = None) -> dict[int, tuple[str, str]]:
     return result
 
 
-def reap_orphans() -> None:
-    """Collect adopted children that have ended. For the end of a test, when its own subprocesses have been waited for."""
-    me = os.getpid()
+def reap_orphans(*, of_other_sessions: bool = False) -> None:
+    """Collect adopted children that have ended, as PID 1 does. Without `of_other_sessions` also this process's own children, whose
+    subprocess objects then no longer learn the exit status: for the end of a test."""
+    me, group = os.getpid(), os.getpgrp()
     for pid, (state, _) in descendants().items():
         found = _stat(pid)
-        if state == "Z" and found and found[0] == me:
-            try:
+        if state != "Z" or not found or found[0] != me:
+            continue
+        try:
+            if not of_other_sessions or os.getpgid(pid) != group:
                 os.waitpid(pid, os.WNOHANG)
-            except ChildProcessError:
-                pass
+        except (ChildProcessError, ProcessLookupError):
+            pass
 
 
 def _command(pid: int, name: str) -> str:
@@ -215,8 +218,10 @@ def _files(roots: Sequence[str]) -> Iterator[str]:
 
 
 def _is_foreign(label: str) -> bool:
+    if not _own_instances:
+        return False
     tags = set(_TAG.findall(label))
-    return bool(_own_instances and tags and not tags & _own_instances)
+    return not tags & _own_instances if tags else label.startswith("cgroup: ")
 
 
 class Watch:
