@@ -580,14 +580,19 @@ def test_a_layer_whose_files_are_gone_is_not_believed(tmp_path: Path) -> None:
     registry.put_image(three_layers(), "latest")
 
     async def use(store: Store, name: str) -> None:
-        await store.pull(name)
+        await store.images.snapshots.prepare("c1", (await store.pull(name)).top)
+        await store.images.snapshots.prepare("c2", None)
 
     async def again(store: Store, name: str) -> None:
         assert store.images.list() == []
+        assert store.images.snapshots.mounts("c2").lower == []
+        with pytest.raises(NotFound, match="does not exist"):
+            store.images.snapshots.mounts("c1")
+        assert (tmp_path / "snapshots/active/c1/fs").exists()
         await store.pull(name)
 
     against(registry, tmp_path, use)
-    subprocess.run(["rm", "-r", str(tmp_path / "snapshots/layers/2")], check=True)
+    subprocess.run(["rm", "-r", str(tmp_path / "snapshots/layers/3")], check=True)
     against(registry, tmp_path, again)
 
 

@@ -136,7 +136,7 @@ def test_masked_files_are_empty_and_masked_directories_too(lab: Lab) -> None:
 
 def test_read_only_paths_cannot_be_written(lab: Lab) -> None:
     result = lab.shell(
-        "echo 1 > /proc/sys/kernel/msgmax; echo x > /proc/irq/default_smp_affinity; echo x > /proc/sys/kernel/core_pattern"
+        "echo 1 > /proc/sys/kernel/msgmax; echo 1 > /proc/sys/vm/swappiness; echo x > /proc/sys/kernel/core_pattern"
     )
     assert result.err.count("Read-only file system") == 3
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from tests.runtime_lab import Lab, bind, mount
 
-from wherry.errors import StartError
+from wherry.errors import StartError, SyscallError
 from wherry.linux import mounts as linux_mounts
 from wherry.linux import syscalls
 
@@ -193,27 +193,35 @@ def test_an_overlay_of_128_layers_with_long_names(lab: Lab, tmp_path: Path) -> N
 
 
 @pytest.mark.requires("overlay")
-def test_the_fallback_for_older_kernels_takes_128_layers_too(tmp_path: Path) -> None:
+def test_the_fallback_for_older_kernels_takes_128_layers_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(linux_mounts, "_HAS_LOWERDIR_PLUS", False)
     layers = []
     for number in range(128):
-        (tmp_path / f"l/{number}/fs").mkdir(parents=True)
-        (tmp_path / f"l/{number}/fs/file-{number}").touch()
-        layers.append(str(tmp_path / f"l/{number}/fs"))
+        layer = tmp_path / f"layers/{number:064x}/fs"
+        layer.mkdir(parents=True)
+        (layer / f"file-{number}").touch()
+        (layer / "top").write_text(str(number))
+        layers.append(str(layer))
     for name in ("upper:odd,name", "work", "target"):
         (tmp_path / name).mkdir()
     here = os.getcwd()
-    linux_mounts._mount_overlay_classic(
-        layers, str(tmp_path / "upper:odd,name"), str(tmp_path / "work"), str(tmp_path / "target"), []
-    )
+    fd = linux_mounts.open_overlay(layers, str(tmp_path / "upper:odd,name"), str(tmp_path / "work"))
+    assert str(tmp_path) not in Path("/proc/self/mountinfo").read_text(), "the mount is in nobody's table"
+    linux_mounts.attach_at(fd, str(tmp_path / "target"))
+    os.close(fd)
     try:
-        assert len(os.listdir(tmp_path / "target")) == 128
+        assert len(os.listdir(tmp_path / "target")) == 129
+        assert (tmp_path / "target/top").read_text() == "0"
         (tmp_path / "target/new").touch()
     finally:
         linux_mounts.detach(str(tmp_path / "target"))
     assert os.listdir(tmp_path / "upper:odd,name") == ["new"]
     assert os.getcwd() == here
+    with pytest.raises(SyscallError, match="lowerdir=/no/such"):
+        linux_mounts.open_overlay([*layers, "/no/such"])
 
 
+@pytest.mark.requires("overlay")
 def test_the_kernels_own_words_are_in_the_error(tmp_path: Path) -> None:
     with pytest.raises(Exception, match=r"overlay of 1 layers.*(no such file|No such file)"):
         linux_mounts.mount_overlay([str(tmp_path / "missing")], "", "", str(tmp_path))

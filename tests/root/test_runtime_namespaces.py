@@ -207,6 +207,7 @@ class TestUserNamespace:
             lab.run("true", linux={"uidMappings": ID_MAP})
 
 
+@pytest.mark.requires("timens")
 def test_clocks_are_shifted(lab: Lab) -> None:
     entries = [*({"type": kind} for kind in NAMESPACES), {"type": "time"}]
     result = lab.run(
@@ -220,6 +221,9 @@ def test_clocks_are_shifted(lab: Lab) -> None:
 
 
 def test_a_linux32_personality(lab: Lab) -> None:
-    assert lab.run("uname", "-m", linux={"personality": {"domain": "LINUX32"}}).out != lab.run("uname", "-m").out
+    linux = {"personality": {"domain": "LINUX32"}}
+    assert lab.run("cat", "/proc/self/personality", linux=linux).out == "00000008\n"
+    with lab.start("sleep", "100", linux=linux) as box:
+        assert box.exec("cat", "/proc/self/personality").out == "00000008\n"
     with pytest.raises(StartError, match="personality"):
         lab.run("true", linux={"personality": {"domain": "BSD"}})

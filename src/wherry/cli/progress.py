@@ -5,11 +5,14 @@ from __future__ import annotations
 import os
 
 from .app import write_all
+from .units import decimal_size
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
     from typing import Any
+
+    from rich.progress import Progress
 
     Json = dict[str, Any]
 
@@ -46,25 +49,47 @@ def _line(message: Json) -> str:
 
 
 def _show_bars(progress: Iterator[Json], fd: int) -> None:
+    """A bar per layer; what is said after the first bar and belongs to none follows at the end."""
     from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn
+    from rich.progress import BarColumn, Progress, TextColumn
 
+    columns = (
+        TextColumn("{task.fields[layer]}:", markup=False),
+        TextColumn("{task.description}", markup=False),
+        BarColumn(bar_width=30),
+        TextColumn("{task.fields[size]}", markup=False),
+    )
+    after: list[str] = []
     with open(fd, "w", encoding="utf-8", errors="surrogateescape", closefd=False) as file:
-        console = Console(file=file, highlight=False)
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(bar_width=30), DownloadColumn())
-        done_columns = TextColumn("{task.description}", markup=False)
-        tasks: dict[str, Any] = {}
-        with Progress(*columns, console=console) as bars:
+        with Progress(*columns, console=Console(file=file, highlight=False)) as bars:
+            layers: dict[str, _Layer] = {}
             for message in progress:
-                layer, status = str(message.get("id") or ""), str(message.get("status") or "")
-                detail = message.get("progressDetail") or {}
-                if layer and (layer in tasks or status.startswith(_BARS) or "layer" in status.lower()):
-                    if layer not in tasks:
-                        tasks[layer] = bars.add_task(layer, total=None)
-                    total, current = detail.get("total"), detail.get("current")
-                    bars.update(tasks[layer], description=f"{layer}: {status}", total=total, completed=current or 0)
-                    if not detail and status.endswith(("complete", "exists")):
-                        bars.update(tasks[layer], total=1, completed=1)
-                elif line := _line(message):
-                    console.print(line, end="", markup=False)
-        del done_columns
+                name, status = str(message.get("id") or ""), str(message.get("status") or "")
+                if name in layers or (name and (status.startswith(_BARS) or status.endswith((" layer", " exists")))):
+                    if name not in layers:
+                        layers[name] = _Layer(bars, name)
+                    layers[name].update(status, message.get("progressDetail") or {})
+                elif layers:
+                    after.append(_line(message))
+                else:
+                    bars.console.print(_line(message), end="", markup=False)
+    write_all(fd, "".join(after).encode("utf-8", "surrogateescape"))
+
+
+class _Layer:
+    """One layer's bar: it runs once for the download and once for the unpacking."""
+
+    def __init__(self, bars: Progress, name: str) -> None:
+        self._bars = bars
+        self._task = bars.add_task("", total=None, layer=name, size="")
+        self._total = 0
+
+    def update(self, status: str, detail: Json) -> None:
+        self._total = int(detail.get("total") or self._total)
+        current = int(detail.get("current") or 0)
+        if status.endswith(("complete", "exists", "Checksum")):
+            current = self._total or 1
+        size = f"{decimal_size(current, 3)}/{decimal_size(self._total, 3)}" if self._total else ""
+        self._bars.update(
+            self._task, description=status, total=self._total or current or None, completed=current, size=size
+        )

@@ -9,6 +9,8 @@ from __future__ import annotations
 import ssl
 from _thread import allocate_lock
 
+from wherry.errors import InvalidArgument
+
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket
@@ -92,15 +94,21 @@ class TlsSocket:
 
 
 def wrap(sock: socket, host: str, tls: Tls) -> TlsSocket:
-    """The TLS connection over `sock`. OSError (ssl.SSLError) when certificates are refused."""
+    """The TLS connection over `sock`. ssl.SSLError when a certificate is refused; InvalidArgument when ours cannot be read."""
     context = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
-    if not tls.verify:
-        context.check_hostname = False
-        context.verify_mode = ssl.CERT_NONE
-    elif tls.ca:
-        context.load_verify_locations(tls.ca)
-    else:
-        context.load_default_certs()
-    if tls.cert and tls.key:
-        context.load_cert_chain(tls.cert, tls.key)
+    try:
+        if not tls.verify:
+            context.check_hostname = False
+            context.verify_mode = ssl.CERT_NONE
+        elif tls.ca:
+            context.load_verify_locations(tls.ca)
+        else:
+            context.load_default_certs()
+        if tls.cert and tls.key:
+            context.load_cert_chain(tls.cert, tls.key)
+    except OSError as error:
+        files = ", ".join(path for path in (tls.ca, tls.cert, tls.key) if path)
+        raise InvalidArgument(
+            f"cannot use the certificates {files}: {(error.strerror or str(error)).lower()}"
+        ) from None
     return TlsSocket(sock, context, host)

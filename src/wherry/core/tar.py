@@ -300,19 +300,18 @@ def _check_signed(block: bytes, stored: bytes) -> None:
 
 def _number(text: bytes) -> int:
     """Octal text, or GNU's base-256 for what does not fit."""
-    first = text[0]
-    if first & 0x80:
+    if text[0] & 0x80:
         value = int.from_bytes(text, "big") & ((1 << (8 * len(text) - 1)) - 1)
-        return value - (1 << (8 * len(text) - 1)) if first & 0x40 else value
-    digits = text.partition(b"\0")[0].strip(b" ")
-    if not digits:
-        return 0
+        return value - (1 << (8 * len(text) - 1)) if text[0] & 0x40 else value
+    digits = text.strip(b" \0")
     if not digits.isdigit():
-        raise InvalidArgument("tar: invalid header (a number is malformed)")
+        digits = digits.partition(b"\0")[0].rstrip(b" ") or b"0"
     try:
-        return int(digits, 8)
+        if digits.isdigit():
+            return int(digits, 8)
     except ValueError:
-        raise InvalidArgument("tar: invalid header (a number is malformed)") from None
+        pass  # an 8 or a 9
+    raise InvalidArgument("tar: invalid header (a number is malformed)")
 
 
 def _decimal(text: bytes) -> int:

@@ -13,7 +13,6 @@ Absent: reading mount options of the OCI configuration (runtime.mount_options), 
 
 from __future__ import annotations
 
-import errno
 import os
 
 from wherry.errors import SyscallError
@@ -28,6 +27,7 @@ IDMAP, NOSYMFOLLOW = 0x100000, 0x200000
 UNBINDABLE, PRIVATE, SLAVE, SHARED = 1 << 17, 1 << 18, 1 << 19, 1 << 20
 MNT_DETACH = 2
 
+_HAS_LOWERDIR_PLUS = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (6, 5)
 _OPEN_TREE_CLONE = 1
 _F_EMPTY_PATH, _T_EMPTY_PATH = 0x4, 0x40
 _SET_FLAG, _SET_STRING, _SET_FD, _CREATE = 0, 1, 5, 6
@@ -144,10 +144,12 @@ def detach(path: str) -> None:
 def open_overlay(
     lower: list[str], upper: str = "", work: str = "", options: list[tuple[str, str | None]] | None = None
 ) -> int:
-    """A detached overlay mount; `lower` topmost first, up to the kernel's 500 layers; read-only without `upper`. The caller owns the descriptor.
+    """A detached overlay mount; `lower` topmost first; read-only without `upper`. The caller owns the descriptor.
 
-    FailedPrecondition's cause is in the message: the kernel says which directory it does not like. On kernels before 6.5 see `mount_overlay`.
+    Takes 128 layers on every supported kernel, however long their paths. SyscallError with the kernel's own words about what it does not like.
     """
+    if not _HAS_LOWERDIR_PLUS:
+        return _open_overlay_classic(lower, upper, work, options or [])
     subject = f"overlay of {len(lower)} layers"
     context = syscalls.fsopen("overlay")
     try:
@@ -167,40 +169,47 @@ def open_overlay(
 def mount_overlay(
     lower: list[str], upper: str, work: str, target: str, options: list[tuple[str, str | None]] | None = None
 ) -> None:
-    """Mounts an overlay at `target`; `lower` topmost first. Takes 128 layers on every supported kernel, however long their paths."""
-    try:
-        fd = open_overlay(lower, upper, work, options)
-    except SyscallError as error:
-        # Before 6.5 there is no lowerdir+ (EINVAL), and all options together must fit in one page: paths relative to the layers' common parent do.
-        if error.errno != errno.EINVAL or "lowerdir+" not in error.subject:
-            raise
-        _mount_overlay_classic(lower, upper, work, target, options or [])
-        return
+    """Mounts an overlay as `open_overlay` makes it at `target`."""
+    fd = open_overlay(lower, upper, work, options)
     try:
         attach_at(fd, target)
     finally:
         os.close(fd)
 
 
-def _mount_overlay_classic(
-    lower: list[str], upper: str, work: str, target: str, options: list[tuple[str, str | None]]
-) -> None:
-    """mount(2) with layer paths relative to their common parent, which becomes the working directory for the call."""
-    parent = os.path.commonpath(lower) if len(lower) > 1 else os.path.dirname(lower[0])
-    data = "lowerdir=" + ":".join(_escape(os.path.relpath(directory, parent)) for directory in lower)
-    if upper:
-        data += f",upperdir={_escape(upper)},workdir={_escape(work)}"
-    for key, value in options:
-        data += f",{key}" if value is None else f",{key}={value}"
-    target = os.path.abspath(target)
+def _open_overlay_classic(lower: list[str], upper: str, work: str, options: list[tuple[str, str | None]]) -> int:
+    """Before Linux 6.5: mount(2), whose options must fit in one page, so every directory is named by the number of a descriptor in /proc/self/fd.
+
+    mount(2) wants a place to mount at: the topmost directory itself, for the moment until it is cloned from there and let go.
+    """
+    subject = f"overlay of {len(lower)} layers"
+    target = upper or lower[0]
     here = os.open(".", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    fds: list[int] = [here]
+
+    def name(path: str) -> str:
+        try:
+            fds.append(os.open(path, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC))
+        except OSError as error:
+            raise SyscallError("mount", f"{subject} option lowerdir={path}", error.errno or 0) from None
+        return str(fds[-1])
+
     try:
-        os.chdir(parent)
-        syscalls.mount("overlay", target, "overlay", 0, data)
+        data = "lowerdir=" + ":".join([name(path) for path in lower])
+        if upper:
+            data += f",upperdir={name(upper)},workdir={name(work)}"
+        for key, value in options:
+            data += f",{key}" if value is None else f",{key}={value}"
+        target = os.path.abspath(target)
+        os.chdir("/proc/self/fd")
+        try:
+            syscalls.mount("overlay", target, "overlay", 0, data)
+        finally:
+            os.fchdir(here)
+        try:
+            return clone_tree(target)
+        finally:
+            detach(target)
     finally:
-        os.fchdir(here)
-        os.close(here)
-
-
-def _escape(path: str) -> str:
-    return path.replace("\\", "\\\\").replace(":", "\\:").replace(",", "\\,")
+        for fd in fds:
+            os.close(fd)

@@ -50,6 +50,12 @@ class Long(_SimpleCData):  # type: ignore[type-arg]
     _type_ = "l"
 
 
+class Int(_SimpleCData):  # type: ignore[type-arg]
+    """C int: what the C library's functions return. Read as a long, their -1 could be 4294967295."""
+
+    _type_ = "i"
+
+
 class Pointer(_SimpleCData):  # type: ignore[type-arg]
     """void *: takes bytes, None, an address, or an array."""
 
@@ -70,20 +76,22 @@ class String(_SimpleCData):  # type: ignore[type-arg]
 
 class _Call(CFuncPtr):
     _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO
-    _restype_ = Long
 
 
 class _CallHoldingGil(CFuncPtr):
     """For calls that return twice: no other thread may run Python code while one copies the process."""
 
     _flags_ = FUNCFLAG_CDECL | FUNCFLAG_USE_ERRNO | FUNCFLAG_PYTHONAPI
-    _restype_ = Long
 
 
 def function(name: str, *argtypes: type, hold_gil: bool = False) -> Callable[..., int]:
-    """The C library's (or the interpreter's) function `name` with a prototype; it returns a long and leaves errno for `failed`."""
+    """The C library's (or the interpreter's) function `name` with a prototype; it leaves errno for `failed`.
+
+    syscall(2) returns a long, all others an int.
+    """
     call: Any = (_CallHoldingGil if hold_gil else _Call)(dlsym(_LIBC, name))
     call.argtypes = argtypes
+    call.restype = Long if name == "syscall" else Int
     return call  # type: ignore[no-any-return]
 
 

@@ -132,6 +132,8 @@ _CONFIG: dict[str, Any] = {
 }
 _NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
 
+_HOOKS = frozenset(("prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"))
+
 
 def check(config: Config) -> None:
     """Raises InvalidArgument, or NotImplemented for what is right but not done, with the field's name. Removes keys
@@ -151,6 +153,8 @@ def check(config: Config) -> None:
         if "destination" not in mount:
             raise InvalidArgument(f"mounts[{index}].destination is missing")
     for name, hooks in config.get("hooks", {}).items():
+        if name not in _HOOKS:
+            raise InvalidArgument(f"hooks.{name}: there are no such hooks")
         for index, hook in enumerate(hooks):  # type: ignore[var-annotated, arg-type]
             if "path" not in hook:
                 raise InvalidArgument(f"hooks.{name}[{index}].path is missing")

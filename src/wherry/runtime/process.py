@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import _signal  # type: ignore[import-not-found]
 import errno
+import fcntl
 import os
 import select
 
@@ -178,9 +179,13 @@ def pass_on(count: int) -> None:
 
 def install_stdio(fds: tuple[int, int, int]) -> None:
     """Puts `fds` at 0, 1 and 2, whatever numbers they have now."""
+    if fds == (0, 1, 2):
+        for fd in fds:
+            os.set_inheritable(fd, True)
+        return
     safe = [
-        fd if fd > 2 else os.dup(os.dup(os.dup(fd))) for fd in fds
-    ]  # none of them is overwritten before it was copied
+        fd if fd > 2 else fcntl.fcntl(fd, fcntl.F_DUPFD_CLOEXEC, 3) for fd in fds
+    ]  # none is overwritten before it was copied
     for number, fd in enumerate(safe):
         os.dup2(fd, number, inheritable=True)
 

@@ -12,6 +12,7 @@ so nobody in the container can see a process that is still the host's.
 
 from __future__ import annotations
 
+import gc
 import os
 import sys
 
@@ -90,6 +91,7 @@ def _help(helper: Helper, body: Body, channel: _socket.socket, end: _socket.sock
 
 def guard(body: Body, channel: _socket.socket) -> None:
     """Runs a child's body to its end. Whatever it raises goes to the parent as FAILED; then the process ends, without any of Python's own exit."""
+    gc.disable()  # a collection would write to every object that the parent has, and so copy all of its memory
     try:
         body(channel)
         error = StartError("exec", "the child's work ended without a program", 0)

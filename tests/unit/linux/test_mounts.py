@@ -14,7 +14,3 @@ def test_attributes_print_like_mount_options() -> None:
 def test_a_file_system_prints_its_options() -> None:
     assert str(mounts.Filesystem("tmpfs", [("size", "1m"), ("noswap", None)])) == "tmpfs(size=1m,noswap)"
     assert str(mounts.Filesystem("proc", [])) == "proc"
-
-
-def test_special_characters_of_overlay_options_are_escaped() -> None:
-    assert mounts._escape("/a:b,c\\d") == "/a\\:b\\,c\\\\d"
