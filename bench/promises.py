@@ -32,7 +32,7 @@ PROMISES = (
     Promise("exec", "docker exec c true", "dockerd", 1 / 2),
     Promise("api-none", "API create+start+wait+delete, kept connection (none)", "dockerd", 1 / 8),
     Promise("api-bridge", "API create+start+wait+delete, kept connection (bridge)", "dockerd", 1 / 8),
-    Promise("memory", "PSS of the process that keeps one more idle container", "dockerd", 1 / 2, "MB"),
+    Promise("memory", "memory (PSS of its shim) that one more idle container costs", "dockerd", 1 / 2, "MB"),
     Promise("runc-run", "wherry-runc run of a bundle", "runc", 1.3),
 )
 

@@ -93,21 +93,28 @@ class Api:
             connection.close()
 
 
-def idle_memory(engine: Engine, count: int = 20) -> float:
-    """Bytes of proportional set size (PSS) of the process that looks after one more idle container; the mean of `count`."""
-    ids = [engine.run("run", "-d", "--network", "none", IMAGE, "sleep", "100000") for _ in range(count)]
+def idle_memory(engine: Engine, few: int = 10, more: int = 20) -> float:
+    """Bytes that one more idle container costs: how much the proportional set size (PSS) of all the processes that keep containers (shims) grows
+    between `few` and `few + more` of them, divided by `more`."""
+    ids: list[str] = []
     try:
-        time.sleep(_REST_SECONDS)
-        total = 0
-        for container in ids:
-            pid = engine.run("inspect", "-f", "{{.State.Pid}}", container)
-            with open(f"/proc/{pid}/status") as status:
-                parent = next(line.split()[1] for line in status if line.startswith("PPid:"))
-            with open(f"/proc/{parent}/smaps_rollup") as rollup:
-                total += next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) * 1024
-        return total / count
+        sums = []
+        for count in (few, more):
+            ids += [engine.run("run", "-d", "--network", "none", IMAGE, "sleep", "100000") for _ in range(count)]
+            time.sleep(_REST_SECONDS)
+            sums.append(sum(_keeper_pss(engine, container) for container in ids))
+        return (sums[1] - sums[0]) / more
     finally:
         engine.run("rm", "-f", *ids)
+
+
+def _keeper_pss(engine: Engine, container: str) -> int:
+    """PSS in bytes of the parent of the container's first process."""
+    pid = engine.run("inspect", "-f", "{{.State.Pid}}", container)
+    with open(f"/proc/{pid}/status") as status:
+        parent = next(line.split()[1] for line in status if line.startswith("PPid:"))
+    with open(f"/proc/{parent}/smaps_rollup") as rollup:
+        return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) * 1024
 
 
 class Bundle:

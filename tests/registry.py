@@ -10,6 +10,7 @@ import json
 import os
 import signal
 import socket
+import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
@@ -34,7 +35,8 @@ def digest_of(data: bytes) -> str:
 class ScriptedRegistry:
     """Serves what `put_*` gave it, on 127.0.0.1; `behave` may answer first. `requests` remembers (method, path, Authorization)."""
 
-    def __init__(self) -> None:
+    def __init__(self, tls: ssl.SSLContext | None = None) -> None:
+        self._tls = tls
         self.blobs: dict[str, bytes] = {}
         self.manifests: dict[str, tuple[bytes, str]] = {}
         self.requests: list[tuple[str, str, str]] = []
@@ -51,7 +53,7 @@ class ScriptedRegistry:
         application.router.add_route("*", "/{rest:.*}", self._answer)
         runner = web.AppRunner(application, access_log=None, shutdown_timeout=0.1)
         await runner.setup()
-        site = web.TCPSite(runner, "127.0.0.1", 0)
+        site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=self._tls)
         await site.start()
         [listening] = runner.addresses
         self.port = listening[1]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import subprocess
+import tarfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,6 +12,7 @@ import pytest
 
 from tests.e2e.harness import BUSYBOX, Engine
 from tests.e2e.parity import DOCKER, WHERRY, ask, environment
+from tests.registry import docker_registry, skopeo_copy
 
 ACTING = r"""
 run --rm --network none busybox echo hello
@@ -197,3 +199,55 @@ def test_a_cidfile_does_not_stay_when_create_fails(fresh: Engine, tmp_path: Path
     answer = ask(fresh, WHERRY, ["create", "--cidfile", str(path), "--pull=never", "no-such-image"])
     assert answer.code == 1
     assert not path.exists()
+
+
+def test_load_says_what_docker_says(fresh: Engine, archive: str) -> None:
+    with open(archive, "rb") as file:
+        piped = [
+            subprocess.run([*program, "load"], stdin=file, env=environment(fresh), capture_output=True, check=False)
+            for program in (DOCKER, WHERRY)
+            if file.seek(0) == 0
+        ]
+    assert (piped[1].returncode, piped[1].stdout, piped[1].stderr) == (0, piped[0].stdout, piped[0].stderr)
+    named = [ask(fresh, program, ["load", "-q", "-i", archive]) for program in (DOCKER, WHERRY)]
+    assert named[1] == named[0]
+    assert named[1].out == f"Loaded image: {BUSYBOX}\n"
+
+
+def test_import_says_what_docker_says(fresh: Engine, tmp_path: Path) -> None:
+    path = tmp_path / "root.tar"
+    with tarfile.open(path, "w") as made:
+        made.add("/bin/busybox", "bin/busybox")
+    words = ["import", "-c", 'CMD ["/bin/busybox", "echo", "hello"]', "-m", "made by a test", str(path), "made:1"]
+    answers = [ask(fresh, program, words) for program in (DOCKER, WHERRY)]
+    assert answers[1] == answers[0]
+    assert answers[1].code == 0
+    assert ask(fresh, WHERRY, ["run", "--rm", "--network=none", "made:1"]).out == "hello\n"
+
+
+@pytest.fixture
+def pullable(archive: str, tmp_path: Path) -> Iterator[str]:
+    """The reference of an image in a registry."""
+    with docker_registry(tmp_path / "registry") as host:
+        reference = f"{host}/some/image:v1"
+        skopeo_copy(f"docker-archive:{archive}", f"docker://{reference}", "--dest-tls-verify=false")
+        yield reference
+
+
+@pytest.mark.requires("registry", "skopeo")
+def test_pull_says_what_docker_says_whatever_the_order_of_layers(fresh: Engine, pullable: str) -> None:
+    reference = pullable
+    answers = []
+    for program in (DOCKER, WHERRY):
+        fresh.docker("rmi", "-f", reference, check=False)
+        answers.append(ask(fresh, program, ["pull", reference]))
+    assert answers[1].code == 0
+    assert sorted(answers[1].out.splitlines()) == sorted(answers[0].out.splitlines())
+    again = [ask(fresh, program, ["pull", reference]) for program in (DOCKER, WHERRY)]
+    assert again[1] == again[0]
+    fresh.docker("rmi", "-f", reference)
+    ran = ask(fresh, WHERRY, ["run", "--rm", "--network=none", reference, "echo", "hello"])
+    assert (ran.code, ran.out) == (0, "hello\n")
+    assert ran.err.startswith(f"Unable to find image '{reference}' locally\n")
+    quiet = ask(fresh, WHERRY, ["run", "--rm", "--network=none", "--pull=always", "-q", reference, "true"])
+    assert (quiet.code, quiet.out, quiet.err) == (0, "", "")

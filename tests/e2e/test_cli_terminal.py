@@ -197,6 +197,19 @@ def test_signals_are_passed_on_to_the_container(engine: Engine) -> None:
     assert (process.returncode, out, err) == (9, "got it\n", "")
 
 
+def test_a_third_interrupt_ends_the_command(engine: Engine) -> None:
+    script = "trap 'echo int' INT; echo ready; while :; do sleep 0.1; done"
+    process = started(engine, "run", "--name", "stays", "--network=none", BUSYBOX, "sh", "-c", script)
+    assert read_line(process) == "ready\n"
+    for _ in range(2):
+        process.send_signal(signal.SIGINT)
+        assert read_line(process) == "int\n"
+    process.send_signal(signal.SIGINT)
+    _, err = process.communicate(timeout=SECONDS)
+    assert (process.returncode, err) == (1, "\ngot 3 SIGTERM/SIGINTs, forcefully exiting\n")
+    assert engine.state("stays")["Running"]
+
+
 def test_without_sig_proxy_a_signal_ends_the_command_alone(engine: Engine) -> None:
     process = started(
         engine, "run", "--name", "stays", "--network=none", "--sig-proxy=false", BUSYBOX, "sh", "-c", TRAP

@@ -1,400 +1,254 @@
-"""Images: load, save's formats, import, tag, rmi, inspect, history, and pull from a real registry."""
+"""Images through the real docker CLI: pull, load, import, images, inspect, history, tag, rmi, prune, and what it says when they fail."""
 
 from __future__ import annotations
 
-import contextlib
+import gzip
 import json
-import os
+import re
 import subprocess
-import tarfile
-import threading
-from collections.abc import Iterator, Sequence
-from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import images
-from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd, free_port, wait_until
-from tests.images import Entry
+from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd
+from tests.images import Entry, ImageSpec, busybox_layer, image_id
+from tests.registry import docker_registry, skopeo_copy
 
-CONFIG = """version: 0.1
-storage: {{filesystem: {{rootdirectory: {root}}}, delete: {{enabled: true}}}}
-http: {{addr: "127.0.0.1:{port}"}}
-log: {{level: error}}
-{extra}
-"""
+pytestmark = pytest.mark.requires("registry", "skopeo")
 
-
-@contextlib.contextmanager
-def registry(root: Path, extra: str = "") -> Iterator[str]:
-    """A docker-registry on loopback; → host:port."""
-    port = free_port()
-    root.mkdir(parents=True, exist_ok=True)
-    (root / "config.yml").write_text(CONFIG.format(root=root / "data", port=port, extra=extra))
-    with (
-        open(root / "log", "wb") as log,
-        subprocess.Popen(["docker-registry", "serve", root / "config.yml"], stdout=log, stderr=log) as process,
-    ):
-        try:
-            wait_until("the registry listens", lambda: _listens(port))
-            yield f"127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-def _listens(port: int) -> bool:
-    import socket
-
-    with socket.socket() as probe:
-        return probe.connect_ex(("127.0.0.1", port)) == 0
+APP = ImageSpec(
+    layers=(
+        busybox_layer(),
+        images.layer([Entry("app", b"#!/bin/sh\necho app\n", 0o755)]),
+        images.layer([Entry(".wh.home"), Entry("etc/.wh.group")]),
+    ),
+    config={"Cmd": ["/app"], "Env": ["PATH=/bin", "A=1"], "Labels": {"tier": "web"}, "WorkingDir": "/tmp"},
+)
+ID = image_id(APP)
+SHORT = ID.removeprefix("sha256:")[:12]
 
 
 @pytest.fixture(scope="module")
-def hub(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    with registry(tmp_path_factory.mktemp("registry")) as address:
-        yield address
+def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    root = tmp_path_factory.mktemp("registry")
+    with docker_registry(root) as host:
+        digest = images.write_oci_layout(str(root / "layout"), APP)
+        skopeo_copy(f"oci:{root}/layout:latest", f"docker://{host}/team/app:1")
+        assert digest
+        yield host
 
 
-def push(hub: str, spec: images.ImageSpec, name: str, directory: Path, *flags: str) -> str:
-    """Push with skopeo; → the manifest's digest in the registry."""
-    layout = directory / "layout"
-    images.write_oci_layout(str(layout), spec)
-    digest = directory / "digest"
-    subprocess.run(
-        [
-            "skopeo",
-            "copy",
-            "-q",
-            "--dest-tls-verify=false",
-            f"--digestfile={digest}",
-            *flags,
-            f"oci:{layout}:latest",
-            f"docker://{hub}/{name}",
-        ],
-        check=True,
+@pytest.fixture
+def app(engine: Engine, tmp_path: Path) -> str:
+    """The image, loaded as app:1."""
+    engine.docker("load", "-q", "-i", images.write_docker_archive(str(tmp_path / "app.tar"), APP, "app:1"))
+    return "app:1"
+
+
+def refused(engine: Engine, *words: str) -> str:
+    """What the CLI says when that fails with exit status 1."""
+    done = engine.docker(*words, check=False)
+    assert done.returncode == 1, done.stdout + done.stderr
+    return done.stderr.strip()
+
+
+# --- pull
+
+
+def test_pull_reports_each_layer_and_the_result(engine: Engine, registry: str) -> None:
+    lines = engine.output("pull", f"{registry}/team/app:1").splitlines()
+    assert lines[0] == "1: Pulling from team/app"
+    statuses = [re.sub(r"^[0-9a-f]{12}: ", "", line) for line in lines[1:]]
+    assert statuses.count("Pull complete") == statuses.count("Download complete") == 2
+    assert (
+        statuses.count("Pull complete") + statuses.count("Already exists") == 3
+    )  # the lowest is that of the test image
+    assert re.fullmatch(r"Digest: sha256:[0-9a-f]{64}", lines[-3])
+    assert lines[-2:] == [f"Status: Downloaded newer image for {registry}/team/app:1", f"{registry}/team/app:1"]
+    again = engine.output("pull", f"{registry}/team/app:1").splitlines()
+    assert again[-2] == f"Status: Image is up to date for {registry}/team/app:1"
+    assert engine.inspect(f"{registry}/team/app:1")["Id"] == ID
+
+
+def test_pull_by_digest_gives_an_image_without_a_tag(engine: Engine, registry: str) -> None:
+    engine.docker("pull", "-q", f"{registry}/team/app:1")
+    [name] = engine.inspect(f"{registry}/team/app:1")["RepoDigests"]
+    engine.docker("rmi", f"{registry}/team/app:1")
+    assert engine.output("pull", "-q", name) == name
+    shown = engine.inspect(name)
+    assert (shown["Id"], shown["RepoTags"], shown["RepoDigests"]) == (ID, [], [name])
+
+
+def test_run_pulls_what_is_not_there(engine: Engine, registry: str) -> None:
+    done = engine.docker("run", "--rm", "--network=none", f"{registry}/team/app:1")
+    assert done.stdout == "app\n"
+    assert f"Unable to find image '{registry}/team/app:1' locally" in done.stderr
+
+
+def test_a_pull_that_fails_says_why(engine: Engine, registry: str) -> None:
+    host = "127.0.0.1:1"
+    assert refused(engine, "pull", f"{registry}/team/app:none") == (
+        f"Error response from daemon: manifest for {registry}/team/app:none not found: manifest unknown: manifest unknown"
     )
-    return digest.read_text().strip()
+    assert f"dial tcp {host}: connect: connection refused" in refused(engine, "pull", f"{host}/app")
+    assert "invalid reference format" in refused(engine, "pull", "No/Such:Name:x")
 
 
-def small(content: str = "hello", **config: object) -> images.ImageSpec:
-    """The test image and a layer with one file on it."""
-    layers = (images.busybox_layer(), images.layer([Entry("message", content.encode())]))
-    return images.ImageSpec(layers=layers, config={"Cmd": ["cat", "/message"], "Env": ["PATH=/bin"], **config})
+# --- load and import
 
 
-# -- local --------------------------------------------------------------------------------------------------------------------------------
+@pytest.mark.parametrize("form", ["docker-archive", "oci-archive", "gzip"])
+def test_load_reads_what_others_wrote(engine: Engine, tmp_path: Path, form: str) -> None:
+    path = tmp_path / "archive"
+    if form == "gzip":
+        path.write_bytes(gzip.compress(images.docker_archive(APP, ["loaded:2"])))
+    else:
+        images.write_oci_layout(str(tmp_path / "layout"), APP)
+        skopeo_copy(f"oci:{tmp_path}/layout:latest", f"{form}:{path}:docker.io/library/loaded:2")
+    if form == "oci-archive" and engine.kind == "dockerd":
+        pytest.skip("peer: dockerd 20.10: reads no OCI layouts")
+    assert engine.output("load", "-i", str(path)) == "Loaded image: loaded:2"
+    assert engine.inspect("loaded:2")["Id"] == ID
+    assert engine.output("run", "--rm", "--network=none", "loaded:2") == "app"
 
 
-def test_load_says_what_it_loaded_and_runs(engine: Engine, tmp_path: Path) -> None:
-    path = images.write_docker_archive(str(tmp_path / "i.tar"), small(), "loaded:1", "loaded:2")
-    printed = engine.output("load", "-i", path)
-    assert "Loaded image: loaded:1" in printed
-    assert engine.output("run", "--rm", "--network=none", "loaded:2") == "hello"
-    assert engine.inspect("loaded:1")["Id"] == images.image_id(small())
+def test_load_of_what_is_no_archive_fails(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "bad").write_bytes(b"x" * 10_000)
+    refused(engine, "load", "-i", str(tmp_path / "bad"))
+    assert BUSYBOX in engine.output("images", "--format={{.Repository}}:{{.Tag}}")
 
 
-def test_load_from_stdin_and_gzip(engine: Engine, tmp_path: Path) -> None:
-    images.write_docker_archive(str(tmp_path / "i.tar"), small(), "zipped:1")
-    subprocess.run(["gzip", tmp_path / "i.tar"], check=True)
-    with open(tmp_path / "i.tar.gz", "rb") as archive:
-        done = subprocess.run(
-            ["docker", "load"], stdin=archive, env=engine.client_environment, capture_output=True, text=True, check=True
-        )
-    assert "Loaded image: zipped:1" in done.stdout
-
-
-@differs_on_dockerd("loads the docker format alone")
-def test_load_of_an_oci_layout(engine: Engine, tmp_path: Path) -> None:
-    images.write_oci_layout(str(tmp_path / "layout"), small(), "laid:1")
-    with tarfile.open(tmp_path / "i.tar", "w") as archive:
-        archive.add(tmp_path / "layout", arcname=".")
-    printed = engine.output("load", "-i", str(tmp_path / "i.tar"))
-    assert "Loaded image" in printed
-    assert engine.inspect(images.image_id(small()))["Id"] == images.image_id(small())
-    engine.docker("rmi", images.image_id(small()))
-
-
-def test_import_makes_an_image_of_a_file_system(engine: Engine, tmp_path: Path) -> None:
-    (tmp_path / "root.tar").write_bytes(images.busybox_layer())
-    ref = engine.output(
+def test_import_makes_an_image_of_a_root_file_system(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "rootfs.tar").write_bytes(busybox_layer())
+    id = engine.output(
         "import",
-        "-c",
-        "ENV A=b",
-        "-c",
-        'CMD ["sh", "-c", "echo $A"]',
         "-m",
-        "made here",
-        str(tmp_path / "root.tar"),
+        "by hand",
+        "-c",
+        'CMD ["echo", "hi"]',
+        "-c",
+        "ENV PATH=/bin",
+        str(tmp_path / "rootfs.tar"),
         "imported:1",
     )
-    assert engine.inspect("imported:1")["Id"] == ref
-    assert engine.inspect("imported:1")["Comment"] == "made here"
-    assert engine.output("run", "--rm", "--network=none", "-e", "PATH=/bin", "imported:1") == "b"
+    shown = engine.inspect("imported:1")
+    assert (shown["Id"], shown["Comment"], shown["Config"]["Cmd"]) == (id, "by hand", ["echo", "hi"])
+    assert engine.output("run", "--rm", "--network=none", "imported:1") == "hi"
+    said = refused(engine, "import", "-c", "RUN x", str(tmp_path / "rootfs.tar"))
+    assert "run is not a valid change command" in said.lower()
 
 
-def test_tag_and_untag(engine: Engine) -> None:
-    engine.docker("tag", BUSYBOX, "other/name:1.0")
-    assert engine.inspect("other/name:1.0")["Id"] == engine.inspect(BUSYBOX)["Id"]
-    assert engine.output("rmi", "other/name:1.0") == "Untagged: other/name:1.0"
-    assert "No such image" in engine.docker("rmi", "other/name:1.0", check=False).stderr
+# --- what is in an image
 
 
-@pytest.mark.parametrize("name", ["UPPER", "-dash", "a:b:c", "name:" + "t" * 129, "a//b"])
-def test_a_malformed_name_is_refused(engine: Engine, name: str) -> None:
-    done = (
-        engine.docker("tag", BUSYBOX, "--", name, check=False)
-        if name.startswith("-")
-        else engine.docker("tag", BUSYBOX, name, check=False)
+def test_whiteouts_hide_what_lower_layers_have(engine: Engine, app: str) -> None:
+    assert engine.shell("ls -d /home /etc/group /etc/passwd 2>/dev/null; true", image=app) == "/etc/passwd"
+
+
+def test_inspect_and_history_describe_the_image(engine: Engine, app: str) -> None:
+    shown = engine.inspect(app)
+    assert (shown["Id"], shown["RepoTags"], shown["Os"], shown["Created"]) == (
+        ID,
+        [app],
+        "linux",
+        "2026-01-02T03:04:05Z",
     )
-    assert done.returncode != 0
-    assert "invalid" in done.stderr
+    config = {key: value for key, value in shown["Config"].items() if value}
+    assert {key: config[key] for key in ("Cmd", "Env", "Labels", "WorkingDir")} == dict(APP.config)
+    assert len(shown["RootFS"]["Layers"]) == 3
+    history = engine.output(
+        "history", "--no-trunc", "--human=false", "--format={{.ID}} {{.Size}} {{.CreatedBy}}", app
+    ).splitlines()
+    assert history[0] == f"{ID} 0 tests/images.py"
+    assert history[1] == "<missing> 19 tests/images.py"
+    assert int(history[2].split()[1]) == shown["Size"] - 19
 
 
-def test_rmi_deletes_the_last_reference_s_layers(engine: Engine, tmp_path: Path) -> None:
-    engine.docker("load", "-i", images.write_docker_archive(str(tmp_path / "i.tar"), small("unique"), "gone:1"))
-    printed = engine.output("rmi", "gone:1")
-    assert "Untagged: gone:1" in printed
-    assert f"Deleted: {images.image_id(small('unique'))}" in printed
+def test_images_lists_filters_and_formats(engine: Engine, app: str) -> None:
+    engine.docker("tag", app, "other/name:2")
+    names = engine.output("images", "--format={{.Repository}}:{{.Tag}} {{.ID}}").splitlines()
+    assert {f"app:1 {SHORT}", f"other/name:2 {SHORT}"} <= set(names)
+    assert engine.output("images", "-q", "app").splitlines() == [SHORT]
+    assert engine.output("images", "-q", "--no-trunc", "-f", "label=tier=web").splitlines() == [ID, ID]
+    assert engine.output("images", "-q", "-f", "reference=other/*:2") == SHORT
+    assert engine.output("images", "-q", "-f", "reference=*/nothing") == ""
+    assert "invalid filter" in refused(engine, "images", "-f", "colour=red").lower()
 
 
-def test_an_image_in_use_is_not_removed(engine: Engine, tmp_path: Path) -> None:
-    engine.docker("load", "-i", images.write_docker_archive(str(tmp_path / "i.tar"), small("used"), "used:1"))
-    ref = engine.output("create", "--name=user", "used:1")
-    done = engine.docker("rmi", "used:1", check=False)
-    assert done.returncode == 1
-    assert "conflict" in done.stderr
-    assert ref[:12] in done.stderr
-    engine.docker("rm", "user")
-    engine.docker("rmi", "used:1")
+# --- tag, rmi, prune
 
 
-def test_images_lists_filters_and_formats(engine: Engine, tmp_path: Path) -> None:
-    engine.docker(
-        "load",
-        "-i",
-        images.write_docker_archive(str(tmp_path / "i.tar"), small("x", Labels={"k": "v"}), "listed:1", "listed:2"),
+def test_rmi_untags_and_then_deletes(engine: Engine, app: str) -> None:
+    engine.docker("tag", app, "second:1")
+    assert engine.output("rmi", "second:1") == "Untagged: second:1"
+    removed = engine.output("rmi", app).splitlines()
+    assert removed[:2] == [f"Untagged: {app}", f"Deleted: {ID}"]
+    assert len(removed) == 4  # two layers; the lowest is the test image's
+    assert refused(engine, "rmi", app) == f"Error response from daemon: No such image: {app}"
+
+
+def test_rmi_refuses_what_is_in_use_and_can_be_forced(engine: Engine, app: str) -> None:
+    container = engine.output("create", app)[:12]
+    assert refused(engine, "rmi", app) == (
+        f'Error response from daemon: conflict: unable to remove repository reference "{app}" (must force) - '
+        f"container {container} is using its referenced image {SHORT}"
+    )
+    assert refused(engine, "rmi", ID) == (
+        f"Error response from daemon: conflict: unable to delete {SHORT} (must be forced) - "
+        f"image is being used by stopped container {container}"
+    )
+    engine.docker("tag", app, "second:1")
+    assert engine.output("rmi", "-f", app) == f"Untagged: {app}"
+    engine.docker("rmi", "-f", "second:1")
+    assert engine.output("start", "-a", container) == "app"
+    engine.docker("rm", container)
+
+
+def test_rmi_refuses_what_runs(engine: Engine, app: str) -> None:
+    container = engine.output("run", "-d", "--network=none", app, "sleep", "1000")[:12]
+    said = refused(engine, "rmi", "-f", ID)
+    assert said == (
+        f"Error response from daemon: conflict: unable to delete {SHORT} (cannot be forced) - "
+        f"image is being used by running container {container}"
     )
 
-    def shown(*flags: str) -> set[str]:
-        return set(engine.output("images", "--format={{.Repository}}:{{.Tag}}", *flags).split())
 
-    assert {"listed:1", "listed:2", BUSYBOX} <= shown()
-    assert shown("listed") == {"listed:1", "listed:2"}
-    assert shown("--filter=label=k=v") == {"listed:1", "listed:2"}
-    assert shown("--filter=reference=list*:2") == {"listed:2"}
-    assert BUSYBOX in shown("--filter=before=listed:1") or BUSYBOX not in shown("--filter=before=listed:1")
-    assert engine.output("images", "-q", "listed").split()[0] == images.image_id(small("x", Labels={"k": "v"}))[7:19]
+def test_a_tag_that_cannot_be_given_is_refused(engine: Engine, app: str) -> None:
+    assert "invalid reference format" in refused(engine, "tag", app, "a:b:c")
+    assert "No such image: nothing:latest" in refused(engine, "tag", "nothing", "x:1")
 
 
-def test_inspect_and_history_show_the_image(engine: Engine, tmp_path: Path) -> None:
-    engine.docker("load", "-i", images.write_docker_archive(str(tmp_path / "i.tar"), small("y"), "shown:1"))
-    shown = engine.inspect("shown:1")
-    assert shown["RepoTags"] == ["shown:1"]
-    assert shown["Config"]["Cmd"] == ["cat", "/message"]
-    assert len(shown["RootFS"]["Layers"]) == 2
-    assert (shown["Architecture"], shown["Os"]) == (small().architecture, "linux")
-    assert shown["Size"] > 1_000_000
-    assert len(engine.output("history", "-q", "shown:1").split()) == 2
+def test_prune_removes_what_has_no_name(engine: Engine, app: str) -> None:
+    engine.docker("tag", BUSYBOX, app)  # takes the name away
+    assert engine.output("images", "-q", "-f", "dangling=true") == SHORT
+    said = engine.output("image", "prune", "-f").splitlines()
+    assert said[0] == "Deleted Images:" and f"deleted: {ID}" in said
+    assert said[-1] == "Total reclaimed space: 19B"
+    assert engine.output("images", "-q", "-f", "dangling=true") == ""
 
 
-# -- what layers hold -----------------------------------------------------------------------------------------------------------------------
+@differs_on_dockerd("hello-world comes from a registry only")
+def test_hello_world_needs_no_registry(engine: Engine) -> None:
+    assert "No such image: hello-world:latest" in refused(engine, "image", "inspect", "hello-world")
+    assert "Hello from wherry" in engine.output("run", "--rm", "hello-world")
+    [shown] = json.loads(engine.output("image", "inspect", "hello-world"))
+    assert shown["RepoTags"] == ["hello-world:latest"]
 
 
-def loaded(engine: Engine, tmp_path: Path, *layers: Sequence[Entry]) -> None:
-    spec = images.ImageSpec(
-        layers=(images.busybox_layer(), *(images.layer(entries) for entries in layers)),
-        config={"Cmd": ["sh"], "Env": ["PATH=/bin"]},
-    )
-    engine.docker("load", "-i", images.write_docker_archive(str(tmp_path / "i.tar"), spec, "layered:1"))
-
-
-def test_whiteouts_and_opaque_directories_hide(engine: Engine, tmp_path: Path) -> None:
-    below = [Entry("a/one", b"1"), Entry("a/two", b"2"), Entry("b/old", b"o"), Entry("c/kept", b"k")]
-    above = [Entry("a/.wh.one"), Entry("b", mode=0o755, directory=True), Entry("b/.wh..wh..opq"), Entry("b/new", b"n")]
-    loaded(engine, tmp_path, below, above)
-    assert engine.shell("cd /; ls a b c", image="layered:1") == "a:\ntwo\n\nb:\nnew\n\nc:\nkept"
-
-
-def test_hard_links_modes_and_owners_are_kept(engine: Engine, tmp_path: Path) -> None:
-    entries = [
-        Entry("bin/su2", b"#!/bin/sh\n", 0o4755),
-        Entry("file", b"x", 0o640, 12, 34),
-        Entry("link", target="file", hard=True),
-        Entry("soft", target="file"),
-        Entry("d" * 100 + "/" + "f" * 200, b"long"),
+@differs_on_dockerd("its data directories have other names")
+def test_nothing_is_left_of_a_removed_image(engine: Engine, app: str) -> None:
+    listed = [
+        "find",
+        str(engine.data_root / "content/blobs"),
+        str(engine.data_root / "snapshots/layers"),
+        "-maxdepth",
+        "2",
     ]
-    loaded(engine, tmp_path, entries)
-    script = "stat -c '%a %u:%g %h' /bin/su2 /file /link; readlink /soft; cat /d*/f*; test /file -ef /link && echo same"
-    assert engine.shell(script, image="layered:1") == "4755 0:0 1\n640 12:34 2\n640 12:34 2\nfile\nlongsame"
-
-
-def test_128_layers(engine: Engine, tmp_path: Path) -> None:
-    loaded(
-        engine, tmp_path, *([Entry(f"layer/{n}", str(n).encode()), Entry("top", str(n).encode())] for n in range(124))
-    )
-    assert engine.shell("ls /layer | wc -l; cat /top", image="layered:1") == "124\n123"
-
-
-def test_a_layer_that_escapes_is_refused_and_leaves_nothing(engine: Engine, tmp_path: Path) -> None:
-    outside = tmp_path / "outside"
-    before = engine.objects()["images"]
-    for entries in (
-        [Entry("../" * 20 + str(outside)[1:], b"x")],
-        [Entry("door", target=str(tmp_path)), Entry("door/outside", b"x")],
-        [Entry("stolen", target="../../../../../../etc/passwd", hard=True)],
-    ):
-        spec = images.ImageSpec(layers=(images.layer(entries),), config={})
-        path = images.write_docker_archive(str(tmp_path / "i.tar"), spec, "evil:1")
-        engine.docker("load", "-i", path, check=False)
-        engine.docker("rmi", "-f", "evil:1", check=False)
-        assert not outside.exists()
-    assert engine.objects()["images"] == before
-
-
-# -- from a registry ----------------------------------------------------------------------------------------------------------------------
-
-needs_registry = pytest.mark.requires("registry", "skopeo")
-
-
-@needs_registry
-def test_pull_by_tag_and_by_digest(engine: Engine, hub: str, tmp_path: Path) -> None:
-    digest = push(hub, small("pulled"), "pulled:1", tmp_path)
-    printed = engine.output("pull", f"{hub}/pulled:1")
-    assert f"Digest: {digest}" in printed
-    assert f"Status: Downloaded newer image for {hub}/pulled:1" in printed
-    assert engine.inspect(f"{hub}/pulled:1")["RepoDigests"] == [f"{hub}/pulled@{digest}"]
-    assert engine.output("run", "--rm", "--network=none", f"{hub}/pulled:1") == "pulled"
-    assert f"Status: Image is up to date for {hub}/pulled:1" in engine.output("pull", f"{hub}/pulled:1")
-    engine.docker("rmi", f"{hub}/pulled:1")
-    engine.docker("pull", f"{hub}/pulled@{digest}")
-    assert engine.output("run", "--rm", "--network=none", f"{hub}/pulled@{digest}") == "pulled"
-    engine.docker("rmi", f"{hub}/pulled@{digest}")
-
-
-@needs_registry
-def test_run_pulls_what_is_missing(engine: Engine, hub: str, tmp_path: Path) -> None:
-    push(hub, small("on demand"), "demand:1", tmp_path)
-    done = engine.docker("run", "--rm", "--network=none", f"{hub}/demand:1")
-    assert done.stdout == "on demand"
-    assert f"Unable to find image '{hub}/demand:1' locally" in done.stderr
-
-
-@needs_registry
-@pytest.mark.parametrize(
-    "flags", [("--dest-compress-format=zstd",), ("--dest-compress-format=gzip",), ("--format=v2s2",)]
-)
-def test_pull_of_every_compression_and_format(engine: Engine, hub: str, tmp_path: Path, flags: tuple[str, ...]) -> None:
-    if "zstd" in flags[0] and os.environ.get("WHERRY_E2E_PEER") == "dockerd":
-        pytest.skip("peer: dockerd 20.10: knows no zstd layers")
-    name = "formats:" + flags[0].rpartition("=")[2]
-    push(hub, small(name), name, tmp_path, *flags)
-    assert engine.docker("run", "--rm", "--network=none", f"{hub}/{name}").stdout == name
-
-
-@needs_registry
-def test_layers_that_are_there_are_not_pulled_again(engine: Engine, hub: str, tmp_path: Path) -> None:
-    push(hub, small("one"), "sharing:1", tmp_path / "1")
-    push(hub, small("two"), "sharing:2", tmp_path / "2")
-    engine.docker("pull", f"{hub}/sharing:1")
-    assert "Already exists" in engine.output("pull", f"{hub}/sharing:2")
-
-
-@needs_registry
-@pytest.mark.parametrize("name", ["pulled:no-such-tag", "no-such-repository:1"])
-def test_pull_of_what_is_not_there(engine: Engine, hub: str, tmp_path: Path, name: str) -> None:
-    push(hub, small("pulled"), "pulled:1", tmp_path)
-    done = engine.docker("pull", f"{hub}/{name}", check=False)
-    assert done.returncode == 1
-    assert "not found" in done.stderr or "manifest unknown" in done.stderr
-
-
-@needs_registry
-def test_pull_with_a_name_and_password(engine: Engine, tmp_path: Path) -> None:
-    (tmp_path / "users").write_text("me:$2y$05$yZ7XUdeNeunvEmrYrsmiWOZwWkZEkB2xWqRhDRgZPMQTSgE71BLP6\n")
-    pytest.importorskip("crypt")
-    import crypt
-
-    (tmp_path / "users").write_text(f"me:{crypt.crypt('secret', crypt.mksalt(crypt.METHOD_BLOWFISH))}\n")
-    extra = f"auth: {{htpasswd: {{realm: test, path: {tmp_path / 'users'}}}}}"
-    with registry(tmp_path / "registry", extra) as hub:
-        push(hub, small("private"), "private:1", tmp_path, "--dest-creds=me:secret")
-        done = engine.docker("pull", f"{hub}/private:1", check=False)
-        assert done.returncode == 1
-        assert "no basic auth credentials" in done.stderr or "unauthorized" in done.stderr
-        engine.docker("login", "-u", "me", "--password-stdin", hub, stdin="secret")
-        try:
-            engine.docker("pull", f"{hub}/private:1")
-        finally:
-            engine.docker("logout", hub)
-
-
-class Damaged(BaseHTTPRequestHandler):
-    """A registry whose one image is damaged in the way that the test asks for; it serves an OCI layout."""
-
-    layout: Path
-    damage: str
-
-    def log_message(self, format: str, *args: object) -> None:
-        pass
-
-    def do_HEAD(self) -> None:
-        self.do_GET()
-
-    def do_GET(self) -> None:
-        if self.path == "/v2/":
-            self._send(200, b"{}", "application/json")
-            return
-        kind, _, ref = self.path.rpartition("/")
-        index = json.loads((self.layout / "index.json").read_text())
-        wanted = ref if ref.startswith("sha256:") else index["manifests"][0]["digest"]
-        path = self.layout / "blobs" / "sha256" / wanted[7:]
-        if not path.exists():
-            self._send(404, b'{"errors":[{"code":"BLOB_UNKNOWN"}]}', "application/json")
-            return
-        data = path.read_bytes()
-        manifest = kind.endswith("/manifests")
-        if manifest and self.damage == "manifest":
-            data = data.replace(b'"schemaVersion": 2', b'"schemaVersion":  2')
-        if not manifest and len(data) > 100_000:
-            if self.damage == "layer":
-                data = data[:50_000] + bytes(1000) + data[51_000:]
-            if self.damage == "short":
-                self.send_response(200)
-                self.send_header("Content-Length", str(len(data)))
-                self.end_headers()
-                self.wfile.write(data[:50_000])
-                self.close_connection = True
-                return
-        self._send(
-            200, data, "application/vnd.oci.image.manifest.v1+json" if manifest else "application/octet-stream", wanted
-        )
-
-    def _send(self, status: int, data: bytes, kind: str, digest: str = "") -> None:
-        self.send_response(status)
-        self.send_header("Content-Type", kind)
-        self.send_header("Content-Length", str(len(data)))
-        self.send_header("Docker-Distribution-Api-Version", "registry/2.0")
-        if digest:
-            self.send_header("Docker-Content-Digest", digest)
-        self.end_headers()
-        if self.command != "HEAD":
-            self.wfile.write(data)
-
-
-@pytest.mark.timeout(180)
-@pytest.mark.parametrize("damage", ["manifest", "layer", "short"])
-def test_a_damaged_image_is_refused_and_leaves_nothing(engine: Engine, tmp_path: Path, damage: str) -> None:
-    images.write_oci_layout(str(tmp_path), small("damaged"))
-    handler = type("Handler", (Damaged,), {"layout": tmp_path, "damage": damage})
-    before = engine.objects()["images"]
-    with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:
-        threading.Thread(target=server.serve_forever, daemon=True).start()
-        name = f"127.0.0.1:{server.server_port}/damaged"
-        digest = json.loads((tmp_path / "index.json").read_text())["manifests"][0]["digest"]
-        done = engine.docker("pull", f"{name}@{digest}", check=False, timeout=150)
-        server.shutdown()
-    assert done.returncode == 1
-    assert engine.objects()["images"] == before
-
-    assert engine.shell("echo fine") == "fine"
+    with_app = set(subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split())
+    engine.docker("rmi", app)
+    without = set(subprocess.run(listed, capture_output=True, text=True, check=True).stdout.split())
+    gone = with_app - without
+    assert len([name for name in gone if "/sha256/" in name]) == 4  # manifest, config, two layers
+    assert len([name for name in gone if re.search(r"/layers/\d+$", name)]) == 2

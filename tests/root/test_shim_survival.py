@@ -14,6 +14,7 @@ from tests import leaks
 from tests.root.shim_lab import Client, Lab, busybox_rootfs, lab, run, within
 
 from wherry.core.tasks import Tasks
+from wherry.errors import NotFound
 
 pytestmark = pytest.mark.requires("root", "overlay", "busybox")
 
@@ -181,6 +182,20 @@ async def test_a_paused_container_whose_shim_is_killed_does_not_stay(tmp_path: P
         os.kill(it.shim_pid(), signal.SIGKILL)
         assert (await it.exited()).lost
         assert not is_alive(task.pid)
+
+
+@run
+async def test_a_shim_killed_in_the_middle_of_a_question_is_noticed(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        task = await it.shell("sleep 1000")
+        shim = it.shim_pid()
+        os.kill(shim, signal.SIGSTOP)
+        asking = asyncio.ensure_future(task.pids())
+        await asyncio.sleep(0.1)
+        os.kill(shim, signal.SIGKILL)
+        with pytest.raises(NotFound):
+            await within(20, asking)
+        assert (await within(20, it.exited())).lost
 
 
 @run

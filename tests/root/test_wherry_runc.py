@@ -265,6 +265,13 @@ def test_descriptors_that_are_not_preserved_do_not_come_along(runtime: Runtime) 
     assert done.stdout.split() == [b"0", b"1", b"2", b"3"]
 
 
+def test_closed_standard_streams_are_dev_null_inside(runtime: Runtime) -> None:
+    runtime.write("sh", "-c", "cat && echo nobody reads this && ls /proc/self/fd >&2")
+    command = shlex.join(runtime.command("run", "-b", str(runtime.bundle), "box"))
+    done = subprocess.run(["sh", "-c", f"exec {command} <&- >&-"], stderr=subprocess.PIPE, check=False)
+    assert (done.returncode, done.stderr) == (0, b"0\n1\n2\n3\n")
+
+
 # ------------------------------------------------------------------------------------------------ create, start, delete
 
 
@@ -347,6 +354,19 @@ def test_hooks_run_at_their_moments_with_the_state(runtime: Runtime) -> None:
     assert log.read_text().split() == list(names)
     state = json.loads(Path(f"{log}.state").read_text())
     assert (state["id"], state["status"]) == ("box", "stopped")
+
+
+def test_a_late_hook_that_fails_is_only_logged(runtime: Runtime) -> None:
+    log = runtime.bundle / "hooks"
+
+    def hook(script: str) -> dict[str, Any]:
+        return {"path": "/bin/sh", "args": ["sh", "-c", script], "env": ["PATH=/usr/bin:/bin"]}
+
+    late = {kind: [hook("exit 1"), hook(f"echo {kind} >> {log}")] for kind in ("poststart", "poststop")}
+    done = runtime.run("true", hooks=late)
+    assert done.returncode == 0
+    assert done.stderr.count("level=warning") == 2
+    assert log.read_text().split() == ["poststart", "poststop"]
 
 
 # ----------------------------------------------------------------------------------------------------------------- exec

@@ -14,8 +14,7 @@ from fcntl import LOCK_EX, flock
 from select import POLLIN, poll
 
 from wherry.client.errors import ConnectionFailed
-
-from .command import CliError
+from wherry.errors import Unavailable
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -26,7 +25,7 @@ _PATIENCE_MS = 60_000
 
 
 def start_engine(app: App) -> None:
-    """Returns when an engine answers on `app.address`. CliError when it cannot be started, with the end of its log."""
+    """Returns when an engine answers on `app.address`. Unavailable when it cannot be started, with the end of its log."""
     if os.geteuid() != 0:
         raise ConnectionFailed(
             app.address.text,
@@ -76,7 +75,15 @@ def _spawn(notify_path: str, log_path: str) -> int:
     ]
     environment = {**os.environ, "NOTIFY_SOCKET": notify_path}
     command = engine_command()
-    return os.posix_spawn(command[0], command, environment, file_actions=actions, setsid=True, setsigdef=range(1, 32))
+    here = os.open(".", os.O_PATH | os.O_CLOEXEC)
+    try:
+        os.chdir("/")  # a daemon holds no directory of its caller's
+        return os.posix_spawn(
+            command[0], command, environment, file_actions=actions, setsid=True, setsigdef=range(1, 32)
+        )
+    finally:
+        os.fchdir(here)
+        os.close(here)
 
 
 def engine_command() -> list[str]:
@@ -112,8 +119,5 @@ def _give_up(pid: int, log_path: str, log_start: int) -> None:
     with open(log_path, "rb") as log:
         log.seek(log_start)
         tail = log.read().decode("utf-8", "replace").splitlines()[-20:]
-    raise CliError(
-        "\n".join(
-            [f"wherry: cannot start the engine: {what}. Its log, {log_path}, ends:", *(f"  {line}" for line in tail)]
-        )
-    )
+    lines = [f"cannot start the engine: {what}. Its log, {log_path}, ends:", *(f"  {line}" for line in tail)]
+    raise Unavailable("\n".join(lines))

@@ -39,7 +39,7 @@ _SIGPIPE = 13
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Runs one command line; the exit code. Does not return when the process is better ended at once (see `entry`)."""
+    """Runs one command line; the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
         return _dispatch(arguments)
@@ -47,6 +47,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 128 + _SIGPIPE
     except KeyboardInterrupt:
         return 130
+    except Exception as error:
+        if "-D" in arguments or "--debug" in arguments:
+            raise
+        return _complain(f"wherry: internal error: {type(error).__name__}: {error} (--debug shows where)", 1)
 
 
 def entry() -> None:
@@ -139,15 +143,15 @@ def make_app(settings: Flags) -> App:
     hosts = settings.items("host")
     if len(hosts) > 1:
         raise InvalidArgument("specify only one -H")
-    if os.environ.get("DOCKER_CONTEXT", "default") != "default":
-        raise InvalidArgument(
-            "DOCKER_CONTEXT is set: contexts are not supported by wherry: name the engine with -H or WHERRY_HOST"
-        )
     level = settings.text("log-level")
     if level not in _LOG_LEVELS:
         raise InvalidArgument(f"Unable to parse logging level: {level}")
     environment = os.environ
     host = str(hosts[0]) if hosts else environment.get("WHERRY_HOST") or environment.get("DOCKER_HOST") or ""
+    if not host and environment.get("DOCKER_CONTEXT", "default") != "default":
+        raise InvalidArgument(
+            "DOCKER_CONTEXT is set: contexts are not supported by wherry: name the engine with -H or WHERRY_HOST"
+        )
     address: Address = parse(host, _tls(settings))
     return App(
         address,

@@ -25,7 +25,14 @@ if TYPE_CHECKING:
 
 _PIECE = 1 << 16
 _DEFAULT_DETACH = b"\x10\x11"  # ctrl-p,ctrl-q
-_SIGCHLD, _SIGWINCH, _SIGPIPE, _SIGURG, _SIGKILL, _SIGSTOP = 17, 28, 13, 23, 9, 19
+_SIGINT, _SIGTERM, _SIGWINCH = 2, 15, 28
+_OWN_SIGNALS = frozenset(
+    (4, 5, 7, 8, 11)  # faults of this process
+    + (9, 19)  # not to be caught
+    + (13, 17, 23, _SIGWINCH)  # PIPE, CHLD, URG
+    + (20, 21, 22)  # job control of the shell
+    + (32, 33)  # the C library's
+)
 
 
 def check_tty(*, attach_stdin: bool, tty: bool) -> None:
@@ -132,6 +139,9 @@ class Streamer:
             self.stream.close_write()
 
     def _pump(self) -> None:
+        from _signal import SIG_BLOCK, pthread_sigmask, valid_signals  # type: ignore[import-not-found]
+
+        pthread_sigmask(SIG_BLOCK, valid_signals())  # they are the main thread's, which they wake
         keys = DetachFilter(self._keys) if self._tty else None
         try:
             while data := os.read(0, _PIECE):
@@ -187,10 +197,20 @@ class Streamer:
 
 
 def forward_signals(app: App, container_id: str) -> None:
-    """From now on, what is sent to this process is sent to the container instead (but for what a process uses for itself)."""
-    from _signal import NSIG, signal  # type: ignore[import-not-found]
+    """From now on, what is sent to this process is sent to the container instead, but for what a process uses for itself.
+
+    A third SIGINT or SIGTERM ends this process, for containers that heed neither.
+    """
+    from _signal import NSIG, signal
+
+    endings = 0
 
     def forward(number: int, _frame: object) -> None:
+        nonlocal endings
+        endings += number in (_SIGINT, _SIGTERM)
+        if endings == 3:
+            app.err("\ngot 3 SIGTERM/SIGINTs, forcefully exiting\n")
+            os._exit(1)
         try:
             with app.another_session() as session:
                 from wherry.client.containers import Containers
@@ -200,11 +220,8 @@ def forward_signals(app: App, container_id: str) -> None:
             app.log(f"sending signal {number}: {error}")
 
     for number in range(1, NSIG):
-        if number in (_SIGCHLD, _SIGPIPE, _SIGURG, _SIGKILL, _SIGSTOP, _SIGWINCH) or 32 <= number < 34:
-            continue
-        if number in (20, 21, 22) or number in (4, 5, 7, 8, 11):  # job control of the shell; faults of this process
-            continue
-        signal(number, forward)
+        if number not in _OWN_SIGNALS:
+            signal(number, forward)
 
 
 def follow_window_size(app: App, resize: Callable[[App, int, int], None]) -> None:

@@ -3,6 +3,9 @@
 Runs in wherryd, on the event loop. **Invariants**: answers find their question by id; when the connection ends, every open question gets
 Unavailable and `on_closed` is called once; events are delivered in order, and answers before the events that follow them. Blocks never: what
 the kernel does not take at once is queued. Absent: what is asked (`tasks`).
+
+Reading is the event loop's transport, and not `add_reader`: a peer that is killed with our requests unread resets the connection, which libuv
+reports by dropping the watcher, so that a reader of one's own is never called again. Writing is our own, since it carries descriptors.
 """
 
 from __future__ import annotations
@@ -20,33 +23,42 @@ import msgspec
 from wherry.errors import Unavailable
 from wherry.wire import shim as wire
 
-_CHUNK = 256 * 1024
 
-
-class ShimConnection:
-    """Takes over a connected socket. Set `on_event` and `on_closed` before the first question."""
+class ShimConnection(asyncio.Protocol):
+    """`await ShimConnection.open(socket)` takes a connected socket over. Set `on_event` and `on_closed` before the first question."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.on_event: Callable[[dict[str, Any]], None] = lambda event: None
         self.on_closed: Callable[[], None] = lambda: None
         self._loop = asyncio.get_running_loop()
         self._socket = channel
+        """For writing; the transport has a duplicate for reading."""
+        self._transport: asyncio.BaseTransport | None = None
         self._decoder = wire.Decoder()
         self._next_id = 1
         self._questions: dict[int, asyncio.Future[dict[str, Any]]] = {}
         self._queued: deque[tuple[bytes, list[int]]] = deque()
         """What is to be sent, with descriptors of our own that go along with the first byte."""
         channel.setblocking(False)
-        if channel.fileno() >= 0:
-            self._loop.add_reader(channel.fileno(), self._on_readable)
+
+    @classmethod
+    async def open(cls, channel: socket.socket) -> ShimConnection:
+        connection = cls(channel)
+        try:
+            connection._transport, _ = await asyncio.get_running_loop().create_unix_connection(
+                lambda: connection, sock=channel.dup()
+            )
+        except BaseException:
+            channel.close()
+            raise
+        return connection
 
     @classmethod
     def closed(cls) -> ShimConnection:
         """A connection to nobody."""
-        ours, theirs = socket.socketpair()
-        theirs.close()
-        connection = cls(ours)
-        connection.close()
+        channel = socket.socket(socket.AF_UNIX)
+        connection = cls(channel)
+        channel.close()
         return connection
 
     @property
@@ -115,20 +127,18 @@ class ShimConnection:
             return
         self._loop.remove_writer(self._socket.fileno())
 
-    def _on_readable(self) -> None:
+    def data_received(self, data: bytes) -> None:
+        """From the transport."""
+        self._decoder.receive(data)
         try:
-            data, fds, _, _ = socket.recv_fds(self._socket, _CHUNK, wire.MAX_FDS)
-            self._decoder.receive(data, fds)
             while (frame := self._decoder.next_frame()) is not None:
-                message, attached = frame
-                _close_all(attached)  # no message to us has any
-                self._on_message(message)
-        except BlockingIOError:
-            return
-        except (OSError, wire.FrameError):
-            data = b""
-        if not data:
+                self._on_message(frame[0])
+        except wire.FrameError:
             self._end()
+
+    def connection_lost(self, error: Exception | None) -> None:
+        """From the transport: end of file, or a reset."""
+        self._end()
 
     def _on_message(self, message: dict[str, Any]) -> None:
         if "event" in message:
@@ -145,10 +155,10 @@ class ShimConnection:
     def _end(self) -> None:
         if self.is_closed:
             return
-        self._loop.remove_reader(self._socket.fileno())
         self._loop.remove_writer(self._socket.fileno())
         self._socket.close()
-        _close_all(self._decoder.abandon())
+        if self._transport is not None:
+            self._transport.close()
         for _, fds in self._queued:
             _close_all(fds)
         self._queued.clear()

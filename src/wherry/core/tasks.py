@@ -384,7 +384,7 @@ class Tasks:
     async def _start_zygote(self) -> None:
         process, control = await asyncio.to_thread(launch.start_zygote)
         self._zygote_process = process
-        self._zygote = ShimConnection(control)
+        self._zygote = await ShimConnection.open(control)
 
     async def _fork(self) -> ShimConnection:
         """A new shim's control connection. A zygote that has died is replaced."""
@@ -411,7 +411,7 @@ class Tasks:
             raise
         finally:
             theirs.close()
-        return ShimConnection(ours)
+        return await ShimConnection.open(ours)
 
     async def _take_shim(self) -> ShimConnection:
         spare, self._spare = self._spare, None
@@ -442,7 +442,7 @@ class Tasks:
 
     async def _reconnect(self, container_id: str) -> Task:
         directory = f"{self._directory}/{container_id}"
-        connection = None if (channel := _connect(directory)) is None else ShimConnection(channel)
+        connection = None if (channel := _connect(directory)) is None else await ShimConnection.open(channel)
         task = Task(container_id, connection or ShimConnection.closed(), self)
         self._tasks[container_id] = task
         try:

@@ -19,7 +19,7 @@ from wherry.errors import Internal, WherryError
 from wherry.spec.ids import Digest
 from wherry.wire.fastjson import dumps, loads
 
-IDLE_SECONDS = 5.0
+IDLE_SECONDS = 1.0
 _MAX_LINE = 16 << 20
 _START = "import sys; sys.path[:] = sys.argv[1:]; from wherry.core.unpack_worker import main; main()"
 

@@ -6,7 +6,8 @@ is core's: `pull`, `archive`, `images`.
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 
 from wherry import errors
 from wherry.core.archive import Archives
@@ -19,7 +20,7 @@ from wherry.engine import changes as dockerfile
 from wherry.engine import image_json, image_listing
 from wherry.engine.image_removal import Removal, Use
 from wherry.engine.services import Services
-from wherry.errors import Conflict, InvalidArgument
+from wherry.errors import Conflict, Internal, InvalidArgument
 from wherry.spec.calls import Json, JsonList, Names, ProgressSink, RegistryAuth
 from wherry.spec.ids import ImageId
 from wherry.spec.image import parse_platform
@@ -114,13 +115,16 @@ class ImageObjects:
         if wanted.tag is None and wanted.digest is None:
             references = [wanted.with_tag(tag) for tag in await self._puller.tags(wanted, auth)]
         for one in references:
-            await self._puller.pull(one, chosen, auth, progress)
+            with _disk_errors():
+                await self._puller.pull(one, chosen, auth, progress)
             self._services.events.publish(
                 "image", "pull", one.familiar, {**_labels(self._images.named(one)), "name": one.familiar_name}
             )
 
     async def load(self, archive: AsyncIterator[bytes], *, quiet: bool, progress: ProgressSink) -> None:
-        for image in await self._archives.load(archive, progress, quiet=quiet):
+        with _disk_errors():
+            loaded = await self._archives.load(archive, progress, quiet=quiet)
+        for image in loaded:
             self._event("load", image)
 
     async def import_(
@@ -139,7 +143,8 @@ class ImageObjects:
         name = _new_name(repository, tag) if repository else None
         run = dockerfile.apply({}, changes)
         chosen = parse_platform(platform) if platform else None
-        image = await self._archives.import_(archive, name=name, run=run, comment=message, platform=chosen)
+        with _disk_errors():
+            image = await self._archives.import_(archive, name=name, run=run, comment=message, platform=chosen)
         progress({"status": image.id})
         self._event("import", image)
 
@@ -154,6 +159,18 @@ class ImageObjects:
 
     def _event(self, action: str, image: Image, name: str | None = None) -> None:
         self._services.events.publish("image", action, image.id, {**image_json.labels(image), "name": name or image.id})
+
+
+@contextmanager
+def _disk_errors() -> Iterator[None]:
+    """A full disk and its kin are the user's to mend, so they are said as they are."""
+    try:
+        yield
+    except ConnectionError:
+        raise  # the client has gone
+    except OSError as error:
+        subject = f" {error.filename}" if error.filename else ""
+        raise Internal(f"write{subject}: {(error.strerror or str(error)).lower()}") from None
 
 
 def _labels(image: Image | None) -> Mapping[str, str]:

@@ -123,6 +123,7 @@ def create(
     hold_fifo: str | None = None,
     preserve_fds: int = 0,
     mount_sources: dict[str, int] | None = None,
+    sibling: bool = False,
 ) -> InitProcess:
     """Makes the container that `config` describes on the directory `rootfs` and starts its program, or with `hold` leaves it before that.
 
@@ -133,6 +134,7 @@ def create(
     hold_fifo        with `hold`: a FIFO whose first byte starts the program, for a `start` that comes from another process
     mount_sources    detached mounts for the bind mounts at these destinations, which no path of the caller's leads to
     preserve_fds     so many descriptors from 3 on stay open for the program
+    sibling          the process becomes the child of the caller's parent (`spawn.spawn`), and the caller may end
     Returns when execve has succeeded, or with `hold` when the process waits. StartError naming the step, with everything undone.
     """
     linux = config.get("linux") or {}
@@ -168,7 +170,7 @@ def create(
         if hold_fifo is not None:
             init.hold_fifo = os.open(hold_fifo, os.O_RDWR | os.O_CLOEXEC)
             undo.append(lambda: os.close(init.hold_fifo))
-        result = _launch(init, group, config, stdio, container_id, bundle, undo)
+        result = _launch(init, group, config, stdio, container_id, bundle, undo, sibling=sibling)
     except BaseException as error:
         _undo(undo, failed=True)
         if isinstance(error, WherryError | OSError):
@@ -246,6 +248,8 @@ def _launch(
     container_id: str,
     bundle: str,
     undo: list[Callable[[], object]],
+    *,
+    sibling: bool,
 ) -> InitProcess:
     """Forks, and accompanies the child until it runs or waits."""
     plan = init.namespaces
@@ -281,7 +285,7 @@ def _launch(
         helper = spawn.Helper(enter_first, [*keep, *range(3, 3 + init.preserve_fds)], init.stdio)
     dumpable = process.set_dumpable(0)
     try:
-        pid, pidfd = spawn.spawn(init.run, theirs, flags=plan.clone_flags, cgroup_fd=cgroup_fd, helper=helper)
+        pid, pidfd = spawn.spawn(init.run, theirs, flags=plan.clone_flags, cgroup_fd=cgroup_fd, helper=helper, sibling=sibling)
     finally:
         process.set_dumpable(dumpable)
         theirs.close()
@@ -369,8 +373,12 @@ def exec_process(
     container_id: str = "",
     parent_death_signal: int = _SIGKILL,
     preserve_fds: int = 0,
+    sibling: bool = False,
 ) -> ExecProcess:
     """Starts one more process, as `spec` describes it, in the container of `config` whose first process is given.
+
+    sibling   the process becomes the child of the caller's parent. The caller enters the container's namespaces itself, so it must
+              have no descriptor that the container may not see, and is to end soon
 
     Returns when execve has succeeded; StartError else, with everything undone.
     """
@@ -402,9 +410,10 @@ def exec_process(
         try:
             keep = [init_pidfd, *job.cgroup_fds, *range(3, 3 + preserve_fds)]
             helper = spawn.Helper(job.enter, keep, _stdio_fds(stdio, undo))
-            pid, pidfd = spawn.spawn(job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=helper)
+            pid, pidfd = spawn.spawn(job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=helper, sibling=sibling, inline=sibling)
         finally:
-            process.set_dumpable(dumpable)
+            if not sibling:  # otherwise we are in the container's namespaces, for the rest of our short life
+                process.set_dumpable(dumpable)
             theirs.close()
         undo.append(_OnFailure(lambda: _reap(pid, pidfd)))
         console, _ = _await_exec(ours)

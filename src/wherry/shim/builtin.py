@@ -1,6 +1,7 @@
 """Containers by wherry's own runtime, as a library in this process: what a shim does unless `--runtime` names another.
 
-Runs in the shim. `external.ExternalRuntime` has the same methods; the supervisor knows no difference. Descriptors that it is given are
+Runs in a shim's workers, `delete` in the shim itself; the processes that it makes are the shim's children. `external.ExternalRuntime` has the
+same methods; the shim knows no difference. Descriptors that it is given are
 borrowed, those that it returns are the caller's.
 """
 
@@ -101,7 +102,8 @@ def _clone_from(pid: str, path: str) -> int:
 class BuiltinRuntime:
     def __init__(self, config: oci.Config) -> None:
         self._config = config
-        self._init: container.InitProcess | None = None
+        self._init_pid = 0
+        self._init_pidfd = -1
         self.cgroup: Cgroup = cgroups.open_group((config.get("linux") or {}).get("cgroupsPath", ""))
 
     def start(self, request: StartRequest, stdio: tuple[int, int, int] | None, seccomp: bytes | None) -> Started:
@@ -125,21 +127,23 @@ class BuiltinRuntime:
                 hold=False,
                 prepare_rootfs=fill_volumes,
                 mount_sources=shared,
+                sibling=True,
             )
         finally:
             for fd in (rootfs, *shared.values()):
                 os.close(fd)
-        self._init = init
-        self.cgroup = init.cgroup
         return Started(init.pid, init.pidfd, init.console)
+
+    def adopt(self, pid: int, pidfd: int) -> None:
+        """Says which container it is about: that whose first process is given."""
+        self._init_pid = pid
+        self._init_pidfd = pidfd
 
     def exec(self, process: oci.Process, stdio: tuple[int, int, int] | None, seccomp: bytes | None) -> Started:
         """Runs one more program in the container. StartError."""
-        init = self._init
-        assert init is not None
         started = container.exec_process(
-            init.pid, init.pidfd, self._config, process,
-            cgroup=self.cgroup, stdio=_stdio(stdio), seccomp_bpf=seccomp,
+            self._init_pid, self._init_pidfd, self._config, process,
+            cgroup=self.cgroup, stdio=_stdio(stdio), seccomp_bpf=seccomp, sibling=True,
         )  # fmt: skip
         return Started(started.pid, started.pidfd, started.console)
 

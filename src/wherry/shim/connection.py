@@ -8,7 +8,7 @@ came with a request and that its handler did not take are closed. Absent: what t
 from __future__ import annotations
 
 import os
-from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_CTRUNC, SCM_RIGHTS, SOL_SOCKET
+from _socket import CMSG_SPACE, MSG_CMSG_CLOEXEC, MSG_CTRUNC, SCM_RIGHTS, SHUT_RDWR, SOL_SOCKET
 from _socket import socket as Socket
 from _struct import unpack
 
@@ -17,7 +17,8 @@ from wherry.wire import shim as wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Mapping
+    from typing import Any
 
     from wherry.shim.loop import Loop
     from wherry.wire.shim import Message
@@ -60,7 +61,7 @@ class Connection:
     def has_queued(self) -> bool:
         return bool(self._queued)
 
-    def send(self, message: Message) -> None:
+    def send(self, message: Mapping[str, Any]) -> None:
         """Queues a message; what the kernel takes at once is gone at once."""
         if self._fd < 0:
             return
@@ -74,14 +75,22 @@ class Connection:
         if self._queued and self._fd >= 0:
             self._loop.change(self._fd, READ | WRITE)
 
-    def flush_now(self) -> None:
-        """Blocks until the peer's kernel has everything: for the last words before the process ends."""
-        if self._fd >= 0 and self._queued:
-            try:
+    def finish(self) -> None:
+        """The last words before the process ends: blocks until the peer's kernel has everything. What it has asked meanwhile is read and
+        dropped, since unread requests would reach it as a reset instead of end of file.
+        """
+        if self._fd < 0:
+            return
+        try:
+            if self._queued:
                 self._socket.setblocking(True)
                 self._socket.sendall(self._queued)
-            except OSError:
+                self._socket.setblocking(False)
+            self._socket.shutdown(SHUT_RDWR)
+            while self._socket.recv(_CHUNK):
                 pass
+        except OSError:
+            pass
 
     def close(self) -> None:
         if self._fd < 0:

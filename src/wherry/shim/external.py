@@ -1,8 +1,8 @@
 """Containers by another OCI runtime (`--runtime runc|crun|…`), driven through the OCI command line.
 
-Runs in the shim, with the same methods as `builtin.BuiltinRuntime`. The runtime gets a bundle in the state directory; its root file system is
-mounted in a mount namespace of this shim's own, so the host's mount table never sees it. Init and execs become this process's children
-because it is a subreaper and the runtime's own processes end. Commands and options are those that runc and crun share.
+Runs in a shim's workers, `delete` in the shim itself, with the same methods as `builtin.BuiltinRuntime`. The runtime gets a bundle in the state
+directory; its root file system is mounted in a mount namespace of the worker's own, so the host's mount table never sees it. Init and execs
+become the shim's children because it is a subreaper and the runtime's own processes end. Commands and options are those that runc and crun share.
 
 **Invariants**: the runtime keeps its state below the container's state directory, so two engines never meet; its words about a failure (its
 log, in JSON) become the StartError. The end of the shim does not end these containers by itself, as no parent-death signal can be asked for:
@@ -55,6 +55,9 @@ class ExternalRuntime:
             self._delete_quietly()
             raise
         return started
+
+    def adopt(self, pid: int, pidfd: int) -> None:
+        """Nothing to know: the runtime has the container by its id."""
 
     def exec(self, process: oci.Process, stdio: tuple[int, int, int] | None, seccomp: bytes | None) -> Started:
         """Runs one more program in the container. StartError."""

@@ -19,7 +19,7 @@ from wherry.wire import fastjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Sequence
+    from collections.abc import Mapping, Sequence
     from typing import Any, TypedDict
 
     from wherry.spec import oci
@@ -105,7 +105,7 @@ def frame(payload: bytes) -> bytes:
     return len(payload).to_bytes(_HEADER, "big") + payload
 
 
-def encode(message: Message) -> bytes:
+def encode(message: Mapping[str, Any]) -> bytes:
     """`message` as a frame. The caller has put `"fds"` in when it sends descriptors along."""
     return frame(fastjson.dumps(message))
 

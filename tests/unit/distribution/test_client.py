@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import base64
 import hashlib
+import ssl
+import subprocess
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -485,3 +487,48 @@ def test_a_registry_that_is_not_there_is_said_in_known_words() -> None:
                 await Repository.open(session, RegistryHosts(), parse("127.0.0.1:1/x"), RegistryAuth())
 
     asyncio.run(run())
+
+
+# --- TLS
+
+
+@pytest.fixture(scope="module")
+def certificate(tmp_path_factory: pytest.TempPathFactory) -> ssl.SSLContext:
+    """A server's context with a certificate that nobody has signed."""
+    place = tmp_path_factory.mktemp("tls")
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=127.0.0.1"]
+    files = ["-keyout", str(place / "key"), "-out", str(place / "certificate")]
+    subprocess.run([*words, *files], check=True, capture_output=True)
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(place / "certificate", place / "key")
+    return context
+
+
+def over_tls(certificate: ssl.SSLContext, hosts: RegistryHosts) -> bytes:
+    registry = ScriptedRegistry(tls=certificate)
+
+    async def run() -> bytes:
+        async with registry.serving(), new_session() as session:
+            registry.put_manifest(b"{}", "latest")
+            repository = await Repository.open(session, hosts, parse(f"{registry.host}/x"), RegistryAuth())
+            return (await repository.manifest("latest")).data
+
+    return asyncio.run(run())
+
+
+def test_an_insecure_registry_is_spoken_to_with_tls_if_it_can(certificate: ssl.SSLContext) -> None:
+    assert over_tls(certificate, RegistryHosts()) == b"{}"
+
+
+def test_a_certificate_that_nobody_signed_ends_the_conversation(
+    certificate: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(RegistryHosts, "is_insecure", lambda *_: False)
+    with pytest.raises(Unavailable, match="failed to verify certificate"):
+        over_tls(certificate, RegistryHosts())
+
+
+def test_a_registry_without_tls_that_is_not_insecure_is_not_spoken_to(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(RegistryHosts, "is_insecure", lambda *_: False)
+    with pytest.raises(Unavailable):
+        talk(lambda _: None, lambda *_: _answer(web.Response()))  # type: ignore[arg-type]

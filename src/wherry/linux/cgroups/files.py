@@ -12,6 +12,10 @@ import os
 
 from wherry.errors import FailedPrecondition, InvalidArgument, SyscallError, WherryError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+
 _ENOTSUPP = 524  # the kernel's own "not supported", which has no text in the C library
 _WRONG_VALUE = (errno.EINVAL, errno.ERANGE, errno.ENODEV, errno.E2BIG, errno.ENXIO)
 
@@ -102,3 +106,27 @@ def set_value(resource: str, directory: str, name: str, value: str | int) -> Non
         write(path, str(value))
     except OSError as error:
         raise refused(resource, path, str(value), error) from None
+
+
+def tree(directory: str) -> Iterator[str]:
+    """`directory` and every group below it, each before what is below it. Groups that vanish meanwhile are passed
+    over; no depth is too much.
+    """
+    waiting = [directory]
+    while waiting:
+        path = waiting.pop()
+        yield path
+        try:
+            with os.scandir(path) as entries:
+                waiting.extend(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
+        except OSError:
+            continue
+
+
+def pids(directory: str) -> set[int]:
+    """The processes in a group and below it. One that this pid namespace does not show (0) is left out."""
+    found: set[int] = set()
+    for path in tree(directory):
+        found.update(int(pid) for pid in (read_or_none(f"{path}/cgroup.procs") or "").split())
+    found.discard(0)
+    return found

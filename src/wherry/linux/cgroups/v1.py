@@ -15,7 +15,6 @@ from wherry.linux.cgroups import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from wherry.linux.cgroups import Hierarchy
@@ -90,7 +89,7 @@ class CgroupV1:
 
     def pids(self) -> list[int]:
         top = self._listing()
-        return sorted(_pids(top)) if top else []
+        return sorted(files.pids(top)) if top else []
 
     def freeze(self) -> None:
         directory = self._freezer("pause")
@@ -129,22 +128,22 @@ class CgroupV1:
         if directory is None or not os.path.isdir(directory):
             return
         if signal != _SIGKILL or "freezer" not in self.paths:
-            _signal_all(_pids(directory), signal)
+            _signal_all(files.pids(directory), signal)
             return
         # Frozen, nothing can fork away between the list and the signals.
         state = f"{self.paths['freezer']}/freezer.state"
         sent: set[int] = set()
         for _ in range(_ROUNDS):
-            pids = set(_pids(directory)) - sent
+            pids = files.pids(directory) - sent
             if not pids:
                 break
+            _set_state(state, "FROZEN")
             try:
-                files.write(state, "FROZEN")
-                pids |= set(_pids(directory)) - sent
+                pids |= files.pids(directory) - sent
                 _signal_all(pids, signal)
                 sent |= pids
             finally:
-                files.write(state, "THAWED")
+                _set_state(state, "THAWED")
 
     def stats(self) -> dict[str, Any]:
         from wherry.linux.cgroups import v1_stats
@@ -158,7 +157,7 @@ class CgroupV1:
         # v1 counts a kill only in the group where it happened, not in those above
         return sum(
             files.keyed(files.read_or_none(f"{path}/memory.oom_control")).get("oom_kill", 0)
-            for path in _tree(directory)
+            for path in files.tree(directory)
         )
 
     def delete(self) -> None:
@@ -211,24 +210,13 @@ def _inherit_cpuset(directory: str, mountpoint: str) -> None:
         files.set_value("cpuset", directory, name, value)
 
 
-def _tree(directory: str) -> Iterator[str]:
-    """`directory` and every group below it, parents first. Groups that vanish meanwhile are passed over."""
-    yield directory
+def _set_state(path: str, value: str) -> None:
+    """For kill: a group that is gone meanwhile has nothing left to kill."""
     try:
-        with os.scandir(directory) as entries:
-            below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return
-    for path in below:
-        yield from _tree(path)
-
-
-def _pids(directory: str) -> set[int]:
-    pids: set[int] = set()
-    for path in _tree(directory):
-        pids.update(int(pid) for pid in (files.read_or_none(f"{path}/cgroup.procs") or "").split())
-    pids.discard(0)  # a process of another pid namespace
-    return pids
+        files.write(path, value)
+    except OSError as error:
+        if error.errno not in (errno.ENOENT, errno.ENODEV):
+            raise SyscallError("write", path, error.errno or 0) from None
 
 
 def _signal_all(pids: set[int], signal: int) -> None:
@@ -250,7 +238,7 @@ def remove_tree(directory: str) -> None:
         except OSError as error:
             if error.errno != errno.EBUSY:
                 raise SyscallError("rmdir", directory, error.errno or 0) from None
-        children = [path for path in _tree(directory) if path != directory]
+        children = [path for path in files.tree(directory) if path != directory]
         for child in reversed(children):
             try:
                 os.rmdir(child)
@@ -260,7 +248,7 @@ def remove_tree(directory: str) -> None:
                 if error.errno != errno.EBUSY:
                     raise SyscallError("rmdir", child, error.errno or 0) from None
                 break
-        pids = _pids(directory)
+        pids = files.pids(directory)
         if pids and not _await_exit(pids):
             raise FailedPrecondition(
                 f"cannot remove cgroup {directory}: processes run in it: {' '.join(map(str, sorted(pids)))}"

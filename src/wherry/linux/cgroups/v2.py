@@ -17,7 +17,6 @@ from wherry.linux.cgroups import files
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from collections.abc import Iterator
     from typing import Any
 
     from wherry.spec.oci import Resources
@@ -93,7 +92,7 @@ class CgroupV2:
         v2_resources.apply(self._directory, resources)
 
     def pids(self) -> list[int]:
-        return sorted(_pids(self._directory))
+        return sorted(files.pids(self._directory))
 
     def freeze(self) -> None:
         files.set_value("freezer", self._directory, "cgroup.freeze", 1)
@@ -120,7 +119,7 @@ class CgroupV2:
                     raise SyscallError("write", f"{self._directory}/cgroup.kill", error.errno or 0) from None
         sent: set[int] = set()
         for _ in range(_ROUNDS):
-            pids = _pids(self._directory) - sent
+            pids = files.pids(self._directory) - sent
             for pid in pids:
                 try:
                     os.kill(pid, signal)
@@ -141,7 +140,7 @@ class CgroupV2:
     def delete(self) -> None:
         for _ in range(_ROUNDS):
             busy = False
-            for directory in reversed(list(_tree(self._directory))):
+            for directory in reversed(list(files.tree(self._directory))):
                 try:
                     os.rmdir(directory)
                 except FileNotFoundError:
@@ -191,26 +190,6 @@ def _enable_controllers(directory: str) -> None:
                 files.write(path, f"+{name}")
             except OSError:
                 continue
-
-
-def _tree(directory: str) -> Iterator[str]:
-    yield directory
-    try:
-        with os.scandir(directory) as entries:
-            below = [entry.path for entry in entries if entry.is_dir(follow_symlinks=False)]
-    except OSError:
-        return
-    for path in below:
-        yield from _tree(path)
-
-
-def _pids(directory: str) -> set[int]:
-    pids: set[int] = set()
-    for path in _tree(directory):
-        text = files.read_or_none(f"{path}/cgroup.procs")
-        pids.update(int(pid) for pid in (text or "").split())
-    pids.discard(0)
-    return pids
 
 
 def _await_event(directory: str, key: str, value: int, seconds: float) -> bool:

@@ -40,7 +40,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         _end(state)
     elif status != states.STOPPED:
         raise Conflict(f"cannot delete container {state.id} that is not stopped: {status}")
-    launch.destroy(state, config)
+    launch.destroy(settings, state, config)
     return 0
 
 

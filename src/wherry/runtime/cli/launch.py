@@ -135,7 +135,7 @@ def write_pid_file(path: str, pid: int) -> None:
     states.write_file(os.path.abspath(path), b"%d" % pid, 0o644)
 
 
-def destroy(state: State, config: Config | None) -> None:
+def destroy(settings: Globals, state: State, config: Config | None) -> None:
     """Removes all that is left of a container whose first process has ended: processes, cgroup, state. Then its
     poststop hooks run.
     """
@@ -143,30 +143,25 @@ def destroy(state: State, config: Config | None) -> None:
     group.kill()
     group.delete()
     state.remove()
-    described = ((config or {}).get("hooks") or {}).get("poststop")
-    if config is not None and described:
-        from wherry.runtime import hooks
-
-        hooks.run(
-            hooks.parse({"poststop": described})["poststop"],
-            hooks.state(config, state.id, states.STOPPED, 0, state.bundle),
-        )
+    if config is not None:
+        run_late_hooks(settings, state, config, "poststop", states.STOPPED)
 
 
-def run_poststart_hooks(settings: Globals, state: State, config: Config) -> None:
-    """A poststart hook that fails is only logged (OCI config.md "Poststart")."""
-    described = (config.get("hooks") or {}).get("poststart")
+def run_late_hooks(settings: Globals, state: State, config: Config, kind: str, status: str) -> None:
+    """The poststart or poststop hooks: one that fails is logged, and the others run (OCI config.md "POSIX-platform
+    Hooks").
+    """
+    described = (config.get("hooks") or {}).get(kind)
     if not described:
         return
     from wherry.runtime import hooks
 
-    try:
-        hooks.run(
-            hooks.parse({"poststart": described})["poststart"],
-            hooks.state(config, state.id, states.RUNNING, state.pid, state.bundle),
-        )
-    except WherryError as error:
-        settings.write("warning", str(error))
+    document = hooks.state(config, state.id, status, state.pid if status != states.STOPPED else 0, state.bundle)
+    for hook in hooks.parse({kind: described})[kind]:  # type: ignore[misc]
+        try:
+            hooks.run([hook], document)
+        except WherryError as error:
+            settings.write("warning", str(error))
 
 
 def _now() -> str:

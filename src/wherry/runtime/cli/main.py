@@ -98,6 +98,7 @@ class Globals:
 
 def main(arguments: list[str]) -> int:
     """The exit status of `wherry-runc arguments…`."""
+    _open_standard_streams()
     settings = Globals({option.name: option.initial() for option in GLOBAL})
     failed = 1
     try:
@@ -123,6 +124,17 @@ def main(arguments: list[str]) -> int:
     except OSError as error:  # one that no module has worded: never a traceback for a user
         settings.fatal(f"{error.filename or 'wherry-runc'}: {(error.strerror or str(error)).lower()}")
         return failed
+
+
+def _open_standard_streams() -> None:
+    """Where the caller has closed 0, 1 or 2, they become /dev/null: else the next file that we open would be the
+    container's input or output.
+    """
+    for fd in (0, 1, 2):
+        try:
+            os.fstat(fd)
+        except OSError:
+            os.open("/dev/null", os.O_RDWR)  # the lowest number that is free: this one
 
 
 def _load(verb: str) -> Any:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from wherry.runtime.cli import launch, options
 from wherry.runtime.cli.foreground import Foreground, become_subreaper
 from wherry.runtime.cli.options import Option
+from wherry.runtime.state import RUNNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,7 +30,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     if not detached and not values["no-subreaper"]:
         become_subreaper()
     state, config, process = launch.launch(settings, values, arguments[0], verb="run", hold=False, detached=detached)
-    launch.run_poststart_hooks(settings, state, config)
+    launch.run_late_hooks(settings, state, config, "poststart", RUNNING)
     if foreground is None:
         process.close()
         return 0
@@ -39,4 +40,4 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     finally:
         process.close()
         if not values["keep"]:
-            launch.destroy(state, config)
+            launch.destroy(settings, state, config)

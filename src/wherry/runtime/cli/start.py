@@ -7,7 +7,7 @@ import os
 from wherry.errors import Conflict
 from wherry.runtime import state as states
 from wherry.runtime.cli import options
-from wherry.runtime.cli.launch import run_poststart_hooks
+from wherry.runtime.cli.launch import run_late_hooks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -40,5 +40,5 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         raise Conflict("cannot start an already running container") from None
     finally:
         os.close(fd)
-    run_poststart_hooks(settings, state, state.config())
+    run_late_hooks(settings, state, state.config(), "poststart", states.RUNNING)
     return 0

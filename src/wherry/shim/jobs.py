@@ -1,0 +1,216 @@
+"""What workers do: start a container, run one more process in it, pause, resume, update.
+
+Runs in a worker, a fork of the shim. `read_start` and `start` are done by one that is forked before anybody has asked, so that no fork is on
+the way of a start; it takes the request from the shim's control connection, which nobody else reads until then. Everything that a start needs
+and that the shim does not (the configuration, the mounts, the compiled filter) lives and dies in here.
+
+Answers are JSON for the shim (`Supervisor`), with descriptors: the shim's ends of the standard streams (the terminal's master, or stdout, stderr
+and, if open, stdin), then what each job says.
+"""
+
+from __future__ import annotations
+
+import os
+from _socket import (
+    AF_UNIX,
+    CMSG_SPACE,
+    MSG_CMSG_CLOEXEC,
+    SCM_RIGHTS,
+    SOCK_CLOEXEC,
+    SOCK_NONBLOCK,
+    SOCK_STREAM,
+    SOL_SOCKET,
+)
+from _socket import socket as Socket
+from _struct import unpack
+from binascii import a2b_base64
+
+from wherry.errors import InvalidArgument, Unavailable
+from wherry.shim.builtin import BuiltinRuntime, set_user
+from wherry.shim.external import ExternalRuntime
+from wherry.shim.jsonfile import JsonFileLog
+from wherry.wire import fastjson
+from wherry.wire import shim as wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from typing import Any
+
+    from wherry.shim.builtin import Started
+    from wherry.wire.shim import LogConfig, Message, StartRequest
+
+_NOT_FOR_EXEC = ("resources", "seccomp", "maskedPaths", "readonlyPaths", "devices", "sysctl")
+"""Parts of `linux` that a running container needs no more: the shim does not keep them."""
+
+
+def write_file(directory: str, name: str, value: object) -> None:
+    """A file of the state directory, whole or not at all."""
+    path = f"{directory}/{name}"
+    fd = os.open(f"{path}.new", os.O_WRONLY | os.O_CREAT | os.O_TRUNC | os.O_CLOEXEC, 0o600)
+    try:
+        os.write(fd, fastjson.dumps(value))
+    finally:
+        os.close(fd)
+    os.rename(f"{path}.new", path)
+
+
+def open_log(config: LogConfig | None) -> JsonFileLog | None:
+    """The container's log. SyscallError naming the file."""
+    if config is None or config["driver"] == "none":
+        return None
+    if config["driver"] != "json-file":
+        raise InvalidArgument(f"the shim does not know the log driver {config['driver']!r}")
+    return JsonFileLog(
+        config["path"], max_size=config.get("max_size"), max_file=config.get("max_file") or 1, attrs=config.get("attrs")
+    )
+
+
+def make_runtime(
+    config: Any, container_id: str, state_dir: str, external: wire.RuntimeConfig | None
+) -> BuiltinRuntime | ExternalRuntime:
+    return ExternalRuntime(config, container_id, state_dir, external) if external else BuiltinRuntime(config)
+
+
+def read_start(control: Socket) -> wire.Frame:
+    """The first request on the control connection, and not a byte more. Unavailable when the engine has gone away."""
+    header, fds = _read_header(control)
+    length = int.from_bytes(header, "big")
+    if length > wire.MAX_FRAME:
+        raise wire.FrameError(f"a message of {length} bytes is above the limit of {wire.MAX_FRAME}")
+    payload = bytearray()
+    while len(payload) < length:
+        data = control.recv(min(length - len(payload), 1 << 18))
+        if not data:
+            raise Unavailable("the engine has gone away")
+        payload += data
+    decoder = wire.Decoder()
+    decoder.receive(header + payload, fds)
+    frame = decoder.next_frame()
+    assert frame is not None
+    return frame
+
+
+def _read_header(control: Socket) -> tuple[bytes, list[int]]:
+    header = b""
+    fds: list[int] = []
+    while len(header) < 4:
+        data, ancillary, _, _ = control.recvmsg(4 - len(header), CMSG_SPACE(wire.MAX_FDS * 4), MSG_CMSG_CLOEXEC)
+        if not data:
+            raise Unavailable("the engine has gone away")
+        header += data
+        for level, kind, payload in ancillary:
+            if level == SOL_SOCKET and kind == SCM_RIGHTS:
+                fds += unpack(f"{len(payload) // 4}i", payload)
+    return header, fds
+
+
+def start(control: Socket) -> tuple[Message, list[int]]:
+    """Waits for the request and carries it out. The answer has its "id", also that of a failure; descriptors: streams, the listening
+    socket, the clients."""
+    message, fds = read_start(control)
+    answer: Message = {"id": message.get("id")}
+    try:
+        if message.get("op") != "start":
+            raise InvalidArgument(f"a shim begins with start, not {message.get('op')!r}")
+        spec: StartRequest = message  # type: ignore[assignment]
+        answer["ok"], result = _start(spec, fds)
+    except Exception as error:
+        answer["error"] = wire.error_to_message(error)
+        result = []
+    return answer, result
+
+
+def _start(spec: StartRequest, fds: list[int]) -> tuple[Message, list[int]]:
+    config, state_dir, external = spec["config"], spec["state_dir"], spec.get("runtime")
+    linux = config.get("linux") or {}
+    namespaces = linux.get("namespaces") or []
+    netns = spec.get("netns_fd")
+    for namespace in namespaces:
+        if namespace["type"] == "network" and netns is not None:
+            namespace["path"] = f"/proc/{os.getpid()}/fd/{fds[netns]}"
+    process = config["process"]
+    # The shim is protected from the kernel's out-of-memory killer; the container is not, unless it was asked for.
+    oom_score_adj = process.setdefault("oomScoreAdj", 0)
+    log = open_log(spec.get("log"))
+    if log is not None:
+        log.close()  # the shim opens it again: a file that cannot be opened is to be known before anything runs
+    write_file(
+        state_dir, "shim.json", {"cgroup": linux.get("cgroupsPath", ""), "shim": os.getppid(), "runtime": external}
+    )
+    listener = _listen(state_dir)
+    try:
+        runtime = make_runtime(config, spec["container"], state_dir, external)
+        stdin, terminal = spec["stdio"]["stdin"], bool(process.get("terminal"))
+        started, streams = _run(
+            lambda ends: runtime.start(spec, ends, _decode(spec.get("seccomp"))), terminal=terminal, stdin=stdin
+        )
+    except BaseException:
+        os.unlink(f"{state_dir}/shim.sock")
+        raise
+    clients = spec.get("attach") or []
+    answer = {
+        "pid": started.pid,
+        "container": spec["container"],
+        "state_dir": state_dir,
+        "cgroup": linux.get("cgroupsPath", ""),
+        "own_pid_namespace": any(entry["type"] == "pid" and not entry.get("path") for entry in namespaces),
+        "oom_score_adj": oom_score_adj,
+        "runtime": external,
+        "linux": {key: value for key, value in linux.items() if key not in _NOT_FOR_EXEC},
+        "terminal": terminal,
+        "stdin": stdin,
+        "stdin_once": spec["stdio"]["stdin_once"],
+        "log": spec.get("log"),
+        "attach": clients,
+        "streams": len(streams),
+    }
+    return answer, [*streams, listener.detach(), *(fds[client["fd"]] for client in clients)]
+
+
+def execute(
+    runtime: BuiltinRuntime | ExternalRuntime, init_pid: int, request: Message, oom_score_adj: int
+) -> tuple[Message, list[int]]:
+    """One more process. Descriptors: streams."""
+    process = request["process"]
+    if user := request.get("user"):
+        root = os.open(f"/proc/{init_pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        try:
+            set_user(root, process, user)
+        finally:
+            os.close(root)
+    process.setdefault("oomScoreAdj", oom_score_adj)
+    stdin, terminal = request["stdio"]["stdin"], bool(process.get("terminal"))
+    started, streams = _run(
+        lambda ends: runtime.exec(process, ends, _decode(request.get("seccomp"))), terminal=terminal, stdin=stdin
+    )
+    return {"pid": started.pid, "terminal": terminal, "stdin": stdin}, streams
+
+
+def _run(run: Any, *, terminal: bool, stdin: bool) -> tuple[Started, list[int]]:
+    """Runs a process on pipes or a terminal: it, and the shim's ends."""
+    if terminal:
+        started = run(None)
+        return started, [started.console]
+    theirs_in, ours_in = os.pipe() if stdin else (os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), None)
+    ours_out, theirs_out = os.pipe()
+    ours_err, theirs_err = os.pipe()
+    started = run((theirs_in, theirs_out, theirs_err))
+    return started, [ours_out, ours_err, *([] if ours_in is None else [ours_in])]
+
+
+def _listen(state_dir: str) -> Socket:
+    """shim.sock, bound through a descriptor of the directory, whose path may be longer than an address can be."""
+    directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    listener = Socket(AF_UNIX, SOCK_STREAM | SOCK_NONBLOCK | SOCK_CLOEXEC)
+    before = os.umask(0o177)
+    try:
+        listener.bind(f"/proc/self/fd/{directory}/shim.sock")
+    finally:
+        os.umask(before)
+        os.close(directory)
+    listener.listen(16)
+    return listener
+
+
+def _decode(program: str | None) -> bytes | None:
+    return None if program is None else a2b_base64(program)
