@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
+import random
 import subprocess
 import tarfile
 import threading
@@ -140,13 +142,9 @@ def test_tag_and_untag(engine: Engine) -> None:
     assert "No such image" in engine.docker("rmi", "other/name:1.0", check=False).stderr
 
 
-@pytest.mark.parametrize("name", ["UPPER", "-dash", "a:b:c", "name:" + "t" * 129, "a//b"])
+@pytest.mark.parametrize("name", ["UPPER", "a:b:c", "name:" + "t" * 129, "a//b"])
 def test_a_malformed_name_is_refused(engine: Engine, name: str) -> None:
-    done = (
-        engine.docker("tag", BUSYBOX, "--", name, check=False)
-        if name.startswith("-")
-        else engine.docker("tag", BUSYBOX, name, check=False)
-    )
+    done = engine.docker("tag", BUSYBOX, name, check=False)
     assert done.returncode != 0
     assert "invalid" in done.stderr
 
@@ -220,13 +218,15 @@ def test_hard_links_modes_and_owners_are_kept(engine: Engine, tmp_path: Path) ->
     entries = [
         Entry("bin/su2", b"#!/bin/sh\n", 0o4755),
         Entry("file", b"x", 0o640, 12, 34),
-        Entry("link", target="file", hard=True),
+        Entry("link", mode=0o640, uid=12, gid=34, target="file", hard=True),
         Entry("soft", target="file"),
-        Entry("d" * 100 + "/" + "f" * 200, b"long"),
+        Entry("long/" + "d" * 100 + "/" + "f" * 200, b"name"),
     ]
     loaded(engine, tmp_path, entries)
-    script = "stat -c '%a %u:%g %h' /bin/su2 /file /link; readlink /soft; cat /d*/f*; test /file -ef /link && echo same"
-    assert engine.shell(script, image="layered:1") == "4755 0:0 1\n640 12:34 2\n640 12:34 2\nfile\nlongsame"
+    script = (
+        "stat -c '%a %u:%g %h' /bin/su2 /file /link; readlink /soft; cat /long/*/*; test /file -ef /link && echo same"
+    )
+    assert engine.shell(script, image="layered:1") == "4755 0:0 1\n640 12:34 2\n640 12:34 2\nfile\nnamesame"
 
 
 def test_128_layers(engine: Engine, tmp_path: Path) -> None:
@@ -311,7 +311,6 @@ def test_pull_of_what_is_not_there(engine: Engine, hub: str, tmp_path: Path, nam
 
 @needs_registry
 def test_pull_with_a_name_and_password(engine: Engine, tmp_path: Path) -> None:
-    (tmp_path / "users").write_text("me:$2y$05$yZ7XUdeNeunvEmrYrsmiWOZwWkZEkB2xWqRhDRgZPMQTSgE71BLP6\n")
     pytest.importorskip("crypt")
     import crypt
 
@@ -322,11 +321,10 @@ def test_pull_with_a_name_and_password(engine: Engine, tmp_path: Path) -> None:
         done = engine.docker("pull", f"{hub}/private:1", check=False)
         assert done.returncode == 1
         assert "no basic auth credentials" in done.stderr or "unauthorized" in done.stderr
-        engine.docker("login", "-u", "me", "--password-stdin", hub, stdin="secret")
-        try:
-            engine.docker("pull", f"{hub}/private:1")
-        finally:
-            engine.docker("logout", hub)
+        token = base64.b64encode(b"me:secret").decode()
+        (tmp_path / "client").mkdir()
+        (tmp_path / "client" / "config.json").write_text(json.dumps({"auths": {hub: {"auth": token}}}))
+        engine.docker("--config", str(tmp_path / "client"), "pull", f"{hub}/private:1")
 
 
 class Damaged(BaseHTTPRequestHandler):
@@ -385,7 +383,8 @@ class Damaged(BaseHTTPRequestHandler):
 @pytest.mark.timeout(180)
 @pytest.mark.parametrize("damage", ["manifest", "layer", "short"])
 def test_a_damaged_image_is_refused_and_leaves_nothing(engine: Engine, tmp_path: Path, damage: str) -> None:
-    images.write_oci_layout(str(tmp_path), small("damaged"))
+    noise = images.layer([Entry("noise", random.Random(damage).randbytes(300_000))])  # a layer that nobody has yet
+    images.write_oci_layout(str(tmp_path), images.ImageSpec(layers=(noise,), config={}))
     handler = type("Handler", (Damaged,), {"layout": tmp_path, "damage": damage})
     before = engine.objects()["images"]
     with ThreadingHTTPServer(("127.0.0.1", 0), handler) as server:

@@ -106,8 +106,8 @@ def test_a_published_port_is_reachable_from_another_container_and_from_its_own(e
     port = free_port()
     serve(engine, "server", "-p", f"{port}:80")
     gateway = engine.inspect("server")["NetworkSettings"]["Networks"]["bridge"]["Gateway"]
-    assert engine.output("run", "--rm", BUSYBOX, "wget", "-T10", "-qO-", f"http://{gateway}:{port}/") == "server"
-    assert engine.output("exec", "server", "wget", "-T10", "-qO-", f"http://{gateway}:{port}/") == "server"
+    assert engine.output("run", "--rm", BUSYBOX, "wget", "-qO-", f"http://{gateway}:{port}/") == "server"
+    assert engine.output("exec", "server", "wget", "-qO-", f"http://{gateway}:{port}/") == "server"
 
 
 def test_a_port_is_chosen_when_none_is_named(engine: Engine) -> None:
@@ -124,21 +124,17 @@ def test_publish_all_takes_the_exposed_ports(engine: Engine) -> None:
 
 def test_a_udp_port_is_published(engine: Engine) -> None:
     port = free_port()
-    script = "exec nc -u -l -p 53 -e sh -c 'read line; echo got $line'"
-    engine.docker(
-        "run", "-d", "--name=server", "-p", f"{port}:53/udp", BUSYBOX, "sh", "-c", f"while :; do {script}; done"
-    )
+    engine.docker("run", "-d", "--name=server", "-p", f"{port}:53/udp", BUSYBOX, "sleep", "1000")
+
+    def arrived() -> int:
+        """Datagrams that arrived in the container, where no program waits for them: the kernel counts them as NoPorts."""
+        names, values = engine.output("exec", "server", "grep", "^Udp:", "/proc/net/snmp").splitlines()
+        return int(values.split()[names.split().index("NoPorts")])
+
+    before = arrived()
     with socket.socket(socket.AF_INET, socket.SOCK_DGRAM) as client:
-        client.settimeout(0.5)
-
-        def answered() -> bool:
-            try:
-                client.sendto(b"hello\n", ("127.0.0.1", port))
-                return client.recv(100) == b"got hello\n"
-            except OSError:
-                return False
-
-        wait_until("the server answers", answered)
+        client.sendto(b"hello", ("127.0.0.1", port))
+    wait_until("the datagram arrived", lambda: arrived() > before)
 
 
 def test_a_port_that_is_taken_is_refused_and_leaves_nothing(engine: Engine) -> None:
@@ -160,6 +156,7 @@ def test_a_port_is_free_again_after_the_container(engine: Engine) -> None:
         assert get("127.0.0.1", port) == name
         engine.docker("rm", "-f", name)
     with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         listener.bind(("0.0.0.0", port))
 
 
@@ -248,7 +245,7 @@ def test_what_leaves_the_bridge_has_the_machine_s_address(engine: Engine) -> Non
     try:
         for command in commands:
             subprocess.run(command.split(), check=True)
-        script = "echo $SOCAT; nc -l -p 8080 -e sh -c 'netstat -tn | grep 8080'"
+        script = "nc -l -p 8080 -e sh -c 'netstat -tn | grep 8080'"
         server = subprocess.Popen(
             ["ip", "netns", "exec", space, "busybox", "sh", "-c", script],
             stdout=subprocess.DEVNULL,
@@ -257,7 +254,10 @@ def test_what_leaves_the_bridge_has_the_machine_s_address(engine: Engine) -> Non
         try:
             wait_until(
                 "it listens",
-                lambda: b"1F90" in subprocess.check_output(["ip", "netns", "exec", space, "cat", "/proc/net/tcp"]),
+                lambda: (
+                    b"1F90"
+                    in subprocess.check_output(["ip", "netns", "exec", space, "cat", "/proc/net/tcp", "/proc/net/tcp6"])
+                ),
             )
             seen = engine.output("run", "--rm", BUSYBOX, "nc", "-w", "10", "198.51.100.2", "8080")
             assert "198.51.100.1:" in seen
