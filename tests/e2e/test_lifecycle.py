@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import threading
 import time
 
 import pytest
@@ -265,3 +266,14 @@ def test_inspect_formats(engine: Engine) -> None:
         == '/shown created ["sleep","1000"]'
     )
     assert json.loads(engine.output("inspect", "-f", "{{json .HostConfig.NetworkMode}}", "shown")) == "none"
+
+
+def test_rm_force_while_a_start_is_under_way(engine: Engine) -> None:
+    for delay in (0.002, 0.005, 0.01, 0.015, 0.02):
+        ref = engine.output("create", *SLEEP)
+        starting = threading.Thread(target=engine.api, args=("POST", f"/containers/{ref}/start"))
+        starting.start()
+        time.sleep(delay)
+        assert engine.api("DELETE", f"/containers/{ref}?force=1")[0] == 204
+        starting.join()
+        assert engine.output("ps", "-aq") == ""  # and the leak check finds no shim and no cgroup

@@ -12,6 +12,7 @@ import secrets
 import time
 from contextlib import AsyncExitStack
 
+from wherry import errors
 from wherry.core.images import Image
 from wherry.engine import mounts, names, oci_config, resources, security, signals
 from wherry.engine.records import Container, MountPoint, Record
@@ -205,7 +206,7 @@ def check(services: Services, config: ContainerConfig, host: HostConfig) -> list
     if host.cgroupns_mode not in ("", "host", "private"):
         raise InvalidArgument(f"invalid cgroup namespace mode: {host.cgroupns_mode}")
     if host.cgroup_parent:
-        raise NotImplementedError("wherry does not support HostConfig.CgroupParent yet")
+        raise errors.NotImplemented("wherry does not support HostConfig.CgroupParent yet")
     for mode, flag, words in (
         (host.pid_mode, "PID", ("", "private", "host")),
         (host.ipc_mode, "IPC", ("", "private", "shareable", "host", "none")),
@@ -236,8 +237,6 @@ def log_limits(host: HostConfig) -> tuple[int | None, int]:
     size = None if size_text == "-1" else _parse_size(size_text)
     if not file_text.isdecimal() or int(file_text) < 1:
         raise InvalidArgument("max-file cannot be less than 1")
-    if int(file_text) > 1 and size is None:
-        raise InvalidArgument("max-file cannot be used without max-size")
     return size, int(file_text)
 
 
@@ -292,6 +291,14 @@ def _mac_address(host: HostConfig, request: ContainerCreate) -> str:
     return wanted.lower()
 
 
+def _check_joined(services: Services, mode: str) -> None:
+    """ "container:<ref>" names a container. InvalidArgument: clients take a 404 of create for a missing image, and pull."""
+    try:
+        services.containers.get(mode.removeprefix("container:"))
+    except NotFound as error:
+        raise InvalidArgument(str(error)) from None
+
+
 def check_network(services: Services, config: ContainerConfig, host: HostConfig, request: ContainerCreate) -> None:
     """--network and what cannot go with it. The mode is normalised in place ("default" is "bridge")."""
     if host.network_mode in ("", "default"):
@@ -300,7 +307,7 @@ def check_network(services: Services, config: ContainerConfig, host: HostConfig,
     endpoints = (request.networking_config.endpoints_config if request.networking_config else None) or {}
     for network, settings in endpoints.items():
         if network not in (mode, "default") or (settings and settings.aliases):
-            raise NotImplementedError(
+            raise errors.NotImplemented(
                 f"wherry does not support NetworkingConfig.EndpointsConfig of {network!r} yet: user-defined networks and aliases"
             )
     port_requests(
@@ -310,7 +317,7 @@ def check_network(services: Services, config: ContainerConfig, host: HostConfig,
         parse_extra_host(entry, services.networks.gateway)
     resolv_conf(host.dns or [], host.dns_search or [], host.dns_options or [])  # refuses malformed ones
     if mode.startswith("container:"):
-        services.containers.get(mode.removeprefix("container:"))
+        _check_joined(services, mode)
         if request.hostname:
             raise InvalidArgument("conflicting options: hostname and the network mode")
         if host.dns:
@@ -322,9 +329,9 @@ def check_network(services: Services, config: ContainerConfig, host: HostConfig,
     elif mode == "host" and host.uts_mode == "host" and request.hostname:
         raise InvalidArgument("conflicting options: hostname and the UTS mode")
     elif mode not in ("bridge", "none", "host"):
-        raise NotFound(f"network {mode} not found")
+        raise InvalidArgument(f"network {mode} not found")  # not 404: clients take that for a missing image, and pull
     if host.uts_mode == "host" and (request.hostname or request.domainname):
         raise InvalidArgument("conflicting options: hostname and the UTS mode")
     for mode in (host.pid_mode, host.ipc_mode):
         if mode.startswith("container:"):
-            services.containers.get(mode.removeprefix("container:"))
+            _check_joined(services, mode)

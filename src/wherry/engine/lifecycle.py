@@ -190,12 +190,13 @@ class Lifecycle:
         number = signals.parse(signal) if signal else signals.stop_signal(container.record)
         if container.status is Status.RESTARTING:
             async with container.lock:
-                self._cancel_restart(container)
-                container.record.state.status = Status.EXITED
-                container.record.state.manually_stopped = True
-                await self._services.containers.save(container)
-                container.wake(("not-running", "next-exit", ""), container.record.state.exit_code)
-            return
+                if container.status is Status.RESTARTING:  # otherwise the restart was quicker
+                    self._cancel_restart(container)
+                    container.record.state.status = Status.EXITED
+                    container.record.state.manually_stopped = True
+                    await self._services.containers.save(container)
+                    container.wake(("not-running", "next-exit", ""), container.record.state.exit_code)
+                    return
         if not container.is_running:
             raise NotModified(f"container {container.id} is already stopped")
         await self._stop(container, number, timeout)
@@ -243,6 +244,8 @@ class Lifecycle:
             finally:
                 container.record.host_config.auto_remove = removed_after
         async with container.lock:
+            if container.status in (Status.REMOVING, Status.DEAD):
+                raise Conflict("container is marked for removal and cannot be started")
             self._cancel_restart(container)
             if not container.is_running:
                 await self._start_or_remove(container)
@@ -276,20 +279,24 @@ class Lifecycle:
     async def remove(self, container: Container, *, force: bool, volumes: bool) -> None:
         if container.status is Status.REMOVING:
             raise Conflict(f"removal of container {container.id} is already in progress")
-        if container.is_running or container.status is Status.RESTARTING:
-            if not force:
-                state = "paused" if container.status is Status.PAUSED else container.status.value
-                hint = (
-                    "unpause and stop the container before attempting removal or force remove"
-                    if state == "paused"
-                    else "stop the container before removing or force remove"
-                )
-                raise Conflict(f'cannot remove container "/{container.name}": container is {state}: {hint}')
-            await self._kill_for_removal(container)
-        async with container.lock:
-            if self._services.containers.find(container.id) is None:
-                return  # --rm was quicker
-            await self._remove(container, volumes=volumes or container.record.host_config.auto_remove)
+        while True:
+            if container.is_running or container.status is Status.RESTARTING:
+                if not force:
+                    state = "paused" if container.status is Status.PAUSED else container.status.value
+                    hint = (
+                        "unpause and stop the container before attempting removal or force remove"
+                        if state == "paused"
+                        else "stop the container before removing or force remove"
+                    )
+                    raise Conflict(f'cannot remove container "/{container.name}": container is {state}: {hint}')
+                await self._kill_for_removal(container)
+            async with container.lock:
+                if self._services.containers.find(container.id) is None:
+                    return  # --rm was quicker
+                if container.is_running:
+                    continue  # a start held the lock
+                await self._remove(container, volumes=volumes or container.record.host_config.auto_remove)
+                return
 
     async def _kill_for_removal(self, container: Container) -> None:
         self._cancel_restart(container)

@@ -69,6 +69,8 @@ def _destination(text: str, whole: str) -> str:
 
 
 def _parse_bind(text: str) -> MountPoint:
+    if "\0" in text:
+        raise InvalidArgument(f"invalid volume specification: {text!r}: NUL in a path")
     parts = text.split(":")
     if len(parts) == 1:
         source, destination, mode = "", parts[0], ""

@@ -192,30 +192,27 @@ def _mounts(record: Record, around: Surroundings) -> list[oci.Mount]:
     taken = {point.destination for point in record.mounts}
     if "/dev/shm" not in taken:
         mounts += _shm(host, around)
-    for destination, source in (
-        ("/etc/resolv.conf", around.resolv_conf_file),
-        ("/etc/hostname", around.hostname_file),
-        ("/etc/hosts", around.hosts_file),
-    ):
-        if destination not in taken and source:
-            mounts.append(
-                {
-                    "destination": destination,
-                    "type": "bind",
-                    "source": source,
-                    "options": ["rbind", "rprivate"] + (["ro"] if host.readonly_rootfs else []),
-                }
-            )
-    if around.init_binary:
-        mounts.append(
-            {"destination": INIT_PATH, "type": "bind", "source": around.init_binary, "options": ["bind", "ro"]}
+    # over the user's, so that a mount on /etc does not hide them
+    last: list[oci.Mount] = [
+        {
+            "destination": destination,
+            "type": "bind",
+            "source": source,
+            "options": ["rbind", "rprivate"] + (["ro"] if host.readonly_rootfs else []),
+        }
+        for destination, source in (
+            ("/etc/resolv.conf", around.resolv_conf_file),
+            ("/etc/hostname", around.hostname_file),
+            ("/etc/hosts", around.hosts_file),
         )
-    mounts += [_user_mount(point, around) for point in record.mounts]
-    replaced = {point.destination for point in record.mounts}
+        if source
+    ]
+    if around.init_binary:
+        last.append({"destination": INIT_PATH, "type": "bind", "source": around.init_binary, "options": ["bind", "ro"]})
     return [
-        mount
-        for index, mount in enumerate(mounts)
-        if index >= len(mounts) - len(record.mounts) or mount["destination"] not in replaced
+        *(mount for mount in mounts if mount["destination"] not in taken),
+        *(_user_mount(point, around) for point in record.mounts),
+        *(mount for mount in last if mount["destination"] not in taken),
     ]
 
 
@@ -257,7 +254,7 @@ def _user_mount(point: MountPoint, around: Surroundings) -> oci.Mount:
             "destination": point.destination,
             "type": "tmpfs",
             "source": "tmpfs",
-            "options": [*point.options, "tmpcopyup"],
+            "options": list(point.options),
         }
     source = point.source or (around.volume_paths or {}).get(point.name, "")
     if not source:

@@ -99,6 +99,12 @@ def parse(wanted: Capabilities, *, own_user_namespace: bool = False) -> tuple[Se
         permitted=bits(wanted.get("permitted")),
         ambient=bits(wanted.get("ambient")),
     )
+    # The kernel raises an ambient capability only if it is permitted and inheritable; like runc we go on without it.
+    possible = sets.permitted & sets.inheritable
+    left_out += [
+        name for number, name in enumerate(NAMES) if sets.ambient & ~possible & 1 << number and name not in left_out
+    ]
+    sets.ambient &= possible
     return sets, left_out
 
 

@@ -29,6 +29,17 @@ def open_in_root(root: int, path: str | bytes, flags: int = os.O_PATH, *, mode: 
         raise SyscallError("open", os.fsdecode(path), error.errno) from None
 
 
+def exists_in_root(root: int, path: str | bytes) -> bool:
+    """Whether something is at `path` inside `root`."""
+    try:
+        os.close(open_in_root(root, path))
+    except SyscallError as error:
+        if error.errno != errno.ENOENT:
+            raise
+        return False
+    return True
+
+
 def make_directory(root: int, path: str | bytes, mode: int = 0o755) -> int:
     """An O_PATH descriptor of the directory `path` inside `root`, made with its parents where missing."""
     try:

@@ -41,7 +41,7 @@ _EMPTY_TMPFS = [("mode", "0755"), ("size", "4k"), ("nr_inodes", "2")]
 class _Mount:
     """One entry of `mounts`, understood, with the detached mount of its source if that comes from the host."""
 
-    __slots__ = ("destination", "fd", "is_directory", "options", "source", "type")
+    __slots__ = ("destination", "fd", "is_directory", "is_new", "options", "source", "type")
 
     def __init__(self, entry: oci.Mount, bundle: str) -> None:
         self.destination = entry.get("destination", "")
@@ -51,6 +51,8 @@ class _Mount:
         self.source = entry.get("source", "")
         self.fd = -1
         self.is_directory = True
+        self.is_new = False
+        """The mount point was not there and has been made."""
         if not self.destination.startswith("/"):
             self.destination = "/" + self.destination  # relative destinations are deprecated, and meant from the root
         if self.options.idmap or entry.get("uidMappings") or entry.get("gidMappings"):
@@ -217,6 +219,7 @@ class Rootfs:
         """The mount point, made if missing. proc and sysfs want a plain directory (CVE-2023-27561); the inside of /proc is off limits."""
         if mount.type in ("proc", "sysfs"):
             return self._plain_directory(mount)
+        mount.is_new = mount.type == "tmpfs" and not paths.exists_in_root(self.root, mount.destination)
         make = paths.make_directory if mount.is_directory else paths.make_file
         target = make(self.root, mount.destination)
         if syscalls.filesystem_type(target) == procfs.PROC_SUPER_MAGIC:
@@ -262,7 +265,8 @@ class Rootfs:
             return
         options = mount.options
         data = list(options.data)
-        if mount.type == "tmpfs" and not any(key == "mode" for key, _ in data):
+        if mount.type == "tmpfs" and not mount.is_new and not any(key == "mode" for key, _ in data):
+            # as the directory that it covers; over a new one the kernel's own, 1777, as in runc
             data.append(("mode", f"{stat.S_IMODE(os.fstat(target).st_mode):o}"))
         # a read-only /dev, or a tmpfs that is filled first, becomes read-only when it is complete
         late = options.readonly and (options.copy_up or (self.make_dev and mount.destination.rstrip("/") == "/dev"))
@@ -270,7 +274,7 @@ class Rootfs:
         fd = mounts.Filesystem(mount.type, data, attributes, mount.source or mount.type).open()
         keep = False
         try:
-            if options.copy_up and mount.type == "tmpfs":
+            if options.copy_up and mount.type == "tmpfs" and not mount.is_new:
                 trees.copy_contents(target, fd)
                 _restore_asked_for(fd, {key: value for key, value in options.data if value})
             mounts.attach(fd, target, subject=mount.destination)

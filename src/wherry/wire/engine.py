@@ -253,11 +253,23 @@ def unsupported(raw: object, body: type[Body], prefix: str = "") -> list[str]:
             if not _is_zero(value) and key not in _WITHOUT_EFFECT:
                 found.append(prefix + key)
             continue
-        for nested in _nested(info.type):
-            values = value if isinstance(value, list) else [value]
+        by_key = _values_of_mapping(info.type)
+        for nested in _nested(info.type if by_key is None else by_key):
+            if by_key is not None and isinstance(value, dict):
+                values = [item for entry in value.values() for item in (entry if isinstance(entry, list) else [entry])]
+            else:
+                values = value if isinstance(value, list) else [value]
             for item in values:
                 found += unsupported(item, nested, f"{prefix}{key}.")
     return found
+
+
+def _values_of_mapping(annotation: Any) -> Any:
+    """V of `dict[str, V]` or `dict[str, V] | None`, None of anything else."""
+    for part in (annotation, *getattr(annotation, "__args__", ())):
+        if getattr(part, "__origin__", None) is dict:
+            return part.__args__[1]
+    return None
 
 
 def _nested(annotation: Any) -> list[type[Body]]:
@@ -277,5 +289,5 @@ def parse(data: bytes, body: type[_T]) -> tuple[_T, list[str]]:
     try:
         raw = msgspec.json.decode(data)
         return msgspec.convert(raw, body, strict=False), unsupported(raw, body)
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError) as error:
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error

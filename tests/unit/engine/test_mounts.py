@@ -101,3 +101,8 @@ def test_whatever_is_written_is_taken_or_refused(text: str) -> None:
     except InvalidArgument:
         return
     assert all(point.destination.startswith("/") and "/../" not in point.destination for point in points)
+
+
+def test_a_nul_in_a_source_is_refused() -> None:
+    with pytest.raises(InvalidArgument, match="NUL"):
+        resolve(HostConfig(binds=["/srv/\0:/data"]), [])

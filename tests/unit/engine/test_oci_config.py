@@ -150,3 +150,17 @@ def test_a_security_option_that_cannot_be_carried_out_is_refused(option: str) ->
 @pytest.mark.parametrize("option", ["no-new-privileges", "no-new-privileges:true", "no-new-privileges=true"])
 def test_no_new_privileges(option: str) -> None:
     assert oci_config.build(record(security_opt=[option]), around())["process"]["noNewPrivileges"] is True
+
+
+def test_a_mount_on_etc_does_not_hide_the_engines_files() -> None:
+    point = MountPoint(type="volume", source="", destination="/etc", name="v")
+    config = oci_config.build(record(mounts=[point]), around(volume_paths={"v": "/vol/v/_data"}))
+    order = [mount["destination"] for mount in config["mounts"]]
+    assert order.index("/etc") < order.index("/etc/hosts")
+
+
+def test_the_users_own_hosts_file_replaces_the_engines() -> None:
+    point = MountPoint(type="bind", source="/srv/hosts", destination="/etc/hosts")
+    config = oci_config.build(record(mounts=[point]), around())
+    sources = [mount["source"] for mount in config["mounts"] if mount["destination"] == "/etc/hosts"]
+    assert sources == ["/srv/hosts"]

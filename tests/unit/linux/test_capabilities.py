@@ -27,19 +27,24 @@ def test_the_five_sets_are_kept_apart() -> None:
         {
             "bounding": ["CAP_CHOWN"],
             "effective": ["CAP_KILL"],
-            "inheritable": ["CAP_SETUID"],
-            "permitted": ["CAP_SETGID"],
+            "inheritable": ["CAP_SETUID", "CAP_MKNOD"],
+            "permitted": ["CAP_SETGID", "CAP_MKNOD"],
             "ambient": ["CAP_MKNOD"],
         }
     )
     assert (sets.bounding, sets.effective, sets.inheritable, sets.permitted, sets.ambient) == (
         1 << 0,
         1 << 5,
-        1 << 7,
-        1 << 6,
+        1 << 7 | 1 << 27,
+        1 << 6 | 1 << 27,
         1 << 27,
     )
     assert left_out == []
+
+
+def test_an_ambient_capability_that_is_not_inheritable_is_left_out() -> None:
+    sets, left_out = capabilities.parse({"permitted": ["CAP_KILL"], "ambient": ["CAP_KILL"]})
+    assert (sets.permitted, sets.ambient, left_out) == (1 << 5, 0, ["CAP_KILL"])
 
 
 def test_what_cannot_be_granted_is_told_once() -> None:

@@ -56,6 +56,9 @@ def _follow(state: states.State, group: Cgroup, interval: float) -> None:
     poller.register(pidfd, select.POLLIN)
     for fd, events in notices.items():
         poller.register(fd, events)
+    for fd, events in notices.items():
+        if events == select.POLLPRI:
+            _take_notice(fd)
     kills = group.oom_kills()
     try:
         while True:
@@ -63,8 +66,7 @@ def _follow(state: states.State, group: Cgroup, interval: float) -> None:
             if pidfd in ready:
                 return
             for fd in ready:
-                if fd in notices and notices[fd] == select.POLLIN:
-                    os.read(fd, 8)
+                _take_notice(fd)
             if not ready:
                 _print("stats", state.id, group.stats())
                 continue
@@ -76,6 +78,18 @@ def _follow(state: states.State, group: Cgroup, interval: float) -> None:
         for fd in release:
             os.close(fd)
         os.close(pidfd)
+
+
+def _take_notice(fd: int) -> None:
+    """Reads what has woken us: an eventfd's counter, or v2's file, which is ready from its opening until it is read."""
+    try:
+        os.lseek(fd, 0, os.SEEK_SET)
+    except OSError:
+        pass  # an eventfd has no position
+    try:
+        os.read(fd, 4096)
+    except OSError:
+        pass  # the group is being removed: the pidfd says so next
 
 
 def _out_of_memory_notices(group: Cgroup) -> tuple[dict[int, int], list[int]]:

@@ -38,7 +38,8 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     except FileNotFoundError:
         raise FailedPrecondition("ps: not found in PATH (use --format json)") from None
     if found.returncode:
-        raise InvalidArgument(f"ps: {found.stderr.strip() or f'exit status {found.returncode}'}")
+        reason = found.stderr.strip().removeprefix("ps: ") or f"exit status {found.returncode}"
+        raise InvalidArgument(f"ps: {reason}")
     head, *lines = found.stdout.splitlines()
     titles = head.split()
     if "PID" not in titles:
