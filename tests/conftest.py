@@ -166,7 +166,7 @@ def pytest_terminal_summary(terminalreporter: pytest.TerminalReporter) -> None:
 def no_leaks(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
     """In the folders LEAK_CHECKED: fail the test when something of it is left on the machine, long after its end."""
     folder = request.node.path.relative_to(request.config.rootpath / "tests").parts[0]
-    if folder not in LEAK_CHECKED or os.geteuid() != 0:
+    if folder not in LEAK_CHECKED or os.geteuid() != 0 or os.environ.get("WHERRY_E2E_PEER") == "dockerd":
         yield
         return
     watch = leaks.Watch(roots=(str(tmp_path_factory.getbasetemp()), leaks.engine_roots()))

@@ -209,6 +209,7 @@ class Engine:
         """The peer's bridge was made here; wherryd removes its own."""
         if self.kind == "dockerd":
             subprocess.run(["ip", "link", "del", self.bridge], check=True)
+            subprocess.run(["umount", self.exec_root / "netns" / "default"], check=False, capture_output=True)
         leaks.reap_orphans()
 
     # -- the clients ------------------------------------------------------------------------------------------------------------

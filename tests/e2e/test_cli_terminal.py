@@ -101,19 +101,12 @@ def test_a_shell_runs_on_the_terminal_and_leaves_it_as_it_was(screen: Any) -> No
 
 
 def test_the_terminal_inside_has_this_windows_size_and_follows_it(screen: Any) -> None:
-    terminal = screen(
-        *RUN,
-        "-it",
-        BUSYBOX,
-        "sh",
-        "-c",
-        "trap 'stty size' WINCH; stty size; while read line; do :; done",
-        size=(40, 100),
-    )
+    script = "trap 'stty size' WINCH; trap 'exit 0' INT; stty size; while :; do sleep 0.1; done"
+    terminal = screen(*RUN, "-it", BUSYBOX, "sh", "-c", script, size=(40, 100))
     terminal.read_until("40 100")
     terminal.resize(30, 90)
     terminal.read_until("30 90")
-    terminal.type("\x04")
+    terminal.type("\x03")
     assert terminal.wait() == 0
 
 

@@ -17,6 +17,7 @@ class NetworkRoutes:
         return [
             Route("GET", "/networks", self.list),
             Route("GET", "/networks/{id}", self.inspect),
+            Route("POST", "/networks/prune", self.prune),
         ]
 
     async def list(self, call: Call) -> web.StreamResponse:
@@ -24,3 +25,8 @@ class NetworkRoutes:
 
     async def inspect(self, call: Call) -> web.StreamResponse:
         return call.answer(await self._backend.inspect(call.name))
+
+    async def prune(self, call: Call) -> web.StreamResponse:
+        """The predefined networks are never pruned, and there are no others yet."""
+        call.filters()
+        return call.answer({"NetworksDeleted": None})

@@ -34,7 +34,6 @@ DELETE /networks/{id}
 POST /networks/create
 POST /networks/{id}/connect
 POST /networks/{id}/disconnect
-POST /networks/prune
 GET /plugins/privileges
 POST /plugins/pull
 DELETE /plugins/{name}

@@ -18,7 +18,10 @@ async def top(pids: list[int], ps_args: str) -> Json:
     arguments = (ps_args or "-ef").split()
     if any("\0" in argument for argument in arguments):
         raise InvalidArgument("invalid ps arguments")
-    output = await _run_ps(arguments)
+    try:  # without -q, ps chooses by the terminal that it runs on unless its arguments say otherwise
+        output = await _run_ps([*arguments, "-q" + ",".join(map(str, pids))])
+    except Internal:  # -e, -f, -A … do not go together with -q
+        output = await _run_ps(arguments)
     lines = output.splitlines()
     titles = lines[0].split() if lines else []
     if "PID" not in titles:

@@ -285,7 +285,9 @@ def _launch(
         helper = spawn.Helper(enter_first, [*keep, *range(3, 3 + init.preserve_fds)], init.stdio)
     dumpable = process.set_dumpable(0)
     try:
-        pid, pidfd = spawn.spawn(init.run, theirs, flags=plan.clone_flags, cgroup_fd=cgroup_fd, helper=helper, sibling=sibling)
+        pid, pidfd = spawn.spawn(
+            init.run, theirs, flags=plan.clone_flags, cgroup_fd=cgroup_fd, helper=helper, sibling=sibling
+        )
     finally:
         process.set_dumpable(dumpable)
         theirs.close()
@@ -410,7 +412,9 @@ def exec_process(
         try:
             keep = [init_pidfd, *job.cgroup_fds, *range(3, 3 + preserve_fds)]
             helper = spawn.Helper(job.enter, keep, _stdio_fds(stdio, undo))
-            pid, pidfd = spawn.spawn(job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=helper, sibling=sibling, inline=sibling)
+            pid, pidfd = spawn.spawn(
+                job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=helper, sibling=sibling, inline=sibling
+            )
         finally:
             if not sibling:  # otherwise we are in the container's namespaces, for the rest of our short life
                 process.set_dumpable(dumpable)

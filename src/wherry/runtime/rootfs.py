@@ -276,6 +276,7 @@ class Rootfs:
         try:
             if options.copy_up and mount.type == "tmpfs" and not mount.is_new:
                 trees.copy_contents(target, fd)
+                _restore_asked_for(fd, {key: value for key, value in options.data if value})
             mounts.attach(fd, target, subject=mount.destination)
             if options.propagation:
                 mounts.set_attributes(fd, mounts.Attributes(propagation=options.propagation), subject=mount.destination)
@@ -432,3 +433,12 @@ class Rootfs:
         kind, recursive = self.propagation
         if kind and kind != mounts.SLAVE:
             mounts.set_propagation("/", kind, recursive=recursive)
+
+
+def _restore_asked_for(fd: int, options: dict[str, str]) -> None:
+    """Copying gave the tmpfs's root the image's owner and mode; those that the mount's options name win."""
+    uid, gid = int(options.get("uid", "-1")), int(options.get("gid", "-1"))
+    if (uid, gid) != (-1, -1):
+        os.chown(".", uid, gid, dir_fd=fd)
+    if "mode" in options:
+        os.chmod(".", int(options["mode"], 8), dir_fd=fd)

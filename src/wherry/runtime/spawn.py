@@ -30,7 +30,14 @@ if TYPE_CHECKING:
 
 
 def spawn(
-    body: Body, channel: _socket.socket, *, flags: int, cgroup_fd: int | None, helper: Helper | None, sibling: bool = False, inline: bool = False
+    body: Body,
+    channel: _socket.socket,
+    *,
+    flags: int,
+    cgroup_fd: int | None,
+    helper: Helper | None,
+    sibling: bool = False,
+    inline: bool = False,
 ) -> tuple[int, int]:
     """Starts `body(channel)` in a new process; (pid, pidfd) of it.
 
