@@ -50,6 +50,24 @@ def receive(channel: _socket.socket) -> tuple[bytes, int | None]:
     return data, None
 
 
+def ask_for_senders(channel: _socket.socket) -> None:
+    """From now on `receive_from` learns from the kernel which process has sent a message."""
+    channel.setsockopt(_socket.SOL_SOCKET, _socket.SO_PASSCRED, 1)
+
+
+def receive_from(channel: _socket.socket) -> tuple[bytes, int | None, int]:
+    """The next (message, descriptor, sender's pid as we see it); (b"", None, 0) when the other side has closed."""
+    room = _socket.CMSG_SPACE(4) + _socket.CMSG_SPACE(12)
+    data, ancillary, _, _ = channel.recvmsg(_LIMIT, room, _socket.MSG_CMSG_CLOEXEC)
+    fd, pid = None, 0
+    for level, kind, payload in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and len(payload) >= 4:
+            fd = int(struct.unpack_from("i", payload)[0])
+        elif level == _socket.SOL_SOCKET and kind == _socket.SCM_CREDENTIALS:
+            pid = int(struct.unpack_from("i", payload)[0])
+    return data, fd, pid
+
+
 def wait_for_go(channel: _socket.socket) -> None:
     """Blocks the child until the parent says GO. A parent that died instead ends the child: there is nobody to run for."""
     message, _ = receive(channel)

@@ -375,30 +375,16 @@ def exec_process(
     container_id: str = "",
     parent_death_signal: int = _SIGKILL,
     preserve_fds: int = 0,
-    sibling: bool = False,
 ) -> ExecProcess:
     """Starts one more process, as `spec` describes it, in the container of `config` whose first process is given.
 
-    sibling   the process becomes the child of the caller's parent. The caller enters the container's namespaces itself, so it must
-              have no descriptor that the container may not see, and is to end soon
-
     Returns when execve has succeeded; StartError else, with everything undone.
     """
-    linux = config.get("linux") or {}
     undo: list[Callable[[], object]] = []
     try:
-        job = Exec()
-        job.joins = _namespaces_of(init_pid, linux)
-        in_user_namespace = bool(job.joins & namespaces.NEWUSER)
-        job.plan = process.Plan(
-            spec,
-            seccomp_bpf=seccomp_bpf,
-            seccomp_flags=seccomp_flags,
-            own_user_namespace=in_user_namespace,
-            keyring=container_id,
-        )
-        job.plan.personality = process.parse_personality(linux.get("personality"))
-        job.init_pidfd = init_pidfd
+        job = _plan_exec(
+            init_pid, init_pidfd, config, spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags, container_id=container_id
+        )  # fmt: skip
         job.console_size = console_size or _console_size(spec)
         job.parent_death_signal, job.preserve_fds = parent_death_signal, preserve_fds
         job.cgroup_fds = cgroup.prepare_join()
@@ -412,12 +398,9 @@ def exec_process(
         try:
             keep = [init_pidfd, *job.cgroup_fds, *range(3, 3 + preserve_fds)]
             helper = spawn.Helper(job.enter, keep, _stdio_fds(stdio, undo))
-            pid, pidfd = spawn.spawn(
-                job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=helper, sibling=sibling, inline=sibling
-            )
+            pid, pidfd = spawn.spawn(job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=helper)
         finally:
-            if not sibling:  # otherwise we are in the container's namespaces, for the rest of our short life
-                process.set_dumpable(dumpable)
+            process.set_dumpable(dumpable)
             theirs.close()
         undo.append(_OnFailure(lambda: _reap(pid, pidfd)))
         console, _ = _await_exec(ours)
@@ -428,6 +411,66 @@ def exec_process(
         raise
     _undo(undo, failed=False)
     return ExecProcess(pid, pidfd, console, job.plan.warnings)
+
+
+def enter_and_exec(
+    init_pid: int,
+    init_pidfd: int,
+    config: oci.Config,
+    spec: oci.Process,
+    *,
+    cgroup: Cgroup | None,
+    stdio: Stdio,
+    seccomp_bpf: bytes | None,
+    channel: _socket.socket,
+    parent_death_signal: int = _SIGKILL,
+) -> None:
+    """As `exec_process`, for a caller that was forked for this alone and is the helper itself: the process becomes the child of the
+    caller's parent, which follows it on the other end of `channel`.
+
+    The caller has no descriptor but those it gives here, and ends when this returns. `cgroup` None: it was born in the container's
+    group. StartError before there is a process; whatever happens later is told on the channel.
+    """
+    job = _plan_exec(init_pid, init_pidfd, config, spec, seccomp_bpf=seccomp_bpf, seccomp_flags=0, container_id="")
+    job.console_size = _console_size(spec)
+    job.parent_death_signal, job.preserve_fds = parent_death_signal, 0
+    job.cgroup_fds = [] if cgroup is None else cgroup.prepare_join()
+    process.set_dumpable(0)
+    process.install_stdio(_stdio_fds(stdio, []))
+    process.close_descriptors([init_pidfd, *job.cgroup_fds, channel.fileno()])
+    try:
+        job.enter()
+        pid, _ = namespaces.clone(namespaces.CLONE_PARENT)
+    except WherryError as error:
+        raise spawn.as_start_error("namespaces", error) from None
+    if pid == 0:
+        spawn.guard(job.run, channel)
+
+
+def _plan_exec(
+    init_pid: int,
+    init_pidfd: int,
+    config: oci.Config,
+    spec: oci.Process,
+    *,
+    seccomp_bpf: bytes | None,
+    seccomp_flags: int,
+    container_id: str,
+) -> Exec:
+    """What is known before the fork."""
+    linux = config.get("linux") or {}
+    job = Exec()
+    job.joins = _namespaces_of(init_pid, linux)
+    job.plan = process.Plan(
+        spec,
+        seccomp_bpf=seccomp_bpf,
+        seccomp_flags=seccomp_flags,
+        own_user_namespace=bool(job.joins & namespaces.NEWUSER),
+        keyring=container_id,
+    )
+    job.plan.personality = process.parse_personality(linux.get("personality"))
+    job.init_pidfd = init_pidfd
+    return job
 
 
 def _reap(pid: int, pidfd: int) -> None:

@@ -45,7 +45,6 @@ class Exec:
         The child inherits both, and of descriptors its standard streams and the channel only.
         """
         cgroups.join(self.cgroup_fds)
-        self.cgroup_fds.clear()  # closed, which the caller must not do again where this is its own process
         syscalls.setns(self.init_pidfd, self.joins, f"namespaces of the container ({namespaces.names(self.joins)})")
         os.close(self.init_pidfd)
         if self.joins & namespaces.NEWUSER:

@@ -37,24 +37,14 @@ def spawn(
     cgroup_fd: int | None,
     helper: Helper | None,
     sibling: bool = False,
-    inline: bool = False,
 ) -> tuple[int, int]:
     """Starts `body(channel)` in a new process; (pid, pidfd) of it.
 
     `sibling`: it becomes the child of our own parent, who must not reap what it does not know before we have answered.
-    `inline`: the helper's part is done by this very process, which is to end soon and has no descriptor that the
-    container may not see.
 
     StartError if the helper fails; `body` reports on the channel itself, see `guard`.
     """
     parent = namespaces.CLONE_PARENT if sibling else 0
-    if helper is not None and inline:
-        process.install_stdio(helper.stdio)
-        try:
-            helper.enter()
-        except WherryError as error:
-            raise as_start_error("namespaces", error) from None
-        helper = None
     if helper is None:
         pid, pidfd = namespaces.clone(flags | parent, cgroup_fd=cgroup_fd)
         if pid == 0:

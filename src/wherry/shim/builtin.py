@@ -1,7 +1,7 @@
 """Containers by wherry's own runtime, as a library in this process: what a shim does unless `--runtime` names another.
 
 Runs in a shim's workers, `delete` in the shim itself; the processes that it makes are the shim's children. `external.ExternalRuntime` has the
-same methods; the shim knows no difference. Descriptors that it is given are
+same methods but for the exec, which is done without a worker here. Descriptors that it is given are
 borrowed, those that it returns are the caller's.
 """
 
@@ -16,6 +16,8 @@ from wherry.shim import copyup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from _socket import socket as Socket
+
     from wherry.linux.cgroups import Cgroup
     from wherry.spec import oci
     from wherry.wire.shim import StartRequest, UserConfig
@@ -139,13 +141,20 @@ class BuiltinRuntime:
         self._init_pid = pid
         self._init_pidfd = pidfd
 
-    def exec(self, process: oci.Process, stdio: tuple[int, int, int] | None, seccomp: bytes | None) -> Started:
-        """Runs one more program in the container. StartError."""
-        started = container.exec_process(
+    def enter_and_exec(
+        self,
+        process: oci.Process,
+        stdio: tuple[int, int, int] | None,
+        seccomp: bytes | None,
+        channel: Socket,
+        *,
+        born: bool,
+    ) -> None:
+        """Runs one more program in the container, from a process forked for that, see `container.enter_and_exec`."""
+        container.enter_and_exec(
             self._init_pid, self._init_pidfd, self._config, process,
-            cgroup=self.cgroup, stdio=_stdio(stdio), seccomp_bpf=seccomp, sibling=True,
+            cgroup=None if born else self.cgroup, stdio=_stdio(stdio), seccomp_bpf=seccomp, channel=channel,
         )  # fmt: skip
-        return Started(started.pid, started.pidfd, started.console)
 
     def pause(self) -> None:
         self.cgroup.freeze()

@@ -10,6 +10,7 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # the C half of signal, which would import enum
 import os
 
+from wherry.errors import Conflict
 from wherry.shim.loop import READ
 
 TYPE_CHECKING = False
@@ -41,6 +42,12 @@ class Children:
     def watched(self) -> int:
         """How many watched children have not ended."""
         return len(self._watched)
+
+    def check(self, pid: int) -> None:
+        """Whether `pid` may be watched: a child of ours that nobody knows yet. ChildProcessError, Conflict."""
+        if pid in self._watched:
+            raise Conflict(f"process {pid} is watched already")
+        os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
 
     def watch(self, pid: int, on_exit: OnExit, *, init: bool = False) -> None:
         """Calls `on_exit(status)` when the child has ended: its exit code, or 128 and the signal's number."""

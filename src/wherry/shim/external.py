@@ -59,7 +59,7 @@ class ExternalRuntime:
     def adopt(self, pid: int, pidfd: int) -> None:
         """Nothing to know: the runtime has the container by its id."""
 
-    def exec(self, process: oci.Process, stdio: tuple[int, int, int] | None, seccomp: bytes | None) -> Started:
+    def exec(self, process: oci.Process, stdio: tuple[int, int, int] | None) -> Started:
         """Runs one more program in the container. StartError."""
         self._write("process.json", process)
         return self._launch(["exec", "--detach", "--process", f"{self._directory}/process.json"], stdio)

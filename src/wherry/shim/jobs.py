@@ -27,6 +27,7 @@ from binascii import a2b_base64
 
 from wherry.errors import InvalidArgument, Unavailable
 from wherry.shim.builtin import BuiltinRuntime, set_user
+from wherry.shim.entry import make_pipes
 from wherry.shim.external import ExternalRuntime
 from wherry.shim.jsonfile import JsonFileLog
 from wherry.wire import fastjson
@@ -167,10 +168,25 @@ def _start(spec: StartRequest, fds: list[int]) -> tuple[Message, list[int]]:
     return answer, [*streams, listener.detach(), *(fds[client["fd"]] for client in clients)]
 
 
-def execute(
-    runtime: BuiltinRuntime | ExternalRuntime, init_pid: int, request: Message, oom_score_adj: int
-) -> tuple[Message, list[int]]:
-    """One more process. Descriptors: streams."""
+def execute(runtime: ExternalRuntime, init_pid: int, request: Message, oom_score_adj: int) -> tuple[Message, list[int]]:
+    """One more process by another runtime. Descriptors: streams."""
+    process = request["process"]
+    prepare_exec(init_pid, request, oom_score_adj)
+    stdin, terminal = request["stdio"]["stdin"], bool(process.get("terminal"))
+    started, streams = _run(lambda ends: runtime.exec(process, ends), terminal=terminal, stdin=stdin)
+    return {"pid": started.pid, "terminal": terminal, "stdin": stdin}, streams
+
+
+def enter(
+    runtime: BuiltinRuntime, init_pid: int, request: Message, oom_score_adj: int, channel: Socket, stdio: tuple[int, int, int] | None, *, born: bool
+) -> None:  # fmt: skip
+    """One more process by our own runtime: the part of `entry.Entry` that is done in the fork. `born`: in the container's cgroup."""
+    prepare_exec(init_pid, request, oom_score_adj)
+    runtime.enter_and_exec(request["process"], stdio, _decode(request.get("seccomp")), channel, born=born)
+
+
+def prepare_exec(init_pid: int, request: Message, oom_score_adj: int) -> None:
+    """Completes the description of the process with what is known of the container."""
     process = request["process"]
     if user := request.get("user"):
         root = os.open(f"/proc/{init_pid}/root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -179,11 +195,6 @@ def execute(
         finally:
             os.close(root)
     process.setdefault("oomScoreAdj", oom_score_adj)
-    stdin, terminal = request["stdio"]["stdin"], bool(process.get("terminal"))
-    started, streams = _run(
-        lambda ends: runtime.exec(process, ends, _decode(request.get("seccomp"))), terminal=terminal, stdin=stdin
-    )
-    return {"pid": started.pid, "terminal": terminal, "stdin": stdin}, streams
 
 
 def _run(run: Any, *, terminal: bool, stdin: bool) -> tuple[Started, list[int]]:
@@ -191,11 +202,8 @@ def _run(run: Any, *, terminal: bool, stdin: bool) -> tuple[Started, list[int]]:
     if terminal:
         started = run(None)
         return started, [started.console]
-    theirs_in, ours_in = os.pipe() if stdin else (os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC), None)
-    ours_out, theirs_out = os.pipe()
-    ours_err, theirs_err = os.pipe()
-    started = run((theirs_in, theirs_out, theirs_err))
-    return started, [ours_out, ours_err, *([] if ours_in is None else [ours_in])]
+    ends, streams = make_pipes(stdin=stdin)
+    return run(ends), streams
 
 
 def _listen(state_dir: str) -> Socket:

@@ -48,12 +48,8 @@ class Process:
 def connect(
     loop: Loop, exec_id: str | None, made: Message, fds: list[int], *, log: JsonFileLog | None, ends_with_client: bool
 ) -> Process:
-    """The process that a worker has made: `made` is its answer, `fds` our ends of the streams, which become the process's.
-
-    ChildProcessError when it is no child of ours: a worker that was inside the container is not believed everything.
-    """
+    """The process that was made: `made` says what it is, `fds` are our ends of the streams, which become the process's."""
     pid = made["pid"]
-    os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
     pidfd = os.pidfd_open(pid)
     first, *others = fds
     if made["terminal"]:

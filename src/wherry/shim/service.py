@@ -11,7 +11,6 @@ import os
 
 from wherry.errors import Conflict, InvalidArgument, NotFound
 from wherry.linux import pty
-from wherry.shim import jobs
 from wherry.shim.connection import Connection
 from wherry.wire import shim as wire
 
@@ -91,8 +90,6 @@ class Service:
             raise Conflict(f"exec {exec_id} is there already")
         requests = request.get("attach") or []
         clients = [(client, os.dup(fds[client["fd"]])) for client in requests]
-        init = owner.init
-        assert init is not None
 
         def done(message: Message, made_fds: list[int]) -> None:
             self._starting.discard(exec_id)
@@ -110,7 +107,7 @@ class Service:
             answer({"ok": {"pid": child.pid}})
 
         self._starting.add(exec_id)
-        owner.work(lambda: jobs.execute(owner.runtime, init.pid, request, owner.oom_score_adj), done, keep=[init.pidfd])
+        owner.execute(request, done)
 
     def _attach(self, request: Message, fds: list[int], answer: Answer) -> Message:
         streams = self._process(request).streams

@@ -26,6 +26,8 @@ from wherry.linux import cgroups
 from wherry.linux.syscalls import Long, function
 from wherry.shim import jobs, process
 from wherry.shim.children import Children
+from wherry.shim.entry import Entry
+from wherry.shim.external import ExternalRuntime
 from wherry.shim.loop import READ, Loop
 from wherry.shim.service import Service
 from wherry.shim.worker import Worker
@@ -35,7 +37,6 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wherry.linux.cgroups import Cgroup
     from wherry.shim.builtin import BuiltinRuntime
-    from wherry.shim.external import ExternalRuntime
     from wherry.shim.jsonfile import JsonFileLog
     from wherry.shim.loop import Timer
     from wherry.shim.process import Process
@@ -66,7 +67,7 @@ class Supervisor:
         self.oom_score_adj = 0
         self._children = Children(self.loop)
         self._service = Service(self)
-        self._workers: list[Worker] = []
+        self._workers: list[Worker | Entry] = []
         self._made: Message = {}
         """What the worker that has started the container says of it."""
         self._cgroup: Cgroup | None = None
@@ -97,6 +98,40 @@ class Supervisor:
         worker = Worker(self.loop, self._children, job, finished, keep)
         self._workers.append(worker)
 
+    def execute(self, request: Message, done: Done) -> None:
+        """Has one more process made in the container; `done` is called as for a worker."""
+        init, runtime = self.init, self.runtime
+        assert init is not None
+        pid, adjustment = init.pid, self.oom_score_adj
+        if isinstance(runtime, ExternalRuntime):
+            other = runtime
+            self.work(lambda: jobs.execute(other, pid, request, adjustment), done, keep=[init.pidfd])
+            return
+        own = runtime
+        born_in = self.cgroup.clone_fd(beside=pid)
+
+        def finished(message: Message, fds: list[int]) -> None:
+            self._workers.remove(entry)
+            done(message, fds)
+
+        try:
+            entry = Entry(
+                self.loop,
+                self._children,
+                lambda channel, stdio: jobs.enter(
+                    own, pid, request, adjustment, channel, stdio, born=born_in is not None
+                ),
+                finished,
+                terminal=bool(request["process"].get("terminal")),
+                stdin=request["stdio"]["stdin"],
+                keep=[init.pidfd],
+                born_in=born_in,
+            )
+        finally:
+            if born_in is not None:
+                os.close(born_in)
+        self._workers.append(entry)
+
     @property
     def cgroup(self) -> Cgroup:
         if self._cgroup is None:
@@ -113,7 +148,10 @@ class Supervisor:
         return runtime
 
     def add_exec(self, exec_id: str, made: Message, fds: list[int]) -> Process:
-        """A further process that a worker has made; `fds` as `process.connect` takes them."""
+        """A further process; `fds` as `process.connect` takes them. ChildProcessError or Conflict when it is none that could have been made
+        just now: what was inside the container is not believed everything.
+        """
+        self._children.check(made["pid"])
         child = process.connect(self.loop, exec_id, made, fds, log=None, ends_with_client=True)
         self.execs[exec_id] = child
         self._children.watch(child.pid, lambda status: self._on_exec_exit(child, status))
