@@ -42,10 +42,10 @@ async def create_container(
     _check_platform(image, platform, request.image)
     id = ContainerId(secrets.token_hex(32))
     config = merge(request, image)
-    if not config.hostname:
-        config.hostname = id[:12]
     warnings = check(services, config, host)
     check_network(services, config, host, request)
+    if not config.hostname:
+        config.hostname = _default_hostname(services, host.network_mode, id)
     entrypoint, command = _as_list(config.entrypoint), _as_list(config.cmd)
     argv = [*entrypoint, *command]
     if not argv:
@@ -297,6 +297,15 @@ def _check_joined(services: Services, mode: str) -> None:
         services.containers.get(mode.removeprefix("container:"))
     except NotFound as error:
         raise InvalidArgument(str(error)) from None
+
+
+def _default_hostname(services: Services, network_mode: str, id: ContainerId) -> str:
+    """As Docker: who shares a network also bears the name that its addresses go by."""
+    if network_mode == "host":
+        return os.uname().nodename
+    if network_mode.startswith("container:"):
+        return services.containers.get(network_mode.removeprefix("container:")).record.config.hostname
+    return id[:12]
 
 
 def check_network(services: Services, config: ContainerConfig, host: HostConfig, request: ContainerCreate) -> None:
