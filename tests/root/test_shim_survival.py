@@ -199,6 +199,18 @@ async def test_a_shim_killed_in_the_middle_of_a_question_is_noticed(tmp_path: Pa
 
 
 @run
+async def test_a_shim_leaves_only_after_its_container(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        task = await it.shell("trap 'exit 5' TERM; echo up; while :; do sleep 0.05; done")
+        await it.wait_for_log("up")
+        for number in (signal.SIGTERM, signal.SIGINT, signal.SIGHUP):
+            os.kill(it.shim_pid(), number)
+        assert (await task.status())["state"] == "running"
+        await task.signal(signal.SIGTERM)
+        assert (await it.exited()).status == 5
+
+
+@run
 async def test_a_killed_zygote_is_replaced(tmp_path: Path) -> None:
     async with lab(tmp_path) as it:
         await it.shell("sleep 1000", "before")

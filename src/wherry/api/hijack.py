@@ -89,6 +89,9 @@ class Relay(asyncio.Protocol):
         self._client_writable.set()
         self._replayed = False
         self._hangup: select.epoll | None = None
+        self._output: select.epoll | None = None
+        """Watches the process's socket. A poll of our own in between: for a socket that has an error (its peer was killed with input
+        unread) libuv calls once more and then never again, so that the rest of the output, and the end, would be missed."""
         self._finished: asyncio.Future[None] = self._loop.create_future()
         self._client_closed: asyncio.Future[None] = self._loop.create_future()
         self._previous: asyncio.Protocol | None = None
@@ -258,12 +261,16 @@ class Relay(asyncio.Protocol):
     def _read_process(self) -> None:
         if not self._reading_process and not self._finished.done() and self._client_writable.is_set():
             self._reading_process = True
-            self._loop.add_reader(self._process.fileno(), self._process_readable)
+            self._output = select.epoll(1, select.EPOLL_CLOEXEC)
+            self._output.register(self._process.fileno(), select.EPOLLIN)
+            self._loop.add_reader(self._output.fileno(), self._process_readable)
 
     def _stop_reading_process(self) -> None:
-        if self._reading_process:
+        if self._reading_process and self._output is not None:
             self._reading_process = False
-            self._loop.remove_reader(self._process.fileno())
+            self._loop.remove_reader(self._output.fileno())
+            self._output.close()
+            self._output = None
 
     def _process_readable(self) -> None:
         try:

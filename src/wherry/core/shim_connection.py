@@ -4,8 +4,8 @@ Runs in wherryd, on the event loop. **Invariants**: answers find their question 
 Unavailable and `on_closed` is called once; events are delivered in order, and answers before the events that follow them. Blocks never: what
 the kernel does not take at once is queued. Absent: what is asked (`tasks`).
 
-Reading is the event loop's transport, and not `add_reader`: a peer that is killed with our requests unread resets the connection, which libuv
-reports by dropping the watcher, so that a reader of one's own is never called again. Writing is our own, since it carries descriptors.
+Reading is the event loop's transport, and not `add_reader`: a peer that is killed with our requests unread resets the connection, upon which
+libuv calls a reader of one's own once more and then never again, whatever is still to be read. Writing is our own, since it carries descriptors.
 """
 
 from __future__ import annotations

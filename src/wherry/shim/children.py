@@ -32,6 +32,8 @@ class Children:
         os.set_blocking(self._reading, False)
         os.set_blocking(writing, False)
         _signal.signal(_signal.SIGCHLD, _ignore)
+        # A machine that shuts down sends SIGTERM to everybody: the container is to end by its own, and its shim after it.
+        _signal.signal(_signal.SIGTERM, _ignore)
         _signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
         loop.watch(self._reading, READ, self._on_signal)
 

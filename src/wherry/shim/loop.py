@@ -64,7 +64,10 @@ class Loop:
         self._running = True
         handlers = self._handlers
         while self._running:
-            for fd, events in self._epoll.poll(self._run_timers(on_fault)):
+            timeout = self._run_timers(on_fault)
+            if not self._running:
+                return
+            for fd, events in self._epoll.poll(timeout):
                 handler = handlers.get(fd)
                 if handler is not None:
                     try:

@@ -46,7 +46,11 @@ def main(control_fd: int) -> None:
     os.chdir("/")
     _protect_from_oom_killer()
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
-    _signal.signal(_signal.SIGINT, _signal.SIG_IGN)
+    for number in (
+        _signal.SIGINT,
+        _signal.SIGHUP,
+    ):  # a terminal's: they are for wherryd, which ends us by closing the socket
+        _signal.signal(number, _signal.SIG_IGN)
     _preload()
     _rehearse()
     gc.collect()

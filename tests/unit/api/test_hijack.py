@@ -186,6 +186,28 @@ def test_output_survives_a_process_that_ends_while_input_is_under_way() -> None:
     run(scenario)
 
 
+def has_input(process: socket.socket) -> bool:
+    try:
+        return bool(process.recv(1, socket.MSG_PEEK | socket.MSG_DONTWAIT))
+    except BlockingIOError:
+        return False
+
+
+def test_a_process_that_is_killed_with_input_unread_ends_the_stream() -> None:
+    async def scenario(served: Served) -> None:
+        client, process = await attached(served)
+        process.send(b"output")
+        assert await client.reader.readexactly(6) == b"output"
+        client.writer.write(b"never read")
+        await client.writer.drain()
+        await settled(lambda: has_input(process))
+        process.send(b"last words")
+        process.close()  # resets the connection: there is unread input
+        assert await asyncio.wait_for(client.reader.read(), 20) == b"last words"
+
+    run(scenario)
+
+
 def test_the_process_sees_a_client_that_is_gone() -> None:
     async def scenario(served: Served) -> None:
         client, process = await attached(served)

@@ -1,0 +1,127 @@
+"""The zygote: it cannot be used to overwrite the host's interpreter, it is small, it leaves no zombies and loads nothing late."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+from tests.root.shim_lab import Client, lab, run
+
+from wherry.shim import launch
+
+pytestmark = pytest.mark.requires("root", "overlay", "busybox")
+
+
+@run
+async def test_the_interpreter_cannot_be_written_through_any_process_of_ours(tmp_path: Path) -> None:
+    """CVE-2019-5736: whoever is inside a container reaches the runtime's file as /proc/PID/exe."""
+    async with lab(tmp_path) as it:
+        await it.shell("sleep 1000")
+        zygote = it.tasks._zygote_process
+        assert zygote is not None
+        for pid in (zygote.pid, it.shim_pid()):
+            with pytest.raises(OSError):
+                os.open(f"/proc/{pid}/exe", os.O_WRONLY)
+            assert os.stat(f"/proc/{pid}/exe").st_ino == os.stat(os.path.realpath(sys.executable)).st_ino
+
+
+def test_the_sealed_copy_runs_and_cannot_be_changed(monkeypatch: pytest.MonkeyPatch) -> None:
+    fd = launch._sealed_copy("/bin/busybox")
+    try:
+        shown = subprocess.run(
+            ["busybox", "echo", "runs"],
+            executable=f"/proc/self/fd/{fd}",
+            pass_fds=[fd],
+            capture_output=True,
+            check=True,
+        )
+        assert shown.stdout == b"runs\n"
+        writable = os.open(f"/proc/self/fd/{fd}", os.O_RDWR)
+        with pytest.raises(PermissionError):
+            os.write(writable, b"x")
+        with pytest.raises(PermissionError):
+            os.ftruncate(writable, 0)
+        os.close(writable)
+    finally:
+        os.close(fd)
+
+
+@run
+async def test_a_zygote_from_a_sealed_copy_starts_containers(tmp_path: Path) -> None:
+    before = launch.open_executable
+    launch.open_executable = launch._sealed_copy
+    try:
+        async with lab(tmp_path) as it:
+            await it.shell("exit 3")
+            assert (await it.exited()).status == 3
+    finally:
+        launch.open_executable = before
+
+
+@run
+async def test_processes_of_the_shim_have_nothing_of_the_engines_open(tmp_path: Path) -> None:
+    with open(tmp_path / "secret", "w") as secret:
+        os.set_inheritable(secret.fileno(), True)
+        async with lab(tmp_path) as it:
+            await it.shell("sleep 1000")
+            zygote = it.tasks._zygote_process
+            assert zygote is not None
+            for pid in (zygote.pid, it.shim_pid()):
+                names = [os.readlink(f"/proc/{pid}/fd/{fd}") for fd in os.listdir(f"/proc/{pid}/fd")]
+                assert not any("secret" in name for name in names)
+            assert {os.readlink(f"/proc/{it.shim_pid()}/fd/{fd}") for fd in (0, 1, 2)} == {"/dev/null"}
+
+
+@run
+async def test_a_shim_loads_no_library_that_the_zygote_has_not(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        zygote = it.tasks._zygote_process
+        assert zygote is not None
+        before = libraries(zygote.pid)
+        task = await it.shell("sleep 1000", terminal=True)
+        client = Client()
+        await it.exec(task, ["true"], clients=(client,))
+        await it.exited(exec_id="e")
+        assert libraries(it.shim_pid()) <= before
+
+
+def libraries(pid: int) -> set[str]:
+    return {line.split()[-1] for line in Path(f"/proc/{pid}/maps").read_text().splitlines() if line.endswith(".so")}
+
+
+@run
+async def test_the_zygote_has_no_zombies_and_ends_with_the_engine(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        zygote = it.tasks._zygote_process
+        assert zygote is not None
+        for number in range(5):
+            await it.shell("true", f"c{number}")
+            await it.exited(f"c{number}")
+        async with asyncio.timeout(20):
+            while any(
+                Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
+                for child in Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()
+            ):
+                await asyncio.sleep(0.01)
+    assert zygote.poll() == 0
+
+
+@run
+async def test_one_more_idle_container_costs_little_memory(tmp_path: Path) -> None:
+    """docs/SPECIFICATION.md promises half of what Docker's shim costs, 1.7 MB."""
+    async with lab(tmp_path) as it:
+        for number in range(10):
+            await it.shell("sleep 1000", f"c{number}")
+        shares = sorted(proportional_share(it.shim_pid(f"c{number}")) for number in range(10))
+        assert shares[5] <= 1700, "KiB"
+
+
+def proportional_share(pid: int) -> int:
+    for line in Path(f"/proc/{pid}/smaps_rollup").read_text().splitlines():
+        if line.startswith("Pss:"):
+            return int(line.split()[1])
+    raise AssertionError("no Pss")
