@@ -116,10 +116,12 @@ def path_bytes(path: str | bytes) -> bytes:
 # Calls without a (usable) wrapper in every C library. Numbers from 424 on are the same on all architectures.
 _NUMBERS = {
     "x86_64": {
-        "rt_sigaction": 13, "rt_sigprocmask": 14, "setgroups": 116, "setresuid": 117, "setresgid": 119, "keyctl": 250, "ioprio_set": 251, "seccomp": 317,
+        "rt_sigaction": 13, "rt_sigprocmask": 14,
+        "setgroups": 116, "setresuid": 117, "setresgid": 119, "keyctl": 250, "ioprio_set": 251, "seccomp": 317,
     },
     "generic": {
-        "rt_sigaction": 134, "rt_sigprocmask": 135, "setgroups": 159, "setresuid": 147, "setresgid": 149, "keyctl": 219, "ioprio_set": 30, "seccomp": 277,
+        "rt_sigaction": 134, "rt_sigprocmask": 135,
+        "setgroups": 159, "setresuid": 147, "setresgid": 149, "keyctl": 219, "ioprio_set": 30, "seccomp": 277,
     },
 }  # fmt: skip
 _MACHINE = os.uname().machine
