@@ -1,48 +1,98 @@
-"""`python -m bench`: measures every promise (or those named by --only), prints the table, writes docs/benchmarks.md.
-
-The exit code is 1 when a promise is broken.
-"""
+"""`python -m bench`: run the benchmarks, print the table, write docs/benchmarks.md, fail when a promise is broken."""
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import os
+import shutil
 import sys
+import tempfile
+from collections.abc import Iterator
+from contextlib import ExitStack
+from pathlib import Path
 
-from bench import report
-from bench.engines import engines
-from bench.promises import PROMISES, measure
+from tests import images
 
-PAGE = os.path.join(os.path.dirname(os.path.dirname(os.path.abspath(__file__))), "docs", "benchmarks.md")
+from bench import bundle, engines, measure, report
+from bench.promises import PROMISES, Promise
+
+PAUSE_SECONDS = 0.05
+MODES = (("back to back", 0.0), ("with pauses of 50 ms", PAUSE_SECONDS))
+
+
+def _arguments() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m bench", description=__doc__)
+    parser.add_argument("-n", type=int, default=20, help="samples of each side (20)")
+    parser.add_argument(
+        "--only",
+        action="append",
+        choices=[promise.name for promise in PROMISES],
+        help="this benchmark alone; may be repeated",
+    )
+    parser.add_argument(
+        "--output", type=Path, default=Path("docs/benchmarks.md"), help="where a run of all benchmarks is written"
+    )
+    return parser.parse_args()
+
+
+def _runtime_rows(promise: Promise, root: Path, count: int) -> Iterator[report.Row]:
+    path = bundle.make(root / "bundle")
+    for mode, pause in MODES:
+        yield report.Row(
+            promise,
+            mode,
+            *measure.alternate(measure.runc_run("wherry-runc", path), measure.runc_run("runc", path), count, pause),
+        )
+
+
+def _engine_rows(promise: Promise, ours: engines.Engine, theirs: engines.Engine, count: int) -> Iterator[report.Row]:
+    match promise.name:
+        case "memory":
+            mode = f"{measure.IDLE_CONTAINERS} containers at once"
+            yield report.Row(promise, mode, measure.shims_memory(ours), measure.shims_memory(theirs))
+            return
+        case "run-none" | "run-bridge":
+            network = promise.name.removeprefix("run-")
+            samples = [measure.docker_run(engine, network) for engine in (ours, theirs)]
+        case "exec":
+            samples = [measure.docker_exec(engine) for engine in (ours, theirs)]
+        case "api-none" | "api-bridge":
+            network = promise.name.removeprefix("api-")
+            samples = [measure.api_cycle(engine, network) for engine in (ours, theirs)]
+        case _:
+            raise AssertionError(promise.name)
+    for mode, pause in MODES:
+        yield report.Row(promise, mode, *measure.alternate(samples[0], samples[1], count, pause))
 
 
 def main() -> int:
-    names = [promise.name for promise in PROMISES]
-    parser = argparse.ArgumentParser(prog="bench", description="wherry beside dockerd and runc, as root")
-    parser.add_argument("--only", action="append", choices=names, help="measure only this (repeatable)")
-    parser.add_argument("-n", type=int, default=30, help="pairs per row (30)")
-    parser.add_argument("--no-write", action="store_true", help="leave docs/benchmarks.md alone")
-    options = parser.parse_args()
+    arguments = _arguments()
     if os.geteuid() != 0:
-        parser.error("containers of dockerd and wherry need root")
-    wanted = [promise for promise in PROMISES if not options.only or promise.name in options.only]
-    with contextlib.ExitStack() as stack:
-        needs_engines = any(promise.peer == "dockerd" for promise in wanted)
-        both = stack.enter_context(engines()) if needs_engines else None
-        results = [measure(promise, both, options.n, progress) for promise in wanted]
-    progress("")
-    report.show(results, options.n)
-    if not options.only and not options.no_write:
-        report.write(PAGE, results, options.n)
-    return 0 if all(result.is_kept for result in results) else 1
-
-
-def progress(text: str) -> None:
-    """One line that overwrites itself, on a terminal only."""
-    if sys.stderr.isatty():
-        sys.stderr.write(f"\r\x1b[K{text}")
-        sys.stderr.flush()
+        raise SystemExit("bench: containers need root here")
+    wanted = [promise for promise in PROMISES if not arguments.only or promise.name in arguments.only]
+    root = Path(tempfile.mkdtemp(prefix="wherry-bench-", dir="/tmp"))
+    rows: list[report.Row] = []
+    with ExitStack() as stack:
+        stack.callback(shutil.rmtree, root, ignore_errors=True)
+        if any(promise.peer == "dockerd" for promise in wanted):
+            archive = images.write_docker_archive(str(root / "busybox.tar"), images.busybox_spec(), engines.IMAGE)
+            stack.enter_context(engines.peer_network())
+            theirs = stack.enter_context(engines.dockerd(root).running(archive))
+            ours = stack.enter_context(engines.wherryd(root).running(archive))
+        for promise in wanted:
+            print(f"bench: {promise.what}", file=sys.stderr, flush=True)
+            if promise.peer == "runc":
+                rows += _runtime_rows(promise, root, arguments.n)
+            else:
+                rows += _engine_rows(promise, ours, theirs, arguments.n)
+    report.print_table(rows)
+    if not arguments.only:
+        report.write(arguments.output, rows)
+        print(f"bench: written to {arguments.output}", file=sys.stderr)
+    broken = [row for row in rows if not row.is_kept]
+    for row in broken:
+        print(f"bench: promise broken: {row.promise.what} ({row.mode}): {row.ratio:.3f}", file=sys.stderr)
+    return 1 if broken else 0
 
 
 if __name__ == "__main__":

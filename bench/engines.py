@@ -1,130 +1,155 @@
-"""The engines that are compared: Debian's dockerd and wherryd, each on its own socket and roots, both gone without a trace afterwards."""
+"""The two engines under measurement, each on its own roots and socket, and what dockerd changes of the machine put back afterwards.
+
+dockerd runs as its users run it, with its packet filter; so its bridge benchmark is fair. The rules and the bridge that it makes are removed.
+"""
 
 from __future__ import annotations
 
 import contextlib
-import io
+import http.client
+import json
 import os
 import shutil
 import signal
+import socket
 import subprocess
 import sys
-import tarfile
-import tempfile
 import time
 from collections.abc import Iterator
-from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
-BUSYBOX = "/bin/busybox"
-IMAGE = "bench-busybox"
-APPLETS = ("sh", "true", "sleep", "cat", "echo", "ls")
-_READY_SECONDS = 30
+READY_SECONDS = 60.0
+PEER_BRIDGE = "whbench0"
+PEER_ADDRESS = "10.213.77.1/24"
+IMAGE = "busybox:latest"
 
 
-@dataclass(frozen=True)
+class Connection(http.client.HTTPConnection):
+    """A keep-alive HTTP connection over a unix socket; the same client for both engines."""
+
+    def __init__(self, path: str) -> None:
+        super().__init__("localhost", timeout=60)
+        self._path = path
+
+    def connect(self) -> None:
+        self.sock = socket.socket(socket.AF_UNIX)
+        self.sock.connect(self._path)
+
+    def call(self, method: str, path: str, body: object = None) -> Any:
+        """One request; → the decoded answer (None when empty). RuntimeError for a status of 400 or more."""
+        data = None if body is None else json.dumps(body)
+        self.request(method, path, data, {"Content-Type": "application/json"} if data else {})
+        response = self.getresponse()
+        text = response.read()
+        if response.status >= 400:
+            raise RuntimeError(f"{method} {path}: {response.status} {text.decode(errors='replace')}")
+        return json.loads(text) if text else None
+
+
 class Engine:
-    name: str
-    socket: str
+    """One engine's process; `environment` makes the docker CLI talk to it."""
 
-    def docker(self, *arguments: str) -> list[str]:
-        """The command line of the one docker CLI that both get."""
-        return ["docker", "-H", f"unix://{self.socket}", *arguments]
+    def __init__(self, name: str, root: Path, command: list[str]) -> None:
+        self.name = name
+        self.root = root
+        self.socket = str(root / "engine.sock")
+        self._command = [
+            *command,
+            f"--data-root={root / 'data'}",
+            f"--exec-root={root / 'exec'}",
+            f"--host=unix://{self.socket}",
+            f"--pidfile={root / 'pid'}",
+        ]
+        self.environment = {
+            "PATH": os.environ["PATH"],
+            "HOME": str(root),
+            "DOCKER_HOST": f"unix://{self.socket}",
+            "DOCKER_CONFIG": str(root / "client"),
+        }
 
-    def run(self, *arguments: str, stdin: bytes | None = None) -> str:
-        done = subprocess.run(self.docker(*arguments), input=stdin, capture_output=True, check=False)
-        if done.returncode != 0:
-            raise RuntimeError(f"{self.name}: docker {' '.join(arguments)}: {done.stderr.decode()}")
-        return done.stdout.decode().strip()
-
-
-def busybox_tar() -> bytes:
-    """A root file system with nothing but busybox."""
-    output = io.BytesIO()
-    with tarfile.open(fileobj=output, mode="w") as archive:
-        for folder in ("bin", "dev", "etc", "proc", "root", "sys", "tmp"):
-            entry = tarfile.TarInfo(folder)
-            entry.type, entry.mode = tarfile.DIRTYPE, 0o755
-            archive.addfile(entry)
-        archive.add(BUSYBOX, "bin/busybox")
-        for applet in APPLETS:
-            entry = tarfile.TarInfo(f"bin/{applet}")
-            entry.type, entry.linkname = tarfile.SYMTYPE, "busybox"
-            archive.addfile(entry)
-    return output.getvalue()
-
-
-@contextlib.contextmanager
-def engines() -> Iterator[tuple[Engine, Engine]]:
-    """(dockerd, wherryd), both ready and with the image."""
-    folder = tempfile.mkdtemp(prefix="wherry-bench-", dir="/var/tmp")
-    state = tempfile.mkdtemp(prefix="wherry-bench-", dir="/run")
-    try:
-        with (
-            _dockerd(f"{folder}/dockerd", f"{state}/dockerd") as peer,
-            _wherryd(f"{folder}/wherryd", f"{state}/wherryd") as ours,
-        ):
-            image = busybox_tar()
-            for engine in (peer, ours):
-                engine.run("import", "-", IMAGE, stdin=image)
-            yield peer, ours
-    finally:
-        shutil.rmtree(folder, ignore_errors=True)
-        shutil.rmtree(state, ignore_errors=True)
-
-
-@contextlib.contextmanager
-def _dockerd(data: str, state: str) -> Iterator[Engine]:
-    """With its default bridge and firewall, as users have it. What it makes in the host's network goes afterwards."""
-    os.makedirs(data)
-    os.makedirs(state)
-    socket = f"{state}/docker.sock"
-    roots = ["--data-root", f"{data}/data", "--exec-root", f"{state}/exec", "-p", f"{state}/pid"]
-    tables, had_bridge = _nft_tables(), os.path.exists("/sys/class/net/docker0")
-    try:
-        with _process("dockerd", ["dockerd", *roots, "-H", f"unix://{socket}"], f"{data}/log", socket) as engine:
-            yield engine
-    finally:
-        if not had_bridge:
-            subprocess.run(["ip", "link", "delete", "docker0"], capture_output=True, check=False)
-        for table in _nft_tables() - tables:
-            subprocess.run(["nft", "delete", "table", *table.split()], capture_output=True, check=False)
-
-
-@contextlib.contextmanager
-def _wherryd(data: str, state: str) -> Iterator[Engine]:
-    os.makedirs(data)
-    os.makedirs(state)
-    socket = f"{state}/wherry.sock"
-    program = os.path.join(os.path.dirname(sys.executable), "wherryd")
-    roots = ["--data-root", f"{data}/data", "--exec-root", f"{state}/exec", "--pidfile", f"{state}/pid"]
-    with _process("wherryd", [program, *roots, "-H", f"unix://{socket}"], f"{data}/log", socket) as engine:
-        yield engine
-
-
-@contextlib.contextmanager
-def _process(name: str, command: list[str], log: str, socket: str) -> Iterator[Engine]:
-    with open(log, "wb") as output:
-        process = subprocess.Popen(
-            command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, start_new_session=True
-        )
-    engine = Engine(name, socket)
-    try:
-        deadline = time.monotonic() + _READY_SECONDS
-        while subprocess.run(engine.docker("version"), capture_output=True, check=False).returncode != 0:
-            if process.poll() is not None or time.monotonic() > deadline:
-                with open(log, errors="replace") as text:
-                    raise RuntimeError(f"{name} does not start:\n{text.read()[-2000:]}")
-            time.sleep(0.1)
-        yield engine
-    finally:
-        process.send_signal(signal.SIGTERM)
+    @contextlib.contextmanager
+    def running(self, archive: str) -> Iterator[Engine]:
+        self.root.mkdir(parents=True)
+        with open(self.root / "log", "wb") as log:
+            process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
         try:
-            process.wait(30)
-        except subprocess.TimeoutExpired:
-            process.kill()
-            process.wait()
+            self._wait_until_it_answers(process)
+            self.docker("load", "-q", "-i", archive)
+            yield self
+        finally:
+            with contextlib.suppress(OSError, RuntimeError):
+                connection = self.connection()
+                for item in connection.call("GET", "/containers/json?all=1"):
+                    connection.call("DELETE", f"/containers/{item['Id']}?force=1")
+            process.send_signal(signal.SIGTERM)
+            process.wait(60)
+
+    def _wait_until_it_answers(self, process: subprocess.Popen[bytes]) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while True:
+            try:
+                self.connection().call("GET", "/version")
+                return
+            except OSError as error:
+                if process.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(
+                        f"{self.name} did not come up:\n{(self.root / 'log').read_text()[-2000:]}"
+                    ) from error
+            time.sleep(0.05)
+
+    def connection(self) -> Connection:
+        return Connection(self.socket)
+
+    def docker(self, *words: str) -> str:
+        """The docker CLI's output; its errors as RuntimeError."""
+        done = subprocess.run(["docker", *words], env=self.environment, capture_output=True, text=True, check=False)
+        if done.returncode:
+            raise RuntimeError(f"{self.name}: docker {' '.join(words)}: {done.stderr}")
+        return done.stdout
 
 
-def _nft_tables() -> set[str]:
-    listed = subprocess.run(["nft", "list", "tables"], capture_output=True, text=True, check=False).stdout
-    return {line.removeprefix("table ").strip() for line in listed.splitlines()}
+def program(name: str) -> str:
+    """A program of wherry's, as installed beside this interpreter."""
+    path = Path(sys.executable).parent / name
+    if not path.exists():
+        raise SystemExit(f"bench: {path} is missing: measure an installed wherry (make bench)")
+    return str(path)
+
+
+def wherryd(root: Path) -> Engine:
+    return Engine("wherryd", root / "wherryd", [program("wherryd")])
+
+
+def dockerd(root: Path) -> Engine:
+    return Engine("dockerd", root / "dockerd", ["dockerd", f"--bridge={PEER_BRIDGE}"])
+
+
+@contextlib.contextmanager
+def peer_network() -> Iterator[None]:
+    """A bridge for dockerd, and the machine's packet filter as it was, afterwards."""
+    before = {table: _save(table) for table in ("filter", "nat")}
+    for words in (
+        ["ip", "link", "add", PEER_BRIDGE, "type", "bridge"],
+        ["ip", "addr", "add", PEER_ADDRESS, "dev", PEER_BRIDGE],
+        ["ip", "link", "set", PEER_BRIDGE, "up"],
+    ):
+        subprocess.run(words, check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["ip", "link", "del", PEER_BRIDGE], check=False)
+        for table, rules in before.items():
+            if rules:
+                subprocess.run(["iptables-restore", "-T", table], input=rules, text=True, check=True)
+            else:
+                subprocess.run(["nft", "delete", "table", "ip", table], check=False)
+
+
+def _save(table: str) -> str:
+    """The table's rules for iptables-restore; nothing when there is no such table."""
+    if shutil.which("iptables-save") is None:
+        raise SystemExit("bench: iptables is missing (make packages)")
+    if subprocess.run(["nft", "list", "table", "ip", table], capture_output=True, check=False).returncode:
+        return ""
+    return subprocess.run(["iptables-save", "-t", table], capture_output=True, text=True, check=True).stdout

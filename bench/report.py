@@ -1,84 +1,114 @@
-"""The results as a table on the terminal and as docs/benchmarks.md, with the facts of the machine that they come from."""
+"""What a run found: a table for the terminal and docs/benchmarks.md, with the facts of the machine that it ran on."""
 
 from __future__ import annotations
 
-import datetime
 import os
 import platform
 import subprocess
+import sys
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
 
 from rich.console import Console
 from rich.table import Table
 
-from bench.promises import Result
+from bench.measure import Result
+from bench.promises import Promise
+from wherry import __version__
 
 
-def fraction(value: float) -> str:
-    return f"1/{round(1 / value)}" if value < 1 else f"{value:.1f} ×"
+@dataclass(frozen=True)
+class Row:
+    promise: Promise
+    mode: str
+    """How the samples were taken: "back to back", "with pauses", …"""
+    ours: Result
+    theirs: Result
+
+    @property
+    def ratio(self) -> float:
+        return self.ours.median / self.theirs.median
+
+    @property
+    def is_kept(self) -> bool:
+        return self.ratio <= self.promise.at_most
 
 
-def figures(result: Result) -> tuple[str, str]:
-    scale = 1e3 if result.promise.unit == "ms" else 1 / 2**20
-    peer, ours = result.medians
-    return f"{peer * scale:.1f} {result.promise.unit}", f"{ours * scale:.1f} {result.promise.unit}"
+def _first_line(*command: str) -> str:
+    try:
+        return subprocess.run(command, capture_output=True, text=True, check=True).stdout.splitlines()[0]
+    except (OSError, subprocess.CalledProcessError, IndexError):
+        return "not installed"
 
 
-def show(results: list[Result], count: int) -> None:
-    table = Table("work", "peer", "wherry", "ratio", "at most", "", title=f"medians of {count} pairs")
-    for result in results:
-        peer, ours = figures(result)
-        verdict = "[green]kept[/]" if result.is_kept else "[red]broken[/]"
-        limit = fraction(result.promise.at_most)
-        table.add_row(
-            result.promise.work, f"{peer} ({result.promise.peer})", ours, f"{result.ratio:.3f}", limit, verdict
+def machine_facts() -> list[tuple[str, str]]:
+    """What a reader needs to judge the numbers; nothing that names the machine."""
+    with open("/proc/cpuinfo") as listed:
+        cpu = next(
+            (line.partition(":")[2].strip() for line in listed if line.startswith(("model name", "CPU part"))),
+            "unknown",
         )
-    Console().print(table)
+    with open("/proc/meminfo") as listed:
+        memory = int(listed.readline().split()[1]) // (1 << 20)
+    with open("/proc/self/mountinfo") as table:
+        cgroups = "v1" if any(" - cgroup " in line for line in table) else "v2"
+    return [
+        ("CPU", f"{cpu}, {os.cpu_count()} cores"),
+        ("memory", f"{memory + 1} GiB"),
+        ("kernel", f"Linux {platform.release().split('-')[0]}, cgroups {cgroups}"),
+        ("wherry", f"{__version__}, Python {platform.python_version()} ({sys.implementation.name})"),
+        ("docker CLI", _first_line("docker", "--version")),
+        ("dockerd", _first_line("dockerd", "--version")),
+        ("containerd", " ".join(_first_line("containerd", "--version").split()[2:3])),
+        ("runc", _first_line("runc", "--version")),
+    ]
 
 
-def write(path: str, results: list[Result], count: int) -> None:
+def _number(value: float) -> str:
+    return f"{value:.2f}" if value < 10 else f"{value:.1f}"
+
+
+def _bound(promise: Promise) -> str:
+    return f"1/{round(1 / promise.at_most)}" if promise.at_most < 1 else f"{promise.at_most:g}"
+
+
+def print_table(rows: Sequence[Row]) -> None:
+    table = Table(title="wherry beside its peers (medians)")
+    for heading in ("benchmark", "mode", "n", "wherry", "peer", "", "ratio", "promised", "kept"):
+        table.add_column(heading)
+    for row in rows:
+        table.add_row(
+            row.promise.name,
+            row.mode,
+            str(len(row.ours.samples)),
+            f"{_number(row.ours.median)} {row.promise.unit}",
+            f"{_number(row.theirs.median)} {row.promise.unit}",
+            row.promise.peer,
+            f"{row.ratio:.3f}",
+            f"≤ {_bound(row.promise)}",
+            "yes" if row.is_kept else "NO",
+        )
+    console = Console()
+    (console if console.is_terminal else Console(width=140)).print(table)
+
+
+def write(path: Path, rows: Sequence[Row]) -> None:
+    """docs/benchmarks.md: made by the benchmark, not by hand."""
     lines = [
         "# Benchmarks",
         "",
-        "Written by `make bench`. Peer and wherry alternate in one run on one machine; the figures are medians of",
-        f"{count} pairs, half of them back to back, half with pauses of 50 ms between starts. The promises are those of",
-        "[SPECIFICATION.md](SPECIFICATION.md).",
+        "Written by `make bench`. Medians of alternating samples (wherry, peer, wherry, …) on an otherwise idle machine, the same docker CLI for",
+        "both engines; the ratio is wherry's median divided by the peer's. What is promised is in [SPECIFICATION.md](SPECIFICATION.md).",
         "",
-        "| work | peer | wherry | ratio | promised | |",
-        "|---|---|---|---|---|---|",
+        "| work | samples | n | wherry | peer | ratio | promised |",
+        "|---|---|---|---|---|---|---|",
     ]
-    for result in results:
-        peer, ours = figures(result)
-        cells = [
-            result.promise.work,
-            f"{peer} ({result.promise.peer})",
-            ours,
-            f"{result.ratio:.3f}",
-            f"≤ {fraction(result.promise.at_most)}",
-            "kept" if result.is_kept else "**broken**",
-        ]
-        lines.append(f"| {' | '.join(cells)} |")
-    lines += ["", "## The machine", "", *(f"- {fact}" for fact in facts()), ""]
-    with open(path, "w") as file:
-        file.write("\n".join(lines))
-
-
-def facts() -> list[str]:
-    return [
-        f"date: {datetime.date.today().isoformat()}",
-        f"processor: {_processor()}, {len(os.sched_getaffinity(0))} cores",
-        f"memory: {os.sysconf('SC_PAGE_SIZE') * os.sysconf('SC_PHYS_PAGES') / 2**30:.0f} GiB",
-        f"kernel: {os.uname().release.partition('-')[0]}",
-        f"Python: {platform.python_version()}",
-        *(_version(*command) for command in (("dockerd", "--version"), ("docker", "--version"), ("runc", "--version"))),
-    ]
-
-
-def _processor() -> str:
-    with open("/proc/cpuinfo") as file:
-        names = (line.partition(":")[2].strip() for line in file if line.startswith("model name"))
-        return next(names, platform.machine())
-
-
-def _version(program: str, option: str) -> str:
-    done = subprocess.run([program, option], capture_output=True, text=True, check=False)
-    return f"{program}: {done.stdout.splitlines()[0] if done.stdout else 'not found'}"
+    for row in rows:
+        unit = row.promise.unit
+        lines.append(
+            f"| {row.promise.what} | {row.mode} | {len(row.ours.samples)} | {_number(row.ours.median)} {unit} "
+            f"| {_number(row.theirs.median)} {unit} ({row.promise.peer}) | {row.ratio:.3f} | ≤ {_bound(row.promise)} |"
+        )
+    lines += ["", "## The machine", "", *(f"- {name}: {value}" for name, value in machine_facts()), ""]
+    path.write_text("\n".join(lines))

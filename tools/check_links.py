@@ -18,7 +18,11 @@ def broken(document: pathlib.Path) -> list[str]:
         file = (document.parent / path).resolve()
         if not file.exists():
             found.append(f"{document}: {target}: no such file")
-        elif fragment.startswith("L") and fragment[1:].isdigit() and int(fragment[1:]) > len(file.read_text().splitlines()):
+        elif (
+            fragment.startswith("L")
+            and fragment[1:].isdigit()
+            and int(fragment[1:]) > len(file.read_text().splitlines())
+        ):
             found.append(f"{document}: {target}: the file is shorter")
     return found
 

@@ -32,6 +32,10 @@ class Events:
         self._recent: deque[Json] = deque(maxlen=REMEMBERED)
         self._listeners: set[_Listener] = set()
 
+    @property
+    def listeners(self) -> int:
+        return len(self._listeners)
+
     def publish(
         self, type: str, action: str, actor_id: str, attributes: Mapping[str, str], *, time_ns: int | None = None
     ) -> None:

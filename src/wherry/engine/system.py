@@ -101,7 +101,7 @@ class System:
             "LoggingDriver": "json-file",
             "CgroupDriver": "cgroupfs",
             "CgroupVersion": "2" if is_v2 else "1",
-            "NEventsListener": 0,
+            "NEventsListener": services.events.listeners,
             "KernelVersion": uname.release,
             "OperatingSystem": _os_release().get("PRETTY_NAME", "Linux"),
             "OSVersion": _os_release().get("VERSION_ID", ""),

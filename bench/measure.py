@@ -1,0 +1,111 @@
+"""The measurements. Each takes one sample of one side; `alternate` takes them in turns, A then B, so that drift hits both alike."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import statistics
+import subprocess
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+
+from bench.engines import IMAGE, Engine, program
+
+Sample = Callable[[], float]
+IDLE_CONTAINERS = 10
+
+
+@dataclass(frozen=True)
+class Result:
+    """The samples of one side, in the unit of the benchmark."""
+
+    samples: Sequence[float]
+
+    @property
+    def median(self) -> float:
+        return statistics.median(self.samples)
+
+
+def alternate(ours: Sample, theirs: Sample, count: int, pause_seconds: float) -> tuple[Result, Result]:
+    """`count` samples of each, in turns, after one of each that does not count; `pause_seconds` of rest before every sample."""
+    mine, others = [], []
+    for turn in range(count + 1):
+        for sample, into in ((ours, mine), (theirs, others)):
+            time.sleep(pause_seconds)
+            value = sample()
+            if turn:
+                into.append(value)
+    return Result(mine), Result(others)
+
+
+def _timed(words: Sequence[str], environment: dict[str, str] | None = None, cwd: str | None = None) -> float:
+    """Milliseconds that a command takes; RuntimeError when it fails."""
+    begin = time.perf_counter()
+    done = subprocess.run(words, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, check=False)
+    taken = (time.perf_counter() - begin) * 1000
+    if done.returncode:
+        raise RuntimeError(f"{' '.join(words)}: exit {done.returncode}: {done.stderr.decode(errors='replace')}")
+    return taken
+
+
+def docker_run(engine: Engine, network: str) -> Sample:
+    flags = ["--network", network] if network != "bridge" else []
+    return lambda: _timed(["docker", "run", "--rm", *flags, IMAGE, "true"], engine.environment)
+
+
+def docker_exec(engine: Engine) -> Sample:
+    engine.docker("run", "-d", "--name=bench", "--network=none", IMAGE, "sleep", "100000")
+    return lambda: _timed(["docker", "exec", "bench", "true"], engine.environment)
+
+
+def api_cycle(engine: Engine, network: str) -> Sample:
+    """create + start + wait + delete over one connection that is kept alive."""
+    connection = engine.connection()
+    wanted = {"Image": IMAGE, "Cmd": ["true"], "HostConfig": {"NetworkMode": network}}
+
+    def once() -> float:
+        begin = time.perf_counter()
+        ref = connection.call("POST", "/containers/create", wanted)["Id"]
+        connection.call("POST", f"/containers/{ref}/start")
+        code = connection.call("POST", f"/containers/{ref}/wait")["StatusCode"]
+        connection.call("DELETE", f"/containers/{ref}")
+        taken = (time.perf_counter() - begin) * 1000
+        if code:
+            raise RuntimeError(f"{engine.name}: exit {code}")
+        return taken
+
+    return once
+
+
+def shims_memory(engine: Engine) -> Result:
+    """PSS in MB of the shim of each of IDLE_CONTAINERS idle containers, all running at once."""
+    refs = [
+        engine.docker("run", "-d", "--network=none", IMAGE, "sleep", "100000").strip() for _ in range(IDLE_CONTAINERS)
+    ]
+    time.sleep(1)  # until start-up's garbage is given back
+    connection = engine.connection()
+    samples = []
+    for ref in refs:
+        init = connection.call("GET", f"/containers/{ref}/json")["State"]["Pid"]
+        samples.append(_pss_megabytes(_parent(init)))
+    for ref in refs:
+        connection.call("DELETE", f"/containers/{ref}?force=1")
+    return Result(samples)
+
+
+def _parent(pid: int) -> int:
+    with open(f"/proc/{pid}/stat") as stat:
+        return int(stat.read().rpartition(")")[2].split()[1])
+
+
+def _pss_megabytes(pid: int) -> float:
+    with open(f"/proc/{pid}/smaps_rollup") as rollup:
+        return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) / 1024
+
+
+def runc_run(name: str, bundle: str) -> Sample:
+    """`NAME run` of a bundle whose program is `true`; wherry's runtime is the installed one."""
+    path = program(name) if name == "wherry-runc" else name
+    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    return lambda: _timed([path, "run", f"bench-{secrets.token_hex(4)}"], environment, bundle)
