@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from bench.engines import IMAGE, Engine, program
 
 Sample = Callable[[], float]
-IDLE_CONTAINERS = 10
+FEW, MANY = 10, 30
 
 
 @dataclass(frozen=True)
@@ -79,19 +79,19 @@ def api_cycle(engine: Engine, network: str) -> Sample:
 
 
 def shims_memory(engine: Engine) -> Result:
-    """PSS in MB of the shim of each of IDLE_CONTAINERS idle containers, all running at once."""
-    refs = [
-        engine.docker("run", "-d", "--network=none", IMAGE, "sleep", "100000").strip() for _ in range(IDLE_CONTAINERS)
-    ]
-    time.sleep(1)  # until start-up's garbage is given back
+    """MB that one more idle container costs: growth of all shims' PSS from FEW to MANY containers, per container."""
     connection = engine.connection()
-    samples = []
-    for ref in refs:
-        init = connection.call("GET", f"/containers/{ref}/json")["State"]["Pid"]
-        samples.append(_pss_megabytes(_parent(init)))
+    refs: list[str] = []
+    total: dict[int, float] = {}
+    for count in (FEW, MANY):
+        while len(refs) < count:
+            refs.append(engine.docker("run", "-d", "--network=none", IMAGE, "sleep", "100000").strip())
+        time.sleep(1)  # until start-up's garbage is given back
+        inits = [connection.call("GET", f"/containers/{ref}/json")["State"]["Pid"] for ref in refs]
+        total[count] = sum(_pss_megabytes(_parent(init)) for init in inits)
     for ref in refs:
         connection.call("DELETE", f"/containers/{ref}?force=1")
-    return Result(samples)
+    return Result([(total[MANY] - total[FEW]) / (MANY - FEW)])
 
 
 def _parent(pid: int) -> int:

@@ -312,8 +312,7 @@ class Engine:
 
 @contextlib.contextmanager
 def running(engine: Engine, archive: str) -> Iterator[Engine]:
-    """The engine started, with the busybox image loaded; stopped and checked for what it left at the end."""
-    watch = leaks.Watch(roots=(str(engine.root),))
+    """The engine started, with the busybox image loaded; its containers removed and itself stopped at the end."""
     engine.start()
     try:
         engine.docker("load", "-i", archive)
@@ -324,5 +323,14 @@ def running(engine: Engine, archive: str) -> Iterator[Engine]:
             for item in engine.api("GET", "/containers/json?all=1")[1]:
                 engine.api("DELETE", f"/containers/{item['Id']}?force=1&v=1")
         engine.stop()
-    left = watch.what_is_left() if engine.kind == "wherryd" else []  # what the peer leaves is not ours to judge
+
+
+@contextlib.contextmanager
+def nothing_left() -> Iterator[None]:
+    """Around engines: after their end nothing of them is on the machine, their bridges and parent groups neither."""
+    watch = leaks.Watch(roots=(leaks.engine_roots(),))
+    yield
+    left = (
+        watch.what_is_left(but_engines=False) if PEER == "wherryd" else []
+    )  # what the peer leaves is not ours to judge
     assert not left, "left behind by the engine:\n" + "\n".join(left)
