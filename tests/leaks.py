@@ -228,7 +228,7 @@ def _is_foreign(label: str) -> bool:
     if not _own_instances:
         return False
     tags = set(_TAG.findall(label))
-    return not tags & _own_instances if tags else label.startswith("cgroup: ")
+    return bool(tags) and not tags & _own_instances
 
 
 class Watch:

@@ -187,9 +187,11 @@ def plain(query: dict[str, list[str]]) -> dict[str, object]:
 
 
 def normal(value: Any) -> Any:
-    """Without what is empty or a default: an engine takes its absence for the same."""
+    """Without what is empty or a default: an engine takes its absence for the same. docker's client gives Binds and Env in no certain order."""
     if isinstance(value, dict):
-        cleaned = {key: sorted(item) if key == "Binds" else normal(item) for key, item in value.items() if item}
+        cleaned = {
+            key: sorted(item) if key in ("Binds", "Env") else normal(item) for key, item in value.items() if item
+        }
         return {key: item for key, item in cleaned.items() if item not in _EMPTY and _DEFAULTS.get(key) != item}
     if isinstance(value, list):
         return [normal(item) for item in value]

@@ -110,6 +110,11 @@ class Lifecycle:
             if state.started_at_ns:
                 attributes["execDuration"] = str(max(0, (event.at_ns - state.started_at_ns) // 1_000_000_000))
             services.events.publish("container", "die", container.id, attributes)
+            for point in record.mounts:
+                if point.type == "volume":
+                    services.events.publish(
+                        "volume", "unmount", point.name, {"container": container.id, "driver": "local"}
+                    )
             await self._starter.disconnect(container)
             container.exited.set()
             container.wake(("not-running", "next-exit", ""), event.status)

@@ -67,6 +67,17 @@ class Starter:
         state.status, state.pid, state.started_at_ns = Status.RUNNING, task.pid, time.time_ns()
         state.exit_code, state.error, state.oom_killed, state.manually_stopped = 0, "", False, False
         await services.containers.save(container)
+        for point in record.mounts:
+            if point.type == "volume":
+                access = "false" if point.read_only else "true"
+                where = {
+                    "container": container.id,
+                    "destination": point.destination,
+                    "driver": "local",
+                    "propagation": "",
+                    "read/write": access,
+                }
+                services.events.publish("volume", "mount", point.name, where)
         services.events.publish("container", "start", container.id, describe(record))
 
     async def _record_failure(self, container: Container, error: WherryError) -> None:

@@ -116,10 +116,12 @@ def path_bytes(path: str | bytes) -> bytes:
 # Calls without a (usable) wrapper in every C library. Numbers from 424 on are the same on all architectures.
 _NUMBERS = {
     "x86_64": {
-        "rt_sigprocmask": 14, "setgroups": 116, "setresuid": 117, "setresgid": 119, "keyctl": 250, "ioprio_set": 251, "seccomp": 317,
+        "rt_sigaction": 13, "rt_sigprocmask": 14,
+        "setgroups": 116, "setresuid": 117, "setresgid": 119, "keyctl": 250, "ioprio_set": 251, "seccomp": 317,
     },
     "generic": {
-        "rt_sigprocmask": 135, "setgroups": 159, "setresuid": 147, "setresgid": 149, "keyctl": 219, "ioprio_set": 30, "seccomp": 277,
+        "rt_sigaction": 134, "rt_sigprocmask": 135,
+        "setgroups": 159, "setresuid": 147, "setresgid": 149, "keyctl": 219, "ioprio_set": 30, "seccomp": 277,
     },
 }  # fmt: skip
 _MACHINE = os.uname().machine
@@ -146,6 +148,7 @@ _sys_fsopen = function("syscall", Long, Pointer, Long)
 _sys_fsconfig = function("syscall", Long, Long, Long, Pointer, Pointer, Long)
 _sys_mount_setattr = function("syscall", Long, Long, Pointer, Long, Pointer, Long)
 _sys_keyctl = function("syscall", Long, Long, Pointer, Pointer, Long)
+_sys_sigaction = function("syscall", Long, Long, Pointer, Pointer, Long)
 _sys_seccomp = function("syscall", Long, Long, Long, Pointer)
 _mount = function("mount", Pointer, Pointer, Pointer, Long, Pointer)
 _umount2 = function("umount2", Pointer, Long)
@@ -288,6 +291,12 @@ def unshare(flags: int, subject: str) -> None:
 def setns(fd: int, flags: int, subject: str) -> None:
     if _setns(fd, flags) < 0:
         raise failed("setns", subject)
+
+
+def reset_signal(signal: int) -> None:
+    """The default action for one signal, also for 32 and 33, which the C library keeps for itself and refuses to touch (rt_sigaction(2))."""
+    if _sys_sigaction(number("rt_sigaction"), signal, bytes(32), None, 8) < 0:
+        raise failed("rt_sigaction", f"signal {signal}")
 
 
 def prctl(option: int, argument: int = 0, third: int = 0, fourth: int = 0, *, subject: str) -> int:

@@ -380,11 +380,16 @@ def load_filter(plan: Plan) -> None:
         capabilities.apply_ambient(plan.caps.ambient)
 
 
+_SIGNALS_OF_LIBC = (32, 33)
+
+
 def reset_signals() -> None:
     """All signals at their default and unblocked: ignored ones (Python ignores SIGPIPE) would stay so across execve."""
     for number in range(1, _signal.NSIG):
         if _signal.getsignal(number) == _signal.SIG_IGN:
             _signal.signal(number, _signal.SIG_DFL)
+    for number in _SIGNALS_OF_LIBC:  # ignored in what glibc's posix_spawn has started, make's children for one
+        syscalls.reset_signal(number)
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
