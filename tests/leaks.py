@@ -36,8 +36,9 @@ def watch_instance(tag: str) -> None:
 
 
 def allow_pool(label: str, size: int) -> None:
-    """Up to `size` things of this label in all are an engine's pool, kept ready and refilled at its own time."""
-    _kept_ready[label] = size
+    """`size` more things of this label may be there at any time: an engine's pool, kept ready and refilled at its own time.
+    Negative when that engine has ended."""
+    _kept_ready[label] = _kept_ready.get(label, 0) + size
 
 
 def _is_parent(label: str) -> bool:

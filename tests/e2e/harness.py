@@ -89,6 +89,7 @@ class Engine:
     kind: str = PEER
     extra_arguments: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _pools_allowed: bool = field(default=False, repr=False)
 
     @property
     def socket_path(self) -> str:
@@ -140,9 +141,7 @@ class Engine:
         if self.kind == "dockerd":
             self._make_peer_bridge()
         else:
-            leaks.allow_pool(f"link: veth on {self.bridge}", POOL)
-            leaks.allow_pool("network namespace held by python", 2 * POOL)
-            leaks.allow_pool("network namespace held by wherryd", 2 * POOL)
+            self._allow_pools()
         with open(self.root / "engine.log", "ab") as log:
             self.process = subprocess.Popen(
                 self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), cwd="/"
@@ -194,6 +193,16 @@ class Engine:
             self.process = None
             self._remove_leftovers()
 
+    def _allow_pools(self) -> None:
+        if not self._pools_allowed:
+            self._count_pools(1)
+            self._pools_allowed = True
+
+    def _count_pools(self, engines: int) -> None:
+        leaks.allow_pool(f"link: veth on {self.bridge}", engines * POOL)
+        for name in ("python", "wherryd"):  # as run from the source, and as installed
+            leaks.allow_pool(f"network namespace held by {name}", engines * 2 * POOL)
+
     def _make_peer_bridge(self) -> None:
         if os.path.exists(f"/sys/class/net/{self.bridge}"):
             return
@@ -210,6 +219,9 @@ class Engine:
         if self.kind == "dockerd":
             subprocess.run(["ip", "link", "del", self.bridge], check=True)
             subprocess.run(["umount", self.exec_root / "netns" / "default"], check=False, capture_output=True)
+        if self._pools_allowed:
+            self._count_pools(-1)
+            self._pools_allowed = False
         leaks.reap_orphans()
 
     # -- the clients ------------------------------------------------------------------------------------------------------------
