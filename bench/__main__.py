@@ -48,7 +48,7 @@ def _runtime_rows(promise: Promise, root: Path, count: int) -> Iterator[report.R
 def _engine_rows(promise: Promise, ours: engines.Engine, theirs: engines.Engine, count: int) -> Iterator[report.Row]:
     match promise.name:
         case "memory":
-            mode = f"from {measure.FEW} to {measure.MANY} containers"
+            mode = f"from {measure.FEW_CONTAINERS} to {measure.FEW_CONTAINERS + measure.MORE_CONTAINERS} containers"
             yield report.Row(promise, mode, measure.shims_memory(ours), measure.shims_memory(theirs))
             return
         case "run-none" | "run-bridge":

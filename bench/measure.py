@@ -13,7 +13,9 @@ from dataclasses import dataclass
 from bench.engines import IMAGE, Engine, program
 
 Sample = Callable[[], float]
-FEW, MANY = 10, 30
+FEW_CONTAINERS, MORE_CONTAINERS = 10, 20
+REST_SECONDS = 3
+"""Until what a start has used is given back."""
 
 
 @dataclass(frozen=True)
@@ -79,19 +81,21 @@ def api_cycle(engine: Engine, network: str) -> Sample:
 
 
 def shims_memory(engine: Engine) -> Result:
-    """MB that one more idle container costs: growth of all shims' PSS from FEW to MANY containers, per container."""
+    """MB that one more idle container costs: what the PSS of all shims together grows by from FEW_CONTAINERS on, for each of MORE_CONTAINERS.
+
+    A single shim's PSS would count a share of what all have in common, which one more does not cost again.
+    """
     connection = engine.connection()
     refs: list[str] = []
-    total: dict[int, float] = {}
-    for count in (FEW, MANY):
-        while len(refs) < count:
-            refs.append(engine.docker("run", "-d", "--network=none", IMAGE, "sleep", "100000").strip())
-        time.sleep(1)  # until start-up's garbage is given back
+    sums = []
+    for count in (FEW_CONTAINERS, MORE_CONTAINERS):
+        refs += [engine.docker("run", "-d", "--network=none", IMAGE, "sleep", "100000").strip() for _ in range(count)]
+        time.sleep(REST_SECONDS)
         inits = [connection.call("GET", f"/containers/{ref}/json")["State"]["Pid"] for ref in refs]
-        total[count] = sum(_pss_megabytes(_parent(init)) for init in inits)
+        sums.append(sum(_pss_megabytes(_parent(init)) for init in inits))
     for ref in refs:
         connection.call("DELETE", f"/containers/{ref}?force=1")
-    return Result([(total[MANY] - total[FEW]) / (MANY - FEW)])
+    return Result([(sums[1] - sums[0]) / MORE_CONTAINERS])
 
 
 def _parent(pid: int) -> int:

@@ -32,6 +32,6 @@ PROMISES = (
         "ms",
         1 / 8,
     ),
-    Promise("memory", "memory of one more idle container: growth of all shims' PSS", "dockerd", "MB", 1 / 2),
+    Promise("memory", "memory (PSS of the shims) that one more idle container costs", "dockerd", "MB", 1 / 2),
     Promise("runc", "wherry-runc run of a bundle (true)", "runc", "ms", 1.3),
 )
