@@ -34,7 +34,7 @@ lint: $(VENV)/.tools
 unit: $(VENV)/.tools
 	$(PYTEST) -q tests/unit tests/contract $(ARGS)
 
-test: packages lint $(VENV)/.installed ## Everything: check, unit, contract, root, e2e, security, conformance (as root)
+test: packages lint $(VENV)/.installed ## Everything: check, contract, root, e2e, security (as root)
 	$(PYTEST) $(ARGS)
 
 test-root: packages $(VENV)/.installed $(VENV)/.tools ## Tests on the real kernel (as root)
@@ -46,10 +46,9 @@ e2e: packages $(VENV)/.installed $(VENV)/.tools ## The real docker CLI against w
 security: packages $(VENV)/.installed $(VENV)/.tools ## The attacks of THREAT_MODEL.md, tried (as root)
 	$(PYTEST) tests/security $(ARGS)
 
-conformance: packages $(VENV)/.installed $(VENV)/.tools ## Public suites from the folder CONFORMANCE_SUITES, on wherry and on the peers
-	@if [ -z "$(CONFORMANCE_SUITES)" ]; then \
-		echo "conformance: no suites given: set CONFORMANCE_SUITES to a folder that holds them (see CONTRIBUTING.md); running what needs none"; fi
-	$(PYTEST) tests/conformance $(ARGS)
+conformance: packages $(VENV)/.installed $(VENV)/.tools ## Real clients and runtimes; with CONFORMANCE_SUITES=folder also each folder/*/run there
+	@tools/run-suites $(BIN) "$(CONFORMANCE_SUITES)"
+	$(PYTEST) tests/e2e/test_docker_py.py tests/root/test_wherry_runc_under_dockerd.py $(ARGS)
 
 test-uml: $(VENV)/.installed $(VENV)/.tools ## The cgroup v2 tests in a user-mode Linux, where this machine has v1 (package user-mode-linux; as root)
 	PYTHON=$(BIN)/python tests/uml/run $(ARGS)

@@ -36,8 +36,14 @@ def watch_instance(tag: str) -> None:
 
 
 def allow_pool(label: str, size: int) -> None:
-    """Up to `size` things of this label in all are an engine's pool, kept ready and refilled at its own time."""
-    _kept_ready[label] = size
+    """`size` more things of this label may be there at any time: an engine's pool, kept ready and refilled at its own time.
+    Negative when that engine has ended."""
+    _kept_ready[label] = _kept_ready.get(label, 0) + size
+
+
+def _is_parent(label: str) -> bool:
+    """An engine's own parent group: made with its first container, removed at its end."""
+    return any(label.endswith(f"/wherry-{tag}") for tag in _own_instances)
 
 
 def engine_roots() -> str:
@@ -255,24 +261,26 @@ class Watch:
             labels += part
         return collections.Counter(label for label in labels if not _is_foreign(label))
 
-    def _left(self) -> collections.Counter[str]:
+    def _left(self, but_engines: bool) -> collections.Counter[str]:
         now = self._count()
         more = now - self._before
-        for label, size in _kept_ready.items():
-            if now[label] <= size:
-                more.pop(label, None)
+        if but_engines:
+            for label in list(more):
+                if now[label] <= _kept_ready.get(label, 0) or _is_parent(label):
+                    del more[label]
         if not _own_instances:
             for bridge in self._bridges:  # of an engine that runs beside this test
                 more.pop(f"link: veth on {bridge}", None)
         return more
 
-    def what_is_left(self, wait_seconds: float = WAIT_SECONDS) -> list[str]:
-        """Sorted labels of what is left once the kernel has had `wait_seconds` to finish; empty when nothing is."""
+    def what_is_left(self, wait_seconds: float = WAIT_SECONDS, *, but_engines: bool = True) -> list[str]:
+        """Sorted labels of what is left once the kernel has had `wait_seconds` to finish; empty when nothing is. `but_engines`: what
+        a registered engine keeps as long as it lives (pools, parent groups) does not count."""
         deadline = time.monotonic() + wait_seconds
         pause = 0.01
         while True:
             reap_orphans()
-            left = self._left()
+            left = self._left(but_engines)
             if not left or time.monotonic() > deadline:
                 return sorted(f"{label} (x{count})" if count > 1 else label for label, count in left.items())
             time.sleep(pause)

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 
 from tests import images, leaks
-from tests.e2e.harness import BUSYBOX, PEER, Engine, running
+from tests.e2e.harness import BUSYBOX, PEER, Engine, nothing_left, running
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
@@ -35,7 +35,7 @@ def _new_root() -> Path:
 @pytest.fixture(scope="session")
 def shared_engine(archive: str) -> Iterator[Engine]:
     root = _new_root()
-    with running(Engine(root), archive) as engine:
+    with nothing_left(), running(Engine(root), archive) as engine:
         yield engine
     shutil.rmtree(root)
 
@@ -52,7 +52,7 @@ def engine(shared_engine: Engine) -> Iterator[Engine]:
 def own_engine(archive: str) -> Iterator[Callable[..., Engine]]:
     """Makes engines for this test alone: `own_engine()`, with further arguments of the daemon if given."""
     roots: list[Path] = []
-    with ExitStack() as stack:
+    with nothing_left(), ExitStack() as stack:
 
         def make(*arguments: str) -> Engine:
             roots.append(_new_root())

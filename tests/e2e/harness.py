@@ -89,6 +89,7 @@ class Engine:
     kind: str = PEER
     extra_arguments: Sequence[str] = ()
     process: subprocess.Popen[bytes] | None = field(default=None, repr=False)
+    _pools_allowed: bool = field(default=False, repr=False)
 
     @property
     def socket_path(self) -> str:
@@ -140,9 +141,7 @@ class Engine:
         if self.kind == "dockerd":
             self._make_peer_bridge()
         else:
-            leaks.allow_pool(f"link: veth on {self.bridge}", POOL)
-            leaks.allow_pool("network namespace held by python", 2 * POOL)
-            leaks.allow_pool("network namespace held by wherryd", 2 * POOL)
+            self._allow_pools()
         with open(self.root / "engine.log", "ab") as log:
             self.process = subprocess.Popen(
                 self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), cwd="/"
@@ -194,6 +193,16 @@ class Engine:
             self.process = None
             self._remove_leftovers()
 
+    def _allow_pools(self) -> None:
+        if not self._pools_allowed:
+            self._count_pools(1)
+            self._pools_allowed = True
+
+    def _count_pools(self, engines: int) -> None:
+        leaks.allow_pool(f"link: veth on {self.bridge}", engines * POOL)
+        for name in ("python", "wherryd"):  # as run from the source, and as installed
+            leaks.allow_pool(f"network namespace held by {name}", engines * 2 * POOL)
+
     def _make_peer_bridge(self) -> None:
         if os.path.exists(f"/sys/class/net/{self.bridge}"):
             return
@@ -210,6 +219,9 @@ class Engine:
         if self.kind == "dockerd":
             subprocess.run(["ip", "link", "del", self.bridge], check=True)
             subprocess.run(["umount", self.exec_root / "netns" / "default"], check=False, capture_output=True)
+        if self._pools_allowed:
+            self._count_pools(-1)
+            self._pools_allowed = False
         leaks.reap_orphans()
 
     # -- the clients ------------------------------------------------------------------------------------------------------------
@@ -312,8 +324,7 @@ class Engine:
 
 @contextlib.contextmanager
 def running(engine: Engine, archive: str) -> Iterator[Engine]:
-    """The engine started, with the busybox image loaded; stopped and checked for what it left at the end."""
-    watch = leaks.Watch(roots=(str(engine.root),))
+    """The engine started, with the busybox image loaded; its containers removed and itself stopped at the end."""
     engine.start()
     try:
         engine.docker("load", "-i", archive)
@@ -324,5 +335,14 @@ def running(engine: Engine, archive: str) -> Iterator[Engine]:
             for item in engine.api("GET", "/containers/json?all=1")[1]:
                 engine.api("DELETE", f"/containers/{item['Id']}?force=1&v=1")
         engine.stop()
-    left = watch.what_is_left() if engine.kind == "wherryd" else []  # what the peer leaves is not ours to judge
+
+
+@contextlib.contextmanager
+def nothing_left() -> Iterator[None]:
+    """Around engines: after their end nothing of them is on the machine, their bridges and parent groups neither."""
+    watch = leaks.Watch(roots=(leaks.engine_roots(),))
+    yield
+    left = (
+        watch.what_is_left(but_engines=False) if PEER == "wherryd" else []
+    )  # what the peer leaves is not ours to judge
     assert not left, "left behind by the engine:\n" + "\n".join(left)

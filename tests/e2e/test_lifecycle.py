@@ -79,14 +79,22 @@ def test_attach_sees_what_comes_and_its_end(engine: Engine) -> None:
         assert client.wait(timeout=20) == 4
 
 
+def attachments(engine: Engine, since: float) -> int:
+    """How many clients have been attached to "shared" since then."""
+    options = (f"--since={since}", f"--until={time.time()}", "--filter=container=shared", "--filter=event=attach")
+    return engine.output("events", *options, "--format={{.Action}}").split().count("attach")
+
+
 def test_two_clients_are_attached_at_once(engine: Engine) -> None:
     script = "read a; echo said $a; read b; echo end"
+    since = time.time()
     engine.docker("run", "-d", "-i", "--name=shared", "--network=none", BUSYBOX, "sh", "-c", script)
     with engine.popen("attach", "--no-stdin", "shared") as listener:
         with engine.popen("attach", "shared", stdin=-1) as talker:
             assert talker.stdin is not None
             assert talker.stdout is not None
             assert listener.stdout is not None
+            wait_until("both are attached", lambda: attachments(engine, since) == 2)
             talker.stdin.write("one\n")
             talker.stdin.flush()
             assert talker.stdout.readline() == "said one\n"

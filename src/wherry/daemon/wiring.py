@@ -112,7 +112,11 @@ async def _stop(config: Config, containers: Containers, services: Services) -> N
 
 def _remove_cgroup_parent(path: str) -> None:
     """The group that all containers' groups were in; it stays while some still run."""
-    for directory in set(cgroups.open_group(path).paths.values()):
+    directories = set(cgroups.open_group(path).paths.values())
+    unified = cgroups.detect().unified
+    if unified is not None:  # beside v1 hierarchies wherry does not use it, but an external runtime does
+        directories.add(os.path.join(unified.mountpoint, path.strip("/")))
+    for directory in directories:
         with contextlib.suppress(OSError):
             os.rmdir(directory)
 

@@ -80,17 +80,35 @@ def check(host: HostConfig) -> list[str]:
         warnings.append(
             "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources."
         )
-    for text in (host.cpuset_cpus, host.cpuset_mems):
-        if text:
-            _check_set(text)
+    _check_set(host.cpuset_cpus, "CPUs", "/sys/devices/system/cpu/online")
+    _check_set(host.cpuset_mems, "memory nodes", "/sys/devices/system/node/online")
     return warnings
 
 
-def _check_set(text: str) -> None:
+def _check_set(text: str, what: str, online: str) -> None:
+    """A list like "0-2,7", all of it there. `online` is the kernel's own list of what is; without it (no NUMA) nothing is said."""
+    if not text:
+        return
+    wanted = _parse_set(text)
+    try:
+        with open(online, encoding="ascii") as file:
+            available = file.read().strip()
+    except FileNotFoundError:
+        return
+    if not wanted <= _parse_set(available):
+        raise InvalidArgument(f"Requested {what} are not available - requested {text}, available: {available}")
+
+
+def _parse_set(text: str) -> set[int]:
+    found: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and (not last.isdecimal() or int(last) < int(first))) or len(text) > 4096:
             raise InvalidArgument(f"Invalid value {text} for cpuset cpus")
+        if len(first) > 5 or len(last) > 5:
+            raise InvalidArgument(f"Invalid value {text} for cpuset cpus")
+        found.update(range(int(first), int(last or first) + 1))
+    return found
 
 
 def resources(host: HostConfig, device_rules: list[oci.DeviceRule]) -> oci.Resources:

@@ -1,0 +1,56 @@
+"""Two engines on one machine do not touch each other; other OCI runtimes under one of them."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+
+import pytest
+
+from tests.e2e.harness import BUSYBOX, PEER, Engine, differs_on_dockerd
+
+
+@differs_on_dockerd("needs addresses given by hand for a second bridge")
+def test_two_engines_have_their_own_containers_networks_and_ends(own_engine: Callable[..., Engine]) -> None:
+    one, two = own_engine(), own_engine()
+    for engine in (one, two):
+        engine.docker("run", "-d", "--name=same", BUSYBOX, "sleep", "1000")
+    networks = [engine.inspect("same")["NetworkSettings"]["Networks"]["bridge"] for engine in (one, two)]
+    assert networks[0]["Gateway"] != networks[1]["Gateway"]
+    assert one.inspect("same")["Id"] != two.inspect("same")["Id"]
+    two.docker("rm", "-f", "same")
+    assert one.state("same")["Running"]
+    assert one.docker("exec", "same", "ping", "-c1", "-W5", networks[0]["Gateway"]).returncode == 0
+    two.kill9()
+    assert one.output("exec", "same", "echo", "untouched") == "untouched"
+    two.start()
+
+
+@pytest.mark.parametrize(
+    "runtime",
+    [
+        pytest.param("runc", marks=pytest.mark.requires("runc")),
+        pytest.param(
+            "crun",
+            marks=[
+                pytest.mark.requires("crun"),
+                pytest.mark.skipif(PEER == "dockerd", reason="peer: dockerd 20.10: is not configured with it here"),
+            ],
+        ),
+    ],
+)
+def test_another_oci_runtime_does_the_same(engine: Engine, runtime: str) -> None:
+    if runtime == "crun" and os.path.isdir("/sys/fs/cgroup/unified"):
+        pytest.skip("peer: crun 1.8 refuses machines with both kinds of cgroup hierarchies")
+    flag = f"--runtime={runtime}"
+    if runtime not in engine.output("info", "--format={{range $name, $_ := .Runtimes}}{{$name}} {{end}}").split():
+        pytest.fail(f"the engine offers no runtime {runtime}")
+    assert engine.shell("echo out; echo $$", flag) == "out\n1"
+    assert (
+        engine.docker("run", "--rm", "--network=none", flag, BUSYBOX, "sh", "-c", "exit 7", check=False).returncode == 7
+    )
+    assert engine.docker("run", "--rm", "--network=none", flag, BUSYBOX, "nope", check=False).returncode == 127
+    engine.docker("run", "-d", "--name=box", flag, BUSYBOX, "sleep", "1000")
+    assert engine.output("exec", "box", "cat", "/proc/1/comm") == "sleep"
+    engine.docker("kill", "box")
+    assert engine.output("wait", "box") == "137"
