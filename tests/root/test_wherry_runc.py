@@ -7,6 +7,7 @@ The same command lines work with runc (but for the wording of errors and what wh
 from __future__ import annotations
 
 import array
+import contextlib
 import json
 import os
 import pty
@@ -587,11 +588,23 @@ def test_events_report_figures_until_the_container_ends(runtime: Runtime) -> Non
     process.stdout.close()
 
 
+def wait_until_it_listens(pid: int) -> None:
+    """Until the process holds what the kernel wakes it with: an eventfd on cgroup v1, memory.events on v2."""
+    deadline = time.monotonic() + 30
+    while time.monotonic() < deadline:
+        for fd in os.listdir(f"/proc/{pid}/fd"):
+            with contextlib.suppress(FileNotFoundError):
+                if "eventfd" in (target := os.readlink(f"/proc/{pid}/fd/{fd}")) or target.endswith("memory.events"):
+                    return
+        time.sleep(0.02)
+    raise AssertionError("the process does not listen")
+
+
 def test_events_report_memory_running_out(runtime: Runtime) -> None:
     runtime.start("sleep", "1000", linux_resources={"memory": {"limit": 16 << 20, "swap": 16 << 20}})
     process = subprocess.Popen(runtime.command("events", "--interval", "1h", "box"), stdout=subprocess.PIPE, text=True)
     assert process.stdout is not None
-    time.sleep(0.5)  # until it listens: nothing outside shows that moment
+    wait_until_it_listens(process.pid)
     assert runtime("exec", "box", "dd", "if=/dev/zero", "of=/dev/null", "bs=100M", "count=1").returncode == 137
     assert json.loads(process.stdout.readline()) == {"type": "oom", "id": "box"}
     process.terminate()
