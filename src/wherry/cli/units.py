@@ -264,6 +264,22 @@ def created_at(unix_seconds: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S ", broken) + zone
 
 
+def go_time(text: str) -> str:
+    """An RFC 3339 time as Go prints one: "2026-01-02 03:04:05.0006 +0000 UTC"; no zeros at the end of a second's fraction."""
+    date, _, clock = text.partition("T")
+    for sign in "+-":
+        clock, found, zone = clock.partition(sign)
+        if found:
+            zone = sign + zone.replace(":", "")
+            zone = f"{zone} {zone}"
+            break
+    else:
+        clock, zone = clock.removesuffix("Z"), "+0000 UTC"
+    if "." in clock:
+        clock = clock.rstrip("0").rstrip(".")
+    return f"{date} {clock} {zone}" if date else text
+
+
 def ago(unix_seconds: float, now: float | None = None) -> str:
     """ "3 minutes ago"."""
     return human_duration((time.time() if now is None else now) - unix_seconds) + " ago"

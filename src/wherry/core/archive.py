@@ -10,7 +10,6 @@ visible when it is whole; what an interrupted load has left is removed by it or 
 
 from __future__ import annotations
 
-import asyncio
 import json
 import os
 import posixpath
@@ -21,6 +20,7 @@ from hashlib import sha256
 from typing import Any
 
 from wherry.core.bridge import in_thread
+from wherry.core.cancellation import thread_to_the_end
 from wherry.core.compression import Source, decompressed, detect
 from wherry.core.images import Image, Images, NewImage
 from wherry.core.layers import LayerWork, Wanted
@@ -128,13 +128,13 @@ class Archives:
         directory = self._content.ingest_directory()
         try:
             archive = await in_thread(lambda source: _split(source, directory), stream)
-            found = await asyncio.to_thread(lambda: list(_images_of(archive)))
+            found = await thread_to_the_end(lambda: list(_images_of(archive)))
             return [await self._store(archive, image, progress, quiet=quiet) for image in found]
         finally:
-            await asyncio.to_thread(remove_tree, directory)
+            await thread_to_the_end(remove_tree, directory)
 
     async def _store(self, archive: _Archive, found: _Found, progress: ProgressSink, *, quiet: bool) -> Image:
-        config = parse_config(await asyncio.to_thread(archive.read, found.config, MAX_CONFIG))
+        config = parse_config(await thread_to_the_end(archive.read, found.config, MAX_CONFIG))
         diffs = diff_ids(config)
         if len(diffs) != len(found.layers):
             raise InvalidArgument(
@@ -144,7 +144,7 @@ class Archives:
         if found.target is not None:
             target = found.target
         else:
-            data, target = await asyncio.to_thread(_manifest_for, found, config)
+            data, target = await thread_to_the_end(_manifest_for, found, config)
             documents[target.digest] = data
         self._announce_renames(found, progress)
         sink = (lambda _: None) if quiet else progress
@@ -175,7 +175,7 @@ class Archives:
         members = {member.digest: member for member in (found.config, *found.layers, *found.documents)}
         blobs = frozenset({*members, *documents})
         async with images.holding(blobs, chain):
-            await asyncio.to_thread(self._keep, members, documents)
+            await thread_to_the_end(self._keep, members, documents)
             wanted = [
                 self._wanted(chain[n - 1] if n else None, chain_id, diff_id, layer, progress)
                 for n, (chain_id, diff_id, layer) in enumerate(zip(chain, diffs, found.layers, strict=True))
@@ -239,7 +239,7 @@ class Archives:
             documents = {found.config.digest: encoded, target.digest: data}
             return await self._record(found, [layer.digest], documents, target, lambda _: None)
         finally:
-            await asyncio.to_thread(remove_tree, directory)
+            await thread_to_the_end(remove_tree, directory)
 
 
 # --- taking apart (in threads) --------------------------------------------------------------------------------------------------------

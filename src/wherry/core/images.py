@@ -22,6 +22,7 @@ from datetime import UTC, datetime
 from typing import Any
 
 from wherry.core import embedded
+from wherry.core.cancellation import completed, thread_to_the_end
 from wherry.core.content import Content
 from wherry.core.db import Database
 from wherry.core.snapshots import OverlaySnapshots, Staged
@@ -133,12 +134,12 @@ class Images:
 
     async def open(self) -> None:
         """Reads all images, forgets those that are damaged, and removes what nothing refers to. `snapshots` are open already."""
-        await asyncio.to_thread(self.content.open)
+        await thread_to_the_end(self.content.open)
         rows, blobs, names = await self._db.run(_read)
         damaged = []
         for row in rows:
             try:
-                image = await asyncio.to_thread(self._revive, row, blobs.get(row[0], []))
+                image = await thread_to_the_end(self._revive, row, blobs.get(row[0], []))
             except WherryError as error:
                 _log.warning("image %s is damaged and forgotten: %s", row[0], error)
                 damaged.append(ImageId(row[0]))
@@ -256,6 +257,7 @@ class Images:
             await self.collect()
             raise
 
+    @completed
     async def add(self, new: NewImage) -> Image:
         """Records an image whose blobs are stored (and leased) and whose layers are unpacked, and gives it its names, which others lose."""
         async with self._changing:
@@ -298,6 +300,7 @@ class Images:
         names = sorted(self._names_of[image_id])
         self._images[image_id] = replace(self._images[image_id], references=tuple(parse(name) for name in names))
 
+    @completed
     async def tag(self, image_id: ImageId, reference: Reference) -> None:
         """Gives the image a name; whoever has it loses it. NotFound when the image has gone meanwhile."""
         async with self._changing:
@@ -309,6 +312,7 @@ class Images:
             self._images[image_id] = replace(image, tagged_at=now)
             self._remember(self._images[image_id], [reference])
 
+    @completed
     async def untag(self, references: Sequence[Reference]) -> None:
         """Takes names away; the images stay."""
         async with self._changing:
@@ -320,6 +324,7 @@ class Images:
                     self._names_of[owner].discard(name)
                     self._show_names(owner)
 
+    @completed
     async def delete(self, image_id: ImageId) -> list[ChainId]:
         """Removes an image, its names, and what only it needed. → the layers that have gone, topmost first."""
         async with self._changing:
@@ -333,6 +338,7 @@ class Images:
             gone = await self.collect()
         return [chain_id for chain_id in reversed(image.layers) if chain_id in gone]
 
+    @completed
     async def collect(self) -> set[ChainId]:
         """Removes every blob and layer that no image, container or lease needs. → the layers removed."""
         needed = {chain_id for image in self._images.values() for chain_id in image.layers}
@@ -347,7 +353,7 @@ class Images:
         # Up to the next real wait nobody can take a lease; by then what is to go is out of the way.
         files = self.content.discard([digest for digest in self.content if digest not in kept])
         await self.snapshots.remove_layers(layers)
-        await asyncio.to_thread(_unlink, files)
+        await thread_to_the_end(_unlink, files)
         return layers
 
     async def _released(self, parent: ChainId) -> None:
@@ -371,11 +377,11 @@ class Images:
         new = NewImage(layout.config, layout.target, frozenset(layout.blobs), references=[name])
         async with self.holding(layout.blobs, chain):
             for digest, data in layout.blobs.items():
-                await asyncio.to_thread(self.content.add, data, digest)
+                await thread_to_the_end(self.content.add, data, digest)
             for n, (layer, chain_id, diff_id) in enumerate(zip(layout.layers, chain, diffs, strict=True)):
                 if self.snapshots.layer(chain_id) is None:
                     staged = self.snapshots.stage(chain_id, chain[n - 1] if n else None, diff_id)
-                    staged.unpacked = await asyncio.to_thread(
+                    staged.unpacked = await thread_to_the_end(
                         _unpack_here, self.content.path(layer), staged.fs, diff_id
                     )
                     new.layers.append(staged)

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from wherry.core.cancellation import thread_to_the_end
 from wherry.core.content import Ingest
 from wherry.core.images import Image, Images, NewImage
 from wherry.core.layers import LayerWork, Wanted, both
@@ -133,7 +134,7 @@ class Puller:
         async with images.holding(blobs, chain):
             for digest, data in (*plan.documents.items(), (manifest.config.digest, plan.config)):
                 if not self._content.has(digest):
-                    await asyncio.to_thread(self._content.add, data, digest)
+                    await thread_to_the_end(self._content.add, data, digest)
             layers = [
                 self._wanted(repository, descriptor, position, plan.diffs, progress)
                 for position, descriptor in enumerate(manifest.layers)
@@ -180,8 +181,8 @@ class Puller:
                 if not self._content.has(descriptor.digest):
                     with self._content.ingest(descriptor.digest) as file:
                         await self._download(repository, descriptor, file, Growing(), lambda _: None)
-                        await asyncio.to_thread(check_diff_id, file.path, diff_id)
-                        await asyncio.to_thread(file.commit)
+                        await thread_to_the_end(check_diff_id, file.path, diff_id)
+                        await thread_to_the_end(file.commit)
 
     async def _fetch_and_unpack(
         self, repository: Repository, descriptor: Descriptor, diff_id: Digest, staged: Staged, tell: ProgressSink
@@ -206,7 +207,7 @@ class Puller:
                     return await self._unpack(file.path, staged, diff_id, growing, report)
 
                 unpacked, _ = await both(unpack(), download())
-                await asyncio.to_thread(file.commit)
+                await thread_to_the_end(file.commit)
                 return unpacked
 
     async def _unpack(
@@ -228,7 +229,7 @@ class Puller:
             reported = 0.0
             async with repository.blob_pieces(descriptor) as pieces:
                 async for piece in pieces:
-                    await asyncio.to_thread(file.write, piece)
+                    await thread_to_the_end(file.write, piece)
                     growing.advance(file.size)
                     if clock() - reported >= REPORT_SECONDS:
                         reported = clock()
@@ -237,7 +238,7 @@ class Puller:
             file.check()
             _tell(tell, descriptor, "Download complete")
             growing.finish()
-        await asyncio.to_thread(file.sync)
+        await thread_to_the_end(file.sync)
 
     @asynccontextmanager
     async def _blob_lock(self, digest: Digest) -> AsyncIterator[None]:

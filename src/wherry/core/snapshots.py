@@ -25,6 +25,7 @@ from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator,
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
+from wherry.core.cancellation import completed, thread_to_the_end
 from wherry.core.db import Database
 from wherry.core.trash import Trash
 from wherry.core.unpack import OPAQUE, Unpacked
@@ -120,14 +121,14 @@ class OverlaySnapshots:
             await self._forget(lost)
         chains = {str(layer.number): layer.chain_id for layer in self._layers.values()}
         known = set(chains)
-        await asyncio.to_thread(self._discard, [os.path.join(self._layers_root, name) for name in present - known])
-        await asyncio.to_thread(self.trash.empty_now)
+        await thread_to_the_end(self._discard, [os.path.join(self._layers_root, name) for name in present - known])
+        await thread_to_the_end(self.trash.empty_now)
         self._next_number = max([int(name) for name in present if name.isdigit()], default=0) + 1
         for key in os.listdir(self._active_root):
             directory = os.path.join(self._active_root, key)
             number = next((name[len(_WORK) :] for name in os.listdir(directory) if name.startswith(_WORK)), "")
             if not number:  # `prepare` was interrupted
-                await asyncio.to_thread(self._discard, [directory])
+                await thread_to_the_end(self._discard, [directory])
             elif number == "0":
                 self._active[key] = None
             else:  # should the layer be gone, `mounts` says so; what the container wrote stays
@@ -231,8 +232,9 @@ class OverlaySnapshots:
         return staged
 
     async def abandon(self, staged: Staged) -> None:
-        await asyncio.to_thread(self._discard, [staged.directory])
+        await thread_to_the_end(self._discard, [staged.directory])
 
+    @completed
     async def commit(self, layers: Sequence[Staged]) -> None:
         """Makes unpacked layers, lowest first, permanent: synced, named, recorded. Those that exist by now are thrown away."""
         async with self._committing:
@@ -249,16 +251,17 @@ class OverlaySnapshots:
                 new.append((staged, layer))
             if not new:
                 return
-            await asyncio.to_thread(self._settle, new)
+            await thread_to_the_end(self._settle, new)
             rows = [layer for _, layer in new]
             await self._db.run(lambda conn: _insert_layers(conn, rows))
             self._layers.update((layer.chain_id, layer) for layer in rows)
 
+    @completed
     async def remove_layers(self, chain_ids: Iterable[ChainId]) -> None:
         """Forgets the layers, then removes their files."""
         doomed = [self._layers[chain_id] for chain_id in chain_ids if chain_id in self._layers]
         await self._forget([layer.chain_id for layer in doomed])
-        await asyncio.to_thread(self._discard, [f"{self._layers_root}/{layer.number}" for layer in doomed])
+        await thread_to_the_end(self._discard, [f"{self._layers_root}/{layer.number}" for layer in doomed])
 
     async def _forget(self, chain_ids: Sequence[ChainId]) -> None:
         for chain_id in chain_ids:

@@ -6,11 +6,11 @@ referred to by nothing; it is emptied at start-up, so a crash leaves nothing for
 
 from __future__ import annotations
 
-import asyncio
 import os
 import secrets
 import threading
 
+from wherry.core.cancellation import thread_to_the_end
 from wherry.core.remove import remove_tree
 
 
@@ -33,7 +33,7 @@ class Trash:
 
     async def empty(self) -> None:
         """Removes what is in it, in a thread."""
-        await asyncio.to_thread(self.empty_now)
+        await thread_to_the_end(self.empty_now)
 
     def empty_now(self) -> None:
         with self._emptying:

@@ -14,6 +14,7 @@ from collections.abc import Callable
 from typing import Any
 
 from wherry import errors
+from wherry.core.cancellation import to_the_end
 from wherry.core.unpack import Unpacked
 from wherry.errors import Internal, WherryError
 from wherry.spec.ids import Digest
@@ -196,7 +197,7 @@ class _Worker:
     async def kill(self) -> None:
         with contextlib.suppress(ProcessLookupError):
             self._process.kill()
-        await asyncio.shield(self._process.wait())
+        await to_the_end(self._process.wait())
 
 
 def _error(answer: dict[str, Any]) -> WherryError:

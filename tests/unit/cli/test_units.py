@@ -189,3 +189,19 @@ def test_since_is_a_duration_a_time_or_seconds(text: str, value: str) -> None:
 def test_a_time_that_is_none_is_refused(text: str) -> None:
     with pytest.raises(ValueError, match="failed to parse value as time or duration"):
         units.timestamp(text)
+
+
+@pytest.mark.parametrize(
+    ("rfc3339", "expected"),
+    [
+        ("2026-01-02T03:04:05.123456Z", "2026-01-02 03:04:05.123456 +0000 UTC"),
+        ("2026-01-02T03:04:05.048080Z", "2026-01-02 03:04:05.04808 +0000 UTC"),
+        ("2026-01-02T03:04:05.000000Z", "2026-01-02 03:04:05 +0000 UTC"),
+        ("2026-01-02T03:04:00Z", "2026-01-02 03:04:00 +0000 UTC"),
+        ("2026-01-02T03:04:05.5+01:00", "2026-01-02 03:04:05.5 +0100 +0100"),
+        ("2026-01-02T03:04:05-02:30", "2026-01-02 03:04:05 -0230 -0230"),
+        ("", ""),
+    ],
+)
+def test_times_are_shown_as_go_shows_them(rfc3339: str, expected: str) -> None:
+    assert units.go_time(rfc3339) == expected

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wherry.cli import units
 from wherry.cli.command import Command
 from wherry.cli.flags import Flag
 from wherry.cli.table import Columns, print_list
@@ -30,7 +31,7 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
         "Internal": ("INTERNAL", lambda item: _bool(item.get("Internal"))),
         "Labels": ("LABELS", lambda item: labels(item.get("Labels"))),
         "Label": ("", lambda item: lambda name: (item.get("Labels") or {}).get(name, "")),
-        "CreatedAt": ("CREATED AT", lambda item: _created(item.get("Created", ""))),
+        "CreatedAt": ("CREATED AT", lambda item: units.go_time(item.get("Created", ""))),
     }
     columns = Columns(fields, ("ID", "Name", "Driver", "Scope"), "*network.networkContext")
     print_list(app, columns, networks, form, truncate=truncate)
@@ -39,19 +40,6 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
 
 def _bool(value: object) -> str:
     return "true" if value else "false"
-
-
-def _created(text: str) -> str:
-    """An RFC 3339 time as Go writes one: "2026-01-02 03:04:05.000000006 +0000 UTC"."""
-    date, _, clock = text.partition("T")
-    if clock.endswith("Z"):
-        return f"{date} {clock[:-1]} +0000 UTC"
-    for sign in "+-":
-        if sign in clock:
-            time, _, zone = clock.partition(sign)
-            zone = sign + zone.replace(":", "")
-            return f"{date} {time} {zone} {zone}"
-    return text
 
 
 COMMAND = Command(
