@@ -23,7 +23,20 @@ LEAK_CHECKED = ("root", "e2e", "security")
 """The folders of tests whose every test must leave the machine as it found it."""
 
 MAY_BE_ABSENT = frozenset(
-    {"cgroup1", "cgroup2", "x86_64", "aarch64", "apparmor", "selinux", "peer", "uml", "userns", "timens", "suites"}
+    {
+        "cgroup1",
+        "cgroup2",
+        "x86_64",
+        "aarch64",
+        "apparmor",
+        "selinux",
+        "peer",
+        "uml",
+        "userns",
+        "timens",
+        "numa",
+        "suites",
+    }
 )
 """What depends on the machine itself. Everything else comes with packages.txt, so a skip for it is unexpected."""
 
@@ -91,6 +104,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "x86_64": lambda: platform.machine() == "x86_64",
     "aarch64": lambda: platform.machine() == "aarch64",
     "apparmor": lambda: os.path.exists("/sys/module/apparmor/parameters/enabled"),
+    "numa": lambda: os.path.exists("/proc/self/numa_maps"),
     "timens": lambda: os.path.exists("/proc/self/ns/time"),
     "selinux": lambda: os.path.exists("/sys/fs/selinux/enforce"),
 }

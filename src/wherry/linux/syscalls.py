@@ -118,10 +118,12 @@ _NUMBERS = {
     "x86_64": {
         "rt_sigaction": 13, "rt_sigprocmask": 14,
         "setgroups": 116, "setresuid": 117, "setresgid": 119, "keyctl": 250, "ioprio_set": 251, "seccomp": 317,
+        "sched_setaffinity": 203, "sched_setattr": 314, "set_mempolicy": 238,
     },
     "generic": {
         "rt_sigaction": 134, "rt_sigprocmask": 135,
         "setgroups": 159, "setresuid": 147, "setresgid": 149, "keyctl": 219, "ioprio_set": 30, "seccomp": 277,
+        "sched_setaffinity": 122, "sched_setattr": 274, "set_mempolicy": 237,
     },
 }  # fmt: skip
 _MACHINE = os.uname().machine
@@ -150,6 +152,7 @@ _sys_mount_setattr = function("syscall", Long, Long, Pointer, Long, Pointer, Lon
 _sys_keyctl = function("syscall", Long, Long, Pointer, Pointer, Long)
 _sys_sigaction = function("syscall", Long, Long, Pointer, Pointer, Long)
 _sys_seccomp = function("syscall", Long, Long, Long, Pointer)
+_sys_affinity = _sys_seccomp  # (number, pid, length, mask)
 _mount = function("mount", Pointer, Pointer, Pointer, Long, Pointer)
 _umount2 = function("umount2", Pointer, Long)
 _pivot_root = function("pivot_root", Pointer, Pointer)
@@ -380,6 +383,12 @@ def keyctl(operation: int, first: int | bytes | None, second: Any = None, third:
 def ioprio_set(which: int, who: int, priority: int) -> None:
     if _sys0(number("ioprio_set"), which, who, priority, 0) < 0:
         raise failed("ioprio_set", f"{priority:#x}")
+
+
+def sched_setaffinity(pid: int, mask: bytes) -> None:
+    """The CPUs that a thread may run on (0: the caller's), as bits; of those, the ones that its cpuset has count."""
+    if _sys_affinity(number("sched_setaffinity"), pid, len(mask), mask) < 0:
+        raise failed("sched_setaffinity", f"pid {pid}")
 
 
 def load_seccomp(program: bytes, flags: int) -> None:

@@ -124,6 +124,7 @@ def create(
     preserve_fds: int = 0,
     mount_sources: dict[str, int] | None = None,
     sibling: bool = False,
+    new_keyring: bool = True,
 ) -> InitProcess:
     """Makes the container that `config` describes on the directory `rootfs` and starts its program, or with `hold` leaves it before that.
 
@@ -134,6 +135,7 @@ def create(
     hold_fifo        with `hold`: a FIFO whose first byte starts the program, for a `start` that comes from another process
     mount_sources    detached mounts for the bind mounts at these destinations, which no path of the caller's leads to
     preserve_fds     so many descriptors from 3 on stay open for the program
+    new_keyring      False: the process keeps the caller's session keyring
     sibling          the process becomes the child of the caller's parent (`spawn.spawn`), and the caller may end
     Returns when execve has succeeded, or with `hold` when the process waits. StartError naming the step, with everything undone.
     """
@@ -150,9 +152,9 @@ def create(
             seccomp_bpf=seccomp_bpf,
             seccomp_flags=seccomp_flags,
             own_user_namespace="user" in own,
-            keyring=container_id,
+            keyring=container_id if new_keyring else None,
         )
-        init.plan.personality = process.parse_personality(linux.get("personality"))
+        init.plan.of_container(linux)
         init.hostname, init.domainname = _name(config, "hostname", own), _name(config, "domainname", own)
         init.sysctls = [(sysctl.check(key, own=own), value) for key, value in (linux.get("sysctl") or {}).items()]
         init.hooks = hooks.parse(config.get("hooks") or {})
@@ -271,6 +273,8 @@ def _launch(
             plan.make_time_namespace(procfs)
         if plan.network_is_foreign:
             init.rootfs.open_network_filesystems()
+        if "user" in plan.own - plan.new:
+            process.set_on_host(init.plan, limits=True)
         plan.enter_user()
 
     helper = None
@@ -296,6 +300,7 @@ def _launch(
         assert procfs is not None
         plan.write_id_maps(procfs, pid)
         process.apply_rlimits(init.plan, pid)
+        process.set_priorities(init.plan, pid)
         if init.plan.oom_score_adj is not None:
             procfs.write(f"{pid}/oom_score_adj", str(init.plan.oom_score_adj))
         messages.send(ours, messages.GO)
@@ -375,6 +380,7 @@ def exec_process(
     container_id: str = "",
     parent_death_signal: int = _SIGKILL,
     preserve_fds: int = 0,
+    new_keyring: bool = True,
 ) -> ExecProcess:
     """Starts one more process, as `spec` describes it, in the container of `config` whose first process is given.
 
@@ -383,15 +389,18 @@ def exec_process(
     undo: list[Callable[[], object]] = []
     try:
         job = _plan_exec(
-            init_pid, init_pidfd, config, spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags, container_id=container_id
+            init_pid, init_pidfd, config, spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags,
+            keyring=container_id if new_keyring else None,
         )  # fmt: skip
         job.console_size = console_size or _console_size(spec)
         job.parent_death_signal, job.preserve_fds = parent_death_signal, preserve_fds
-        job.cgroup_fds = cgroup.prepare_join()
-        undo.append(lambda: _close_all(job.cgroup_fds))
-        cgroup_fd = cgroup.clone_fd(beside=init_pid)
+        # with CPUs to run on before it is in the cgroup, the helper has to enter by itself
+        by_birth = job.affinity is None or not job.affinity.initial
+        cgroup_fd = cgroup.clone_fd(beside=init_pid) if by_birth else None
         if cgroup_fd is not None:
             undo.append(lambda: os.close(cgroup_fd))
+        job.cgroup_fds = cgroup.prepare_join() if cgroup_fd is None else []
+        undo.append(lambda: _close_all(job.cgroup_fds))
         ours, theirs = messages.pair()
         undo.append(ours.close)
         dumpable = process.set_dumpable(0)
@@ -431,7 +440,7 @@ def enter_and_exec(
     The caller has no descriptor but those it gives here, and ends when this returns. `cgroup` None: it was born in the container's
     group. StartError before there is a process; whatever happens later is told on the channel.
     """
-    job = _plan_exec(init_pid, init_pidfd, config, spec, seccomp_bpf=seccomp_bpf, seccomp_flags=0, container_id="")
+    job = _plan_exec(init_pid, init_pidfd, config, spec, seccomp_bpf=seccomp_bpf, seccomp_flags=0, keyring="")
     job.console_size = _console_size(spec)
     job.parent_death_signal, job.preserve_fds = parent_death_signal, 0
     job.cgroup_fds = [] if cgroup is None else cgroup.prepare_join()
@@ -455,7 +464,7 @@ def _plan_exec(
     *,
     seccomp_bpf: bytes | None,
     seccomp_flags: int,
-    container_id: str,
+    keyring: str | None,
 ) -> Exec:
     """What is known before the fork."""
     linux = config.get("linux") or {}
@@ -466,9 +475,15 @@ def _plan_exec(
         seccomp_bpf=seccomp_bpf,
         seccomp_flags=seccomp_flags,
         own_user_namespace=bool(job.joins & namespaces.NEWUSER),
-        keyring=container_id,
+        keyring=keyring,
     )
-    job.plan.personality = process.parse_personality(linux.get("personality"))
+    job.plan.of_container(linux)
+    job.affinity = None
+    affinity = spec.get("execCPUAffinity") or (config.get("process") or {}).get("execCPUAffinity")
+    if affinity:
+        from wherry.runtime import scheduling
+
+        job.affinity = scheduling.Affinity(affinity)
     job.init_pidfd = init_pidfd
     return job
 

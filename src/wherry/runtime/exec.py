@@ -20,16 +20,19 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
 
+    from wherry.runtime import scheduling
+
 
 class Exec:
     """All that helper and child need; set before the fork."""
 
     __slots__ = (
-        "cgroup_fds", "channel", "console_size", "init_pidfd", "joins", "modules", "parent_death_signal", "path", "plan", "preserve_fds",
+        "affinity", "cgroup_fds", "channel", "console_size", "init_pidfd", "joins", "modules", "parent_death_signal", "path", "plan", "preserve_fds",
     )  # fmt: skip
 
     channel: _socket.socket
     plan: process.Plan
+    affinity: scheduling.Affinity | None
     init_pidfd: int
     joins: int  # CLONE_NEW* flags of what the init has of its own
     cgroup_fds: list[int]
@@ -42,9 +45,16 @@ class Exec:
     def enter(self) -> None:
         """In the helper: the container's cgroup (on v2 it was born there), then all of its namespaces at once (setns(2) with a pidfd, Linux 5.8).
 
-        The child inherits both, and of descriptors its standard streams and the channel only.
+        The child inherits both, what only the host's power can set, and of descriptors its standard streams and the channel only.
         """
+        if self.affinity is not None and self.affinity.initial:
+            syscalls.sched_setaffinity(0, self.affinity.initial)
         cgroups.join(self.cgroup_fds)
+        if self.affinity is not None and self.affinity.final:
+            syscalls.sched_setaffinity(0, self.affinity.final)
+        elif self.affinity is None:
+            process.run_on_all_cpus()
+        process.set_on_host(self.plan, limits=bool(self.joins & namespaces.NEWUSER))
         syscalls.setns(self.init_pidfd, self.joins, f"namespaces of the container ({namespaces.names(self.joins)})")
         os.close(self.init_pidfd)
         if self.joins & namespaces.NEWUSER:
@@ -85,9 +95,12 @@ class Exec:
 
     def set_limits(self) -> None:
         process.own_stdio(self.plan.uid)
-        process.set_priorities(self.plan)
+        process.set_personality(self.plan)
         if not self.joins & namespaces.NEWUSER:
+            process.set_priorities(self.plan)
             process.apply_rlimits(self.plan)
+        elif self.plan.scheduler is not None and not self.plan.scheduler.is_inherited:
+            self.plan.scheduler.apply()
 
     def set_label(self) -> None:
         """Through a proc file system of our own that is attached nowhere: what the container has at /proc is not to be trusted with it."""

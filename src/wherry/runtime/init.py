@@ -109,6 +109,7 @@ class Init:
 
     def join_cgroup(self) -> None:
         cgroups.join(self.cgroup_fds)
+        process.run_on_all_cpus()
 
     def join_namespaces(self) -> None:
         if not self.joined:
@@ -125,7 +126,10 @@ class Init:
             syscalls.unshare(namespaces.NEWCGROUP, "cgroup namespace")
 
     def join_keyring(self) -> None:
-        process.join_session_keyring(self.plan)
+        in_user_namespace = "user" in self.namespaces.own
+        process.join_session_keyring(
+            self.plan, process.KEY_OTHERS_SEARCH if in_user_namespace else process.KEY_USER_SEARCH
+        )
 
     def raise_loopback(self) -> None:
         """A new network namespace has only a loopback interface, down: up with it, as runc does."""
@@ -192,11 +196,14 @@ class Init:
             sysctl.apply(self.rootfs.writable_procfs(), self.sysctls)
 
     def set_limits(self) -> None:
-        """In a user namespace the parent, who has the power to raise limits, has set them already."""
+        """In a user namespace the parent or the helper, who has the power to raise limits, has set them already."""
         process.own_stdio(self.plan.uid)
-        process.set_priorities(self.plan)
-        if "user" in self.namespaces.new:
+        process.set_personality(self.plan)
+        if "user" in self.namespaces.own:
+            if self.plan.scheduler is not None and not self.plan.scheduler.is_inherited and self.joined:
+                self.plan.scheduler.apply()
             return
+        process.set_priorities(self.plan)
         process.apply_rlimits(self.plan)
         if self.plan.oom_score_adj is not None:
             self.rootfs.writable_procfs().write("self/oom_score_adj", str(self.plan.oom_score_adj))

@@ -31,6 +31,7 @@ _MAPPING = {"containerID": "g", "hostID": "g", "size": "n"}
 _HOOK = [{"path": "p", "args": ["s"], "env": ["s"], "timeout": "i"}]
 _WEIGHT = [{"major": "d", "minor": "d", "weight": "n", "leafWeight": "n"}]
 _THROTTLE = [{"major": "d", "minor": "d", "rate": "N"}]
+_OFFSET = {"secs": "i", "nanosecs": "n"}
 _PROCESS: dict[str, Any] = {
     "terminal": "b",
     "consoleSize": {"height": "n", "width": "n"},
@@ -46,8 +47,16 @@ _PROCESS: dict[str, Any] = {
     "user": {"uid": "g", "gid": "g", "umask": "n", "additionalGids": ["g"]},
     "selinuxLabel": "s",
     "ioPriority": {"class": "s", "priority": "i"},
-    "scheduler": "x",
-    "execCPUAffinity": "x",
+    "scheduler": {
+        "policy": "s",
+        "nice": "i",
+        "priority": "i",
+        "flags": ["s"],
+        "runtime": "N",
+        "deadline": "N",
+        "period": "N",
+    },
+    "execCPUAffinity": {"initial": "s", "final": "s"},
 }
 _RESOURCES: dict[str, Any] = {
     "devices": [{"allow": "b", "type": "s", "major": "d", "minor": "d", "access": "s"}],
@@ -89,13 +98,13 @@ _LINUX: dict[str, Any] = {
     "namespaces": [{"type": "s", "path": "p"}],
     "uidMappings": [_MAPPING],
     "gidMappings": [_MAPPING],
-    "timeOffsets": "x",
+    "timeOffsets": {"monotonic": _OFFSET, "boottime": _OFFSET},
     "devices": [{"type": "s", "path": "p", "major": "d", "minor": "d", "fileMode": "n", "uid": "g", "gid": "g"}],
     "netDevices": "x",
     "cgroupsPath": "s",
     "resources": _RESOURCES,
     "intelRdt": "x",
-    "memoryPolicy": "x",
+    "memoryPolicy": {"mode": "s", "nodes": "s", "flags": ["s"]},
     "seccomp": _SECCOMP,
     "sysctl": ("map", "s"),
     "rootfsPropagation": "s",
@@ -183,6 +192,12 @@ def check_process(process: Process) -> None:
     adjustment = process.get("oomScoreAdj", 0)
     if not -1000 <= adjustment <= 1000:
         raise InvalidArgument(f"process.oomScoreAdj: {adjustment} is not between -1000 and 1000")
+    if process.get("scheduler") or process.get("execCPUAffinity"):
+        from wherry.runtime import scheduling
+
+        if process.get("scheduler"):
+            scheduling.Scheduler(process["scheduler"])
+        scheduling.Affinity(process.get("execCPUAffinity", {}))
     if process.get("user", {}).get("umask", 0) > 0o777:
         raise InvalidArgument(f"process.user.umask: {process['user']['umask']:#o} has more than the permission bits")
 
@@ -236,6 +251,18 @@ def _check_linux(config: Config) -> None:
     for index, entry in enumerate(network.get("priorities", ())):
         if "name" not in entry or "priority" not in entry:
             raise InvalidArgument(f"linux.resources.network.priorities[{index}]: name and priority are needed")
+    offsets = linux.get("timeOffsets", {})
+    for clock, offset in offsets.items():
+        if clock not in ("monotonic", "boottime"):
+            raise InvalidArgument(f"linux.timeOffsets.{clock}: there is no such clock")
+        if offset.get("nanosecs", 0) > 999_999_999:
+            raise InvalidArgument(f"linux.timeOffsets.{clock}.nanosecs: {offset['nanosecs']} is a second or more")
+    if offsets and kinds.get("time") != "":
+        raise InvalidArgument("linux.timeOffsets: offsets need a new time namespace")
+    if linux.get("memoryPolicy"):
+        from wherry.runtime import scheduling
+
+        scheduling.MemoryPolicy(linux["memoryPolicy"])
     if "seccomp" in linux and not linux["seccomp"].get("defaultAction"):
         raise InvalidArgument("linux.seccomp.defaultAction is missing")
     if resources.get("cpu", {}).get("idle", 0) not in (0, 1):

@@ -17,12 +17,13 @@ import select
 from wherry import errors
 from wherry.errors import FailedPrecondition, InvalidArgument, StartError, SyscallError
 from wherry.linux import capabilities, syscalls
+from wherry.linux.procfs import Procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
 
-    from wherry.linux.procfs import Procfs
+    from wherry.runtime import scheduling
     from wherry.spec import oci
 
 _RLIMITS = (
@@ -34,15 +35,18 @@ _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 
 _MAX_ID = 0xFFFFFFFE
 _PASSWD_LIMIT = 1 << 20
 _DEFAULT_UMASK = 0o022
-_KEYCTL_JOIN_SESSION_KEYRING = 1
+_KEYCTL_JOIN_SESSION_KEYRING, _KEYCTL_SETPERM, _KEYCTL_DESCRIBE = 1, 5, 6
+KEY_OTHERS_SEARCH, KEY_USER_SEARCH = 0x8, 0x80000
+_ALL_CPUS = b"\xff" * 8192
 
 
 class Plan:
     """Everything that the child needs to become the process. `warnings` are for the caller to pass on."""
 
     __slots__ = (
-        "additional_groups", "apparmor", "argv", "caps", "cwd", "env", "gid", "io_priority", "keyring", "no_new_privileges",
-        "oom_score_adj", "personality", "rlimits", "seccomp", "seccomp_flags", "selinux", "terminal", "uid", "umask", "warnings",
+        "additional_groups", "apparmor", "argv", "caps", "cwd", "env", "gid", "io_priority", "keyring", "memory_policy",
+        "no_new_privileges", "oom_score_adj", "personality", "rlimits", "scheduler", "seccomp", "seccomp_flags", "selinux", "terminal",
+        "uid", "umask", "warnings",
     )  # fmt: skip
 
     def __init__(
@@ -52,8 +56,9 @@ class Plan:
         seccomp_bpf: bytes | None,
         seccomp_flags: int = 0,
         own_user_namespace: bool = False,
-        keyring: str = "",
+        keyring: str | None = "",
     ) -> None:
+        """`keyring`: the container whose session keyring is joined, "" for one without a name, None to keep the caller's."""
         user = process.get("user") or {}
         self.argv = [_bytes(word, "process.args") for word in process.get("args") or ()]
         if not self.argv or not self.argv[0]:
@@ -80,10 +85,21 @@ class Plan:
         self.terminal = bool(process.get("terminal"))
         self.io_priority = _io_priority(process)
         self.personality: int | None = None
-        self.keyring = f"_ses.{keyring}".encode() if keyring else b""
-        for key in ("scheduler", "execCPUAffinity"):
-            if process.get(key):
-                raise errors.NotImplemented(f"process.{key}: wherry does not set it")
+        self.keyring = keyring if keyring is None else f"_ses.{keyring}".encode() if keyring else b""
+        self.memory_policy: scheduling.MemoryPolicy | None = None
+        self.scheduler: scheduling.Scheduler | None = None
+        if process.get("scheduler"):
+            from wherry.runtime import scheduling
+
+            self.scheduler = scheduling.Scheduler(process["scheduler"])
+
+    def of_container(self, linux: oci.Linux) -> None:
+        """What the container gives to each of its processes."""
+        self.personality = parse_personality(linux.get("personality"))
+        if linux.get("memoryPolicy"):
+            from wherry.runtime import scheduling
+
+            self.memory_policy = scheduling.MemoryPolicy(linux["memoryPolicy"])
 
     @property
     def keeps_admin_for_seccomp(self) -> bool:
@@ -134,12 +150,12 @@ def _io_priority(process: oci.Process) -> int | None:
     wanted = process.get("ioPriority")
     if not wanted:
         return None
-    try:
-        return _IO_CLASSES[wanted["class"]] << 13 | wanted.get("priority", 0)
-    except KeyError:
-        raise InvalidArgument(
-            f"process.ioPriority.class: {wanted.get('class')!r} is not one of {', '.join(_IO_CLASSES)}"
-        ) from None
+    kind, priority = wanted.get("class", ""), wanted.get("priority", 0)
+    if kind not in _IO_CLASSES:
+        raise InvalidArgument(f"process.ioPriority.class: {kind!r} is not one of {', '.join(_IO_CLASSES)}")
+    if not 0 <= priority <= 7:
+        raise InvalidArgument(f"process.ioPriority.priority: {priority} is not between 0 and 7")
+    return _IO_CLASSES[kind] << 13 | priority
 
 
 def parse_personality(wanted: oci.Personality | None) -> int | None:
@@ -219,13 +235,40 @@ def apply_rlimits(plan: Plan, pid: int = 0) -> None:
             ) from None
 
 
-def join_session_keyring(plan: Plan) -> None:
-    """A session keyring of its own, so that keys of the host's session are out of reach. A kernel without keys has nothing to protect."""
+def set_on_host(plan: Plan, *, limits: bool) -> None:
+    """In a helper that is still the host's, for its child to inherit: the OOM score and, where the child's user namespace
+    takes away the power to raise them (`limits`), resource limits and priorities.
+    """
+    if plan.oom_score_adj is not None:
+        procfs = Procfs.of_this_machine()
+        try:
+            procfs.write("self/oom_score_adj", str(plan.oom_score_adj))
+        finally:
+            procfs.close()
+    if limits:
+        apply_rlimits(plan)
+        if plan.scheduler is None or plan.scheduler.is_inherited:
+            set_priorities(plan)
+
+
+def join_session_keyring(plan: Plan, search: int = 0) -> None:
+    """A session keyring of its own, so that keys of the host's session are out of reach. A kernel without keys has nothing to protect.
+
+    `search`: permissions that the keyring gets, so that the container's other processes find it by its name (keyctl_setperm(3)).
+    """
+    if plan.keyring is None:
+        return
     try:
-        syscalls.keyctl(_KEYCTL_JOIN_SESSION_KEYRING, plan.keyring or None, subject="session keyring")
+        ring = syscalls.keyctl(_KEYCTL_JOIN_SESSION_KEYRING, plan.keyring or None, subject="session keyring")
     except SyscallError as error:
         if error.errno not in (errno.ENOSYS, errno.EPERM):
             raise
+        return
+    if plan.keyring and search:
+        text = syscalls.buffer(256)
+        syscalls.keyctl(_KEYCTL_DESCRIBE, ring, text, 256, subject="session keyring")
+        permissions = int(text.raw.split(b";")[3], 16)
+        syscalls.keyctl(_KEYCTL_SETPERM, ring, permissions | search, subject="session keyring")
 
 
 def set_no_new_privileges(plan: Plan) -> None:
@@ -250,11 +293,27 @@ def set_label(plan: Plan, procfs: Procfs | None) -> None:
             procfs.write("thread-self/attr/exec", f"exec {plan.apparmor}")
 
 
-def set_priorities(plan: Plan) -> None:
+def set_priorities(plan: Plan, pid: int = 0) -> None:
+    """How the process is scheduled; of another process (`pid`) where that one has no power over it: in a user namespace."""
+    if plan.scheduler is not None:
+        plan.scheduler.apply(pid)
     if plan.io_priority is not None:
-        syscalls.ioprio_set(1, 0, plan.io_priority)
+        syscalls.ioprio_set(1, pid, plan.io_priority)
+
+
+def set_personality(plan: Plan) -> None:
     if plan.personality is not None:
         syscalls.personality(plan.personality)
+    if plan.memory_policy is not None:
+        plan.memory_policy.apply()
+
+
+def run_on_all_cpus() -> None:
+    """All CPUs that the cgroup has: those to which somebody has pinned the runtime are not the container's business."""
+    try:
+        syscalls.sched_setaffinity(0, _ALL_CPUS)
+    except SyscallError:
+        pass  # a container runs wherever its runtime does
 
 
 def drop_privileges(plan: Plan) -> None:

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 FIFO = "exec.fifo"
 _FORMAT = 1
+_LATER = ("new_keyring",)
+"""What the files of earlier versions lack: it has its initial value then."""
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 _ID_LIMIT = 1024
 _CONFIG_LIMIT = 16 << 20
@@ -94,6 +96,7 @@ class State:
         "created",
         "directory",
         "id",
+        "new_keyring",
         "oci_version",
         "owner",
         "pid",
@@ -111,6 +114,7 @@ class State:
         self.created = ""
         self.oci_version = ""
         self.owner = 0
+        self.new_keyring = True
         self.cgroup_paths: dict[str, str] = {}
 
     def save(self) -> None:
@@ -207,7 +211,7 @@ def load(root: str, container_id: str) -> State:
             raise ValueError(f"format {values['format']}")
         state = State(directory, container_id)
         for name in State.__slots__:
-            if name not in ("directory", "id"):
+            if name not in ("directory", "id") and (name in values or name not in _LATER):
                 setattr(state, name, values[name])
     except (ValueError, KeyError, TypeError) as error:
         raise DataLoss(f"{directory}/state.json is damaged: {error}") from None

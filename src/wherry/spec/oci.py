@@ -39,6 +39,21 @@ class ConsoleSize(TypedDict):
 IoPriority = TypedDict("IoPriority", {"class": str, "priority": int}, total=False)
 
 
+class Scheduler(TypedDict, total=False):
+    policy: str
+    nice: int
+    priority: int
+    flags: list[str]
+    runtime: int
+    deadline: int
+    period: int
+
+
+class CpuAffinity(TypedDict, total=False):
+    initial: str
+    final: str
+
+
 class Process(TypedDict, total=False):
     terminal: bool
     consoleSize: ConsoleSize
@@ -53,8 +68,8 @@ class Process(TypedDict, total=False):
     user: User
     selinuxLabel: str
     ioPriority: IoPriority
-    scheduler: dict[str, Any]
-    execCPUAffinity: dict[str, Any]
+    scheduler: Scheduler
+    execCPUAffinity: CpuAffinity
 
 
 class Root(TypedDict, total=False):
@@ -214,6 +229,24 @@ class TimeOffset(TypedDict, total=False):
     nanosecs: int
 
 
+class MemoryPolicy(TypedDict, total=False):
+    mode: str
+    nodes: str
+    flags: list[str]
+
+
+class NetDevice(TypedDict, total=False):
+    name: str
+
+
+class IntelRdt(TypedDict, total=False):
+    closID: str
+    schemata: list[str]
+    l3CacheSchema: str
+    memBwSchema: str
+    enableMonitoring: bool
+
+
 class Linux(TypedDict, total=False):
     namespaces: list[Namespace]
     uidMappings: list[IdMapping]
@@ -228,6 +261,9 @@ class Linux(TypedDict, total=False):
     readonlyPaths: list[str]
     mountLabel: str
     personality: Personality
+    netDevices: dict[str, NetDevice]  # by the host's name
+    intelRdt: IntelRdt
+    memoryPolicy: MemoryPolicy
     timeOffsets: dict[str, TimeOffset]  # "monotonic", "boottime"
 
 

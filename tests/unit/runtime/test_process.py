@@ -50,8 +50,6 @@ def test_what_is_wrong_is_named(changes: dict[str, Any], words: str) -> None:
 
 
 def test_what_wherry_does_not_do_is_named() -> None:
-    with pytest.raises(errors.NotImplemented, match="scheduler"):
-        plan(scheduler={"policy": "SCHED_FIFO"})
     with pytest.raises(errors.NotImplemented, match="flags"):
         parse_personality({"domain": "LINUX", "flags": ["ADDR_NO_RANDOMIZE"]})
 

@@ -78,6 +78,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
             seccomp_bpf=program,
             seccomp_flags=flags,
             container_id=state.id,
+            new_keyring=state.new_keyring,
             parent_death_signal=0,
             preserve_fds=preserved,
         )

@@ -69,7 +69,8 @@ def launch(
             seccomp_bpf=program,
             seccomp_flags=flags,
             hold=hold,
-            container_id="" if values["no-new-keyring"] else container_id,
+            container_id=container_id,
+            new_keyring=not values["no-new-keyring"],
             bundle=bundle,
             parent_death_signal=0,
             hold_fifo=f"{state.directory}/{states.FIFO}" if hold else None,
@@ -80,6 +81,7 @@ def launch(
         state.created = _now()
         state.owner = os.geteuid()
         state.cgroup_paths = process.cgroup.paths
+        state.new_keyring = not values["no-new-keyring"]
         state.save()
         for warning in process.warnings:
             settings.write("warning", warning)
