@@ -114,6 +114,8 @@ class TaskSpec:
     runtime: ExternalRuntime | None = None
     user: UserWish | None = None
     """None: the numbers in `config.process.user` count."""
+    note: dict[str, Any] = field(default_factory=dict)
+    """JSON of the engine's own, for an engine that finds the container without a row that says so: `Task.note`."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -133,6 +135,8 @@ class Task:
         self.container_id = container_id
         self.pid = 0
         self.exit: ExitEvent | None = None
+        self.note: dict[str, Any] = {}
+        """What the `TaskSpec` of its start said."""
         self._connection = connection
         self._owner = owner
         self._released = asyncio.get_running_loop().create_future()
@@ -307,6 +311,7 @@ class Tasks:
         try:
             connection = await self._take_shim()
             task = self._tasks[container_id] = Task(container_id, connection, self)
+            task.note = spec.note
             connection.on_event, connection.on_closed = task.on_event, task.on_closed
             body, fds = _start_request(container_id, directory, spec, netns_fd, attach)
             task.pid = int((await connection.ask("start", body, fds))["pid"])
@@ -444,6 +449,7 @@ class Tasks:
         directory = f"{self._directory}/{container_id}"
         connection = None if (channel := _connect(directory)) is None else await ShimConnection.open(channel)
         task = Task(container_id, connection or ShimConnection.closed(), self)
+        task.note = _read_state(directory).get("note") or {}
         self._tasks[container_id] = task
         try:
             if connection is None:
@@ -485,6 +491,7 @@ def _start_request(
         "copy_up": [_fields(volume) for volume in spec.copy_up],
         "runtime": None if spec.runtime is None else _fields(spec.runtime),
         "user": None if spec.user is None else _fields(spec.user),
+        "note": spec.note,
     }
     if netns_fd is not None:
         body["netns_fd"] = len(fds)
@@ -521,6 +528,16 @@ def _read_exit(container_id: str, directory: str) -> ExitEvent | None:
         return None
 
 
+def _read_state(directory: str) -> dict[str, Any]:
+    """shim.json; {} when the shim has died before it made anything."""
+    try:
+        with open(f"{directory}/shim.json", "rb") as file:
+            state: dict[str, Any] = msgspec.json.decode(file.read())
+            return state
+    except FileNotFoundError:
+        return {}
+
+
 def _read_fault(directory: str) -> str:
     try:
         with open(f"{directory}/shim.err", errors="replace") as file:
@@ -548,12 +565,8 @@ def _connect(directory: str) -> socket.socket | None:
 
 def _kill_remains(directory: str) -> None:
     """Kills what is left in the cgroup of a container whose shim is gone, waits for it, removes the cgroup. Blocks."""
-    try:
-        with open(f"{directory}/shim.json", "rb") as file:
-            state = msgspec.json.decode(file.read())
-    except FileNotFoundError:
-        return  # it died before it made anything
-    if state["cgroup"]:
+    state = _read_state(directory)
+    if state.get("cgroup"):
         group = cgroups.open_group(state["cgroup"])
         if group.exists():
             group.kill()

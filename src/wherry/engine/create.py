@@ -17,13 +17,14 @@ from wherry.core.images import Image
 from wherry.engine import mounts, names, oci_config, resources, security, signals
 from wherry.engine.records import Container, MountPoint, Record
 from wherry.engine.services import Services
-from wherry.engine.store import describe
+from wherry.engine.store import RowChange, describe
 from wherry.errors import InvalidArgument, NotFound
 from wherry.network.files import parse_extra_host, resolv_conf
 from wherry.network.ports import port_requests
 from wherry.spec import seccomp
 from wherry.spec.ids import ContainerId
-from wherry.wire.engine import ContainerConfig, ContainerCreate, HostConfig, VolumeCreate
+from wherry.volumes.model import ANONYMOUS_LABEL
+from wherry.wire.engine import ContainerConfig, ContainerCreate, HostConfig
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\Z")
 LOG_DRIVERS = {"", "json-file", "none"}
@@ -67,13 +68,15 @@ async def create_container(
     async with AsyncExitStack() as undo:
         record.name = _reserve_name(services, wanted_name, id)
         undo.callback(services.containers.release, record.name)
+        volume_rows = []
         for point in record.mounts:
-            await _prepare_mount(services, point, undo)
+            if (row := await _prepare_mount(services, point, undo)) is not None:
+                volume_rows.append(row)
         await services.snapshots.prepare(id, image.layers[-1] if image.layers else None)
         undo.push_async_callback(services.snapshots.remove, id)
         os.makedirs(services.settings.container_dir(id), 0o710)
         undo.callback(_remove_dir, services.settings.container_dir(id))
-        await services.containers.add(Container(record))
+        await services.containers.add(Container(record), volume_rows)
         undo.pop_all()
     services.events.publish("container", "create", id, describe(record))
     return id, warnings
@@ -100,16 +103,16 @@ def _reserve_name(services: Services, wanted: str | None, id: ContainerId) -> st
     return name
 
 
-async def _prepare_mount(services: Services, point: MountPoint, undo: AsyncExitStack) -> None:
+async def _prepare_mount(services: Services, point: MountPoint, undo: AsyncExitStack) -> RowChange | None:
+    """→ what makes a new volume last; called in the transaction of the container's row."""
     if point.type == "volume":
-        existed = services.volumes.exists(point.name)
-        await services.volumes.create(
-            VolumeCreate(name=point.name, labels={"com.docker.volume.anonymous": ""} if point.anonymous else None)
-        )
-        if not existed:
+        row = await services.volumes.stage(point.name, {ANONYMOUS_LABEL: ""} if point.anonymous else {})
+        if row is not None:
             undo.push_async_callback(services.volumes.remove, point.name, force=True)
-    elif point.type == "bind":
+        return row
+    if point.type == "bind":
         await asyncio.to_thread(mounts.create_bind_source, point)
+    return None
 
 
 def _check_platform(image: Image, platform: str | None, ref: str) -> None:

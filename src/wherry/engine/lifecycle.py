@@ -185,7 +185,7 @@ class Lifecycle:
         number = signals.parse(signal or "SIGKILL")
         task = self.task(container, "kill")
         if number in (signals.KILL, signals.stop_signal(container.record)):
-            container.record.state.manually_stopped = True
+            await self._note_manual_stop(container)
         if container.status is Status.PAUSED and number == signals.KILL:
             await self._thaw(container, task)
         await self._signal(task, number)
@@ -214,7 +214,10 @@ class Lifecycle:
         seconds: float | None = DEFAULT_STOP_TIMEOUT if timeout is None else timeout
         if seconds is not None and seconds < 0:
             seconds = None
-        container.record.state.manually_stopped = manually
+        if manually:
+            await self._note_manual_stop(container)
+        else:
+            container.record.state.manually_stopped = False
         task = container.task
         if task is None:
             return
@@ -232,6 +235,12 @@ class Lifecycle:
         await self._signal(task, signals.KILL)
         self._publish(container, "kill", signal=str(signals.KILL))
         await container.exited.wait()
+
+    async def _note_manual_stop(self, container: Container) -> None:
+        """Restart policies respect a user's wish, also those of a successor that finds the container ended."""
+        container.record.state.manually_stopped = True
+        if container.record.host_config.restart_policy and container.is_running:
+            await self._services.containers.save(container)
 
     @staticmethod
     async def _signal(task: Task, number: int) -> None:
@@ -305,7 +314,7 @@ class Lifecycle:
 
     async def _kill_for_removal(self, container: Container) -> None:
         self._cancel_restart(container)
-        container.record.state.manually_stopped = True
+        await self._note_manual_stop(container)
         task = container.task
         if task is None or not container.is_running:
             return
@@ -318,26 +327,43 @@ class Lifecycle:
     async def _remove(self, container: Container, *, volumes: bool) -> None:
         """Take away everything that the container has. The lock is held, no process runs.
 
-        The row goes first: if the engine dies then, start-up removes what no row refers to. Files go into the trash, and the trash and the
-        kernel's remains when nobody waits any more.
+        The row goes first: if the engine dies then, start-up removes what no row refers to. (Volumes go before it, since nothing but the row
+        says that they are to go; a row that says "removing" has its removal ended at start-up.) Files go into the trash, and the trash and
+        the kernel's remains when nobody waits any more.
         """
         services, record = self._services, container.record
         record.state.status = Status.REMOVING
+        if volumes and (doomed := self._own_volumes(container)):
+            await services.containers.save(container)
+            for name in doomed:
+                try:
+                    await services.volumes.remove(name, force=True)
+                except (WherryError, OSError) as error:
+                    log.warning("container %s: its volume %s cannot be removed: %s", container.id[:12], name, error)
         await services.containers.delete(container)
         await services.snapshots.remove(container.id)
         services.snapshots.trash.put(services.settings.container_dir(container.id))
         for request in container.pending_attach:
             request.socket.close()
         container.pending_attach = []
-        if volumes:
-            for point in record.mounts:
-                if point.type == "volume" and point.anonymous:
-                    with contextlib.suppress(WherryError):
-                        await services.volumes.remove(point.name, force=True)
         self._publish(container, "destroy")
         container.exited.set()
         container.wake(("removed", "not-running", "next-exit", ""), record.state.exit_code)
         services.background.start(self._clear(container), name=f"clearing of {container.id[:12]}")
+
+    def _own_volumes(self, container: Container) -> list[str]:
+        """The anonymous volumes that no other container uses."""
+        others = {
+            point.name
+            for other in self._services.containers.all()
+            if other is not container
+            for point in other.record.mounts
+        }
+        return [
+            point.name
+            for point in container.record.mounts
+            if point.type == "volume" and point.anonymous and point.name not in others
+        ]
 
     async def _clear(self, container: Container) -> None:
         await self._services.tasks.forget(container.id)
@@ -346,34 +372,60 @@ class Lifecycle:
     # after a restart of the engine
 
     async def restore(self) -> None:
-        """Bring records and reality together: adopt what runs, record what ended meanwhile, finish removals, obey restart policies."""
+        """Bring records and reality together: adopt what runs, record what ended meanwhile, finish removals, obey restart policies.
+
+        What cannot be restored of one container is logged, and costs that one only.
+        """
         services = self._services
         tasks, exits = await services.tasks.reconnect()
-        running = {task.container_id: task for task in tasks}
-        ended = {event.container_id: event for event in exits}
+        found = {task.container_id for task in tasks} | {event.container_id for event in exits}
         for container in services.containers.all():
-            record, state = container.record, container.record.state
+            found.discard(container.id)
             container.exited.set()
-            task, event = running.pop(container.id, None), ended.pop(container.id, None)
-            if task is not None:
-                await self._adopt(container, task)
-            elif event is not None:
-                if not container.is_running:  # it was started, and the engine died before the row said so
-                    state.status, state.pid = Status.RUNNING, event.pid
-                await self.exited(container, event)
-            elif container.is_running:  # nothing is left of it: the machine was restarted
-                await self.exited(container, ExitEvent(container.id, None, 255, False, time.time_ns(), state.pid))
-            elif state.status is Status.RESTARTING:
-                self._schedule_restart(container)
-            elif self._starts_with_engine(container):
-                services.background.start(self._start_quietly(container), name=f"start of {record.id[:12]}")
-        for task in running.values():  # a shim of a container that the database does not know
-            log.warning("killing container %s, which has no record", task.container_id[:12])
-            with contextlib.suppress(WherryError):
-                await task.signal(signals.KILL, all=True)
-        for event in ended.values():
-            await services.tasks.forget(event.container_id)
+            try:
+                await self._restore(container)
+            except (WherryError, OSError) as error:
+                log.error("container %s cannot be restored: %s", container.id[:12], error)
+        for container_id in found:
+            services.background.start(self._remove_unknown(container_id), name=f"removal of {container_id[:12]}")
         self._remove_orphaned_files()
+
+    async def _restore(self, container: Container) -> None:
+        services, record, state = self._services, container.record, container.record.state
+        task = services.tasks.get(container.id)
+        if task is not None and task.exit is None:
+            await self._adopt(container, task)
+            return
+        if task is not None and task.exit is not None:
+            is_unrecorded = task.note.get("started_at_ns", state.started_at_ns) != state.started_at_ns
+            if is_unrecorded and not container.is_running:
+                self._starter.note_start(container, task.exit.pid, task.note)
+            if container.is_running:
+                await self.exited(container, task.exit)
+                return
+            await services.tasks.forget(container.id)
+        if container.is_running:  # nothing is left of it: the machine was restarted
+            await self.exited(container, ExitEvent(container.id, None, 255, False, time.time_ns(), state.pid))
+        elif state.status is Status.REMOVING or (
+            record.host_config.auto_remove and state.status is not Status.RESTARTING
+        ):
+            async with container.lock:
+                await self._remove(container, volumes=True)
+        elif state.status is Status.RESTARTING:
+            self._schedule_restart(container)
+        elif self._starts_with_engine(container):
+            services.background.start(self._start_quietly(container), name=f"start of {record.id[:12]}")
+
+    async def _remove_unknown(self, container_id: str) -> None:
+        """A container that the database does not know."""
+        tasks = self._services.tasks
+        task = tasks.get(container_id)
+        if task is not None and task.exit is None:
+            log.warning("killing container %s, which has no record", container_id[:12])
+            with contextlib.suppress(NotFound):
+                await task.signal(signals.KILL, all=True)
+            await task.wait_released()
+        await tasks.forget(container_id)
 
     def _remove_orphaned_files(self) -> None:
         """What a removal that was cut short has left: directories of containers without a row (snapshots look after their own)."""
@@ -384,17 +436,22 @@ class Lifecycle:
                     self._services.snapshots.trash.put(os.path.join(folder, name))
 
     async def _adopt(self, container: Container, task: Task) -> None:
-        record, state = container.record, container.record.state
-        container.task = task
-        container.exited.clear()
-        status = await task.status()
-        if not container.is_running:
-            state.started_at_ns = state.started_at_ns or time.time_ns()
-        state.status = Status.PAUSED if status.get("state") == "paused" else Status.RUNNING
-        state.pid = task.pid
-        if record.network is not None:
-            container.endpoint = await self._services.networks.restore(container.id, task.pid, record.network)
-        await self._services.containers.save(container)
+        async with container.lock:  # an end that is seen meanwhile waits until this is done
+            if not container.is_running:  # it was started, and the engine died before the row said so
+                self._starter.note_start(container, task.pid, task.note)
+            record, state = container.record, container.record.state
+            container.task = task
+            container.exited.clear()
+            state.pid = task.pid
+            with contextlib.suppress(NotFound):  # it has ended just now
+                status = await task.status()
+                state.status = Status.PAUSED if status.get("state") == "paused" else Status.RUNNING
+            if record.network is not None:
+                try:
+                    container.endpoint = await self._services.networks.restore(container.id, task.pid, record.network)
+                except (WherryError, OSError) as error:
+                    log.warning("container %s: its network cannot be restored: %s", container.id[:12], error)
+            await self._services.containers.save(container)
 
     @staticmethod
     def _starts_with_engine(container: Container) -> bool:

@@ -7,7 +7,8 @@ from __future__ import annotations
 
 import os
 import time
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, Any
 
 from wherry.core.tasks import CopyUp, ExternalRuntime, JsonFileLogConfig, OverlayRoot, TaskSpec, UserWish
 from wherry.engine import create, oci_config, security
@@ -43,7 +44,8 @@ class Starter:
             around = self._surroundings(container)
             await self._write_files(container)
             config = oci_config.build(record, around)
-            spec = self._task_spec(record, config)
+            note = {"started_at_ns": time.time_ns(), "network": record.network}
+            spec = self._task_spec(record, config, note)
             attach, container.pending_attach = container.pending_attach, []
             try:
                 task = await services.tasks.start(container.id, spec, netns_fd=netns_fd, attach=attach)
@@ -63,9 +65,7 @@ class Starter:
             raise
         container.task = task
         container.exited.clear()
-        state = record.state
-        state.status, state.pid, state.started_at_ns = Status.RUNNING, task.pid, time.time_ns()
-        state.exit_code, state.error, state.oom_killed, state.manually_stopped = 0, "", False, False
+        self.note_start(container, task.pid, note)
         await services.containers.save(container)
         for point in record.mounts:
             if point.type == "volume":
@@ -79,6 +79,16 @@ class Starter:
                 }
                 services.events.publish("volume", "mount", point.name, where)
         services.events.publish("container", "start", container.id, describe(record))
+
+    @staticmethod
+    def note_start(container: Container, pid: int, note: Mapping[str, Any]) -> None:
+        """The record of a container that runs from now on. `note`: what its task was given, so that a successor of an engine that died
+        before the row was written can do the same.
+        """
+        state = container.record.state
+        state.status, state.pid, state.started_at_ns = Status.RUNNING, pid, note.get("started_at_ns") or time.time_ns()
+        state.exit_code, state.error, state.oom_killed, state.manually_stopped = 0, "", False, False
+        container.record.network = note.get("network")
 
     async def _record_failure(self, container: Container, error: WherryError) -> None:
         state = container.record.state
@@ -185,7 +195,7 @@ class Starter:
             with os.fdopen(fd, "w") as file:
                 file.write(text)
 
-    def _task_spec(self, record: Record, config: oci.Config) -> TaskSpec:
+    def _task_spec(self, record: Record, config: oci.Config, note: dict[str, Any]) -> TaskSpec:
         services, host = self._services, record.host_config
         options = security.parse_options(host.security_opt)
         capabilities = tuple(security.effective_capabilities(host))
@@ -214,6 +224,7 @@ class Starter:
                 CopyUp(services.volumes.path(point.name), point.destination) for point in record.mounts if point.copy_up
             ],
             runtime=ExternalRuntime(runtime) if runtime is not None else None,
+            note=note,
         )
 
     def seccomp_for(self, record: Record, *, privileged: bool) -> bytes | None:

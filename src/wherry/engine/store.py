@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
+import sqlite3
+from collections.abc import Callable, Sequence
+
 import msgspec
 
 from wherry.core.db import Database
 from wherry.engine.records import Container, Record, Rows
 from wherry.errors import Conflict, InvalidArgument, NotFound
 from wherry.spec.ids import ContainerId
+
+RowChange = Callable[[sqlite3.Connection], None]
 
 
 class ContainerStore:
@@ -65,15 +70,21 @@ class ContainerStore:
     def release(self, name: str) -> None:
         self._by_name.pop(name, None)
 
-    async def add(self, container: Container) -> None:
-        """A new container, whose name is reserved: on disk, then known."""
-        await self.save(container)
+    async def add(self, container: Container, others: Sequence[RowChange] = ()) -> None:
+        """A new container, whose name is reserved: on disk, then known. `others`: rows that are to be there with its own, or not at all."""
+        await self.save(container, others)
         self._by_id[container.id] = container
 
-    async def save(self, container: Container) -> None:
+    async def save(self, container: Container, others: Sequence[RowChange] = ()) -> None:
         record = container.record
         blob = self._encoder.encode(record)
-        await self._database.run(lambda connection: Rows.save(connection, record.id, record.name, blob))
+
+        def write(connection: sqlite3.Connection) -> None:
+            for change in others:
+                change(connection)
+            Rows.save(connection, record.id, record.name, blob)
+
+        await self._database.run(write)
 
     async def rename(self, container: Container, name: str) -> None:
         old = container.record.name

@@ -135,9 +135,13 @@ def _start(spec: StartRequest, fds: list[int]) -> tuple[Message, list[int]]:
     log = open_log(spec.get("log"))
     if log is not None:
         log.close()  # the shim opens it again: a file that cannot be opened is to be known before anything runs
-    write_file(
-        state_dir, "shim.json", {"cgroup": linux.get("cgroupsPath", ""), "shim": os.getppid(), "runtime": external}
-    )
+    state = {
+        "cgroup": linux.get("cgroupsPath", ""),
+        "shim": os.getppid(),
+        "runtime": external,
+        "note": spec.get("note"),
+    }
+    write_file(state_dir, "shim.json", state)
     listener = _listen(state_dir)
     try:
         runtime = make_runtime(config, spec["container"], state_dir, external)

@@ -280,7 +280,10 @@ class Supervisor:
             init.exit["oom_killed"] = self.cgroup.oom_kills() > 0
         except (WherryError, OSError):
             pass  # the group is gone already
-        jobs.write_file(self._made["state_dir"], "exit.json", init.exit)
+        try:
+            jobs.write_file(self._made["state_dir"], "exit.json", init.exit)
+        except OSError as error:  # the disk is full: an engine that is there hears of the exit all the same
+            self._service.tell({"event": "warning", "message": f"its exit status could not be written: {error}"})
         self._service.tell(init.exit)
         try:
             self.runtime.delete()

@@ -4,7 +4,8 @@ Runs in wherryd, on its event loop; directory work in threads. Who uses a volume
 
 **Invariants**: a name is checked before it becomes a path. A volume is its row; the directory is there before the row, and is moved aside before
 the row goes, so that a crash leaves a volume or none. Data is deleted only under a name of its own (`.removed-…`), by descriptors, never through a
-link. A directory without a row (its creation was cut short, or the database is not the one that made it) is taken in as a volume: data is never lost.
+link. A directory without a row (its creation was cut short, or the database is not the one that made it) is taken in as a volume if there is
+something in it: data is never lost.
 All rows are in memory.
 
 Deliberately absent: volume plugins, mounts of the volume's own, quotas.
@@ -51,9 +52,9 @@ class Volumes:
         """One change at a time: a name is created or removed, not both at once."""
 
     async def open(self) -> None:
-        """Reads the rows; ends removals that were cut short; takes in directories that have no row."""
+        """Reads the rows; ends removals and creations that were cut short; takes in directories with data that have no row."""
         rows = await self._db.run(_load)
-        present = await asyncio.to_thread(self._scan)
+        present = await asyncio.to_thread(self._scan, {volume.name for volume in rows})
         for volume in rows:
             if volume.name in present:
                 self._volumes[volume.name] = volume
@@ -101,6 +102,18 @@ class Volumes:
                 await asyncio.to_thread(self._make_directory, name)
                 await self._insert(Volume(name, _now(), tuple(labels.items()), options))
             return self.inspect(name)
+
+    async def stage(self, name: str, labels: Mapping[str, str]) -> Callable[[sqlite3.Connection], None] | None:
+        """A volume for a container that is being made: it lasts once the answer has been called in the transaction that makes the
+        container. None when there is such a volume already. InvalidArgument for a bad name. `remove` undoes it.
+        """
+        check_name(name)
+        async with self._lock:
+            if name in self._volumes:
+                return None
+            await asyncio.to_thread(self._make_directory, name)
+            volume = self._volumes[name] = Volume(name, _now(), tuple(labels.items()))
+            return lambda connection: _insert(connection, volume)
 
     async def remove(self, name: str, *, force: bool = False) -> None:
         """NotFound, unless `force`. That no container refers to it the engine has made sure."""
@@ -166,15 +179,18 @@ class Volumes:
 
     # ---- in a thread
 
-    def _scan(self) -> set[str]:
-        """The volumes' directories; what is left of removals goes."""
+    def _scan(self, known: set[str]) -> set[str]:
+        """The volumes' directories; what is left of removals goes, and so do empty directories that are not of a `known` volume."""
         os.makedirs(self._directory, mode=0o701, exist_ok=True)
         found = set()
         for entry in os.scandir(self._directory):
             if entry.name.startswith(_REMOVED):
                 shutil.rmtree(entry.path)
             elif entry.is_dir(follow_symlinks=False) and os.path.isdir(self._mountpoint(entry.name)):
-                found.add(entry.name)
+                if entry.name in known or os.listdir(self._mountpoint(entry.name)):
+                    found.add(entry.name)
+                else:
+                    shutil.rmtree(entry.path)
         return found
 
     def _make_directory(self, name: str) -> None:

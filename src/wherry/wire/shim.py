@@ -79,6 +79,7 @@ if TYPE_CHECKING:
         copy_up: list[CopyUp]
         runtime: RuntimeConfig | None
         user: UserConfig | None  # None: the numbers in config.process.user count
+        note: dict[str, object]  # goes into shim.json as it is
 
     class ExitRecord(TypedDict):
         event: str  # "exit"
