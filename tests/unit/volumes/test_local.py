@@ -226,3 +226,32 @@ def test_a_directory_without_a_row_is_taken_in_with_its_data(tmp_path: Path) -> 
 
     run(tmp_path, find)
     run(tmp_path, find)
+
+
+def test_a_staged_volume_lasts_only_with_the_row_of_its_container(tmp_path: Path) -> None:
+    names = ["a" * 64, "b" * 64]
+
+    async def stage(volumes: Volumes) -> None:
+        rows = [await volumes.stage(name, {"label": "x"}) for name in names]
+        assert None not in rows and await volumes.stage(names[0], {}) is None
+        await volumes._db.run(rows[0])  # type: ignore[arg-type]
+        assert all(volumes.exists(name) for name in names)
+
+    async def find(volumes: Volumes) -> None:
+        assert [volume["Name"] for volume in volumes.list({}, ())] == [names[0]]
+        assert volumes.inspect(names[0])["Labels"] == {"label": "x"}
+        assert os.listdir(tmp_path / "volumes") == [names[0]]
+
+    run(tmp_path, stage)
+    run(tmp_path, find)
+
+
+def test_a_staged_volume_is_undone_by_its_removal(tmp_path: Path) -> None:
+    async def scenario(volumes: Volumes) -> None:
+        await volumes.stage("data", {})
+        await volumes.remove("data", force=True)
+        assert not volumes.exists("data") and os.listdir(tmp_path / "volumes") == []
+        with pytest.raises(InvalidArgument):
+            await volumes.stage("../data", {})
+
+    run(tmp_path, scenario)

@@ -1,0 +1,130 @@
+"""The engine is killed in the middle of something: its successor ends what was begun, or undoes it. Each test brings the middle about, it does not
+hope to hit it."""
+
+from __future__ import annotations
+
+import shutil
+import threading
+import time
+import urllib.request
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd, free_port, wait_until
+
+MakeEngine = Callable[..., Engine]
+
+SLOW_RUNTIME = """#!/bin/sh
+# runc, but a create waits until the test lets it go on
+case " $* " in *" create "*) : >{gate}/entered; until [ -e {gate}/go ]; do sleep 0.02; done ;; esac
+exec runc "$@"
+"""
+
+
+@pytest.fixture
+def gate(tmp_path: Path) -> Path:
+    return tmp_path
+
+
+def actions(engine: Engine, name: str) -> list[str]:
+    """What this engine has told of a container."""
+    words = ("events", "--since=1", f"--until={time.time()}", "--format={{.Action}}", f"--filter=container={name}")
+    return engine.output(*words).split()
+
+
+@pytest.mark.requires("runc")
+@differs_on_dockerd("forgets a container that it was starting")
+def test_a_container_whose_start_was_under_way_runs_with_its_network_and_its_ports(
+    own_engine: MakeEngine, gate: Path
+) -> None:
+    runtime = gate / "slow"
+    runtime.write_text(SLOW_RUNTIME.format(gate=gate))
+    runtime.chmod(0o755)
+    engine = own_engine(f"--add-runtime=slow={runtime}")
+    port = free_port()
+    flags = ("--name=web", "--runtime=slow", "-p", f"{port}:80")
+    engine.docker("create", *flags, BUSYBOX, "sh", "-c", "echo served >/index.html; exec httpd -f -p 80 -h /")
+    start = threading.Thread(target=engine.docker, args=("start", "web"), kwargs={"check": False})
+    start.start()
+    wait_until("the runtime was called", (gate / "entered").exists)
+    engine.kill9()
+    start.join()
+    (gate / "go").touch()
+    engine.start()
+    state = engine.state("web")
+    assert state["Running"] and state["StartedAt"] > "2020"
+    address = engine.inspect("web")["NetworkSettings"]["Networks"]["bridge"]["IPAddress"]
+    assert f" {address}/" in engine.output("exec", "web", "ip", "-4", "-o", "addr", "show", "dev", "eth0")
+
+    def serves() -> bool:
+        try:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/index.html", timeout=5) as answer:
+                return bool(answer.read() == b"served\n")
+        except OSError:
+            return False
+
+    wait_until("the published port leads to it", serves)
+
+
+@differs_on_dockerd("forgets that a container was stopped by hand")
+def test_a_stop_that_was_under_way_counts_as_one_by_hand(own_engine: MakeEngine, gate: Path) -> None:
+    engine = own_engine()
+    script = "trap 'touch /gate/asked' TERM; until [ -e /gate/go ]; do sleep 0.02; done; exit 5"
+    flags = ("--name=box", "--restart=unless-stopped", "--network=none", "-v", f"{gate}:/gate")
+    engine.docker("run", "-d", *flags, BUSYBOX, "sh", "-c", script)
+    with engine.popen("stop", "-t", "600", "box") as client:
+        wait_until("the container was told to stop", (gate / "asked").exists)
+        engine.kill9()
+        client.communicate()
+    (gate / "go").touch()
+    engine.start()
+    wait_until("it has ended", lambda: not engine.state("box")["Running"])
+    state = engine.state("box")
+    assert (state["Status"], state["ExitCode"]) == ("exited", 5)
+    assert "start" not in actions(engine, "box")
+
+
+def test_an_auto_removed_container_that_never_ran_goes_with_its_volume(own_engine: MakeEngine) -> None:
+    engine = own_engine()
+    engine.docker("create", "--rm", "--name=brief", "-v", "/data", BUSYBOX, "true")
+    engine.docker("create", "--name=other", "-v", "/data", BUSYBOX, "true")
+    volumes = engine.objects()["volumes"]
+    engine.kill9()
+    engine.start()
+    assert engine.output("ps", "-a", "--format={{.Names}}") == "other"
+    kept = {mount["Name"] for mount in engine.inspect("other")["Mounts"]}
+    assert len(volumes) == 2 and engine.objects()["volumes"] == kept
+
+
+@differs_on_dockerd("keeps no such record")
+def test_an_end_that_was_recorded_is_not_recorded_again(own_engine: MakeEngine, gate: Path) -> None:
+    engine = own_engine()
+    flags = ("--name=box", "--network=none", "-v", f"{gate}:/gate")
+    engine.docker("run", "-d", *flags, BUSYBOX, "sh", "-c", "until [ -e /gate/go ]; do sleep 0.02; done; exit 7")
+    task = engine.exec_root / "tasks" / engine.inspect("box")["Id"]
+    shutil.copytree(task, gate / "task", ignore=shutil.ignore_patterns("shim.sock"))
+    (gate / "go").touch()
+    assert engine.output("wait", "box") == "7"
+    wait_until("the task is cleared", lambda: not task.exists())
+    before = engine.state("box")
+    engine.kill9()
+    shutil.copytree(gate / "task", task)  # as if the engine had died before it cleared it
+    engine.start()
+    assert engine.state("box") == before
+    assert actions(engine, "box") == []
+    assert not task.exists()
+
+
+@pytest.mark.parametrize("verb", ["rm", "run --rm"])
+def test_a_volume_that_another_container_uses_is_not_removed_along(engine: Engine, verb: str) -> None:
+    engine.docker("create", "--name=first", *(["--rm"] if "--rm" in verb else []), "-v", "/data", BUSYBOX, "true")
+    name = engine.inspect("first")["Mounts"][0]["Name"]
+    engine.docker("run", "--name=second", "-v", f"{name}:/data", BUSYBOX, "sh", "-c", "echo kept >/data/file")
+    if "--rm" in verb:
+        engine.docker("start", "-a", "first")
+        wait_until("it is removed", lambda: engine.api("GET", "/containers/first/json")[0] == 404)
+    else:
+        engine.docker("rm", "-v", "first")
+    assert engine.shell("cat /data/file", "-v", f"{name}:/data") == "kept"
