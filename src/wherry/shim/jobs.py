@@ -35,10 +35,15 @@ from wherry.wire import shim as wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from typing import Any
+    from typing import Any, Protocol
 
     from wherry.shim.builtin import Started
     from wherry.wire.shim import LogConfig, Message, StartRequest
+
+    class Runtime(Protocol):
+        def start(
+            self, request: StartRequest, stdio: tuple[int, int, int] | None, seccomp: bytes | None
+        ) -> Started: ...
 
 _NOT_FOR_EXEC = ("resources", "seccomp", "maskedPaths", "readonlyPaths", "devices", "sysctl")
 """Parts of `linux` that a running container needs no more: the shim does not keep them."""
@@ -105,23 +110,23 @@ def _read_header(control: Socket) -> tuple[bytes, list[int]]:
     return header, fds
 
 
-def start(control: Socket) -> tuple[Message, list[int]]:
-    """Waits for the request and carries it out. The answer has its "id", also that of a failure; descriptors: streams, the listening
-    socket, the clients."""
+def start(control: Socket, runtime: Runtime | None = None) -> tuple[Message, list[int]]:
+    """Waits for the request and carries it out, with `runtime` if given, else by the one that the request names. The answer has its "id",
+    also that of a failure; descriptors: streams, the listening socket, the clients."""
     message, fds = read_start(control)
     answer: Message = {"id": message.get("id")}
     try:
         if message.get("op") != "start":
             raise InvalidArgument(f"a shim begins with start, not {message.get('op')!r}")
         spec: StartRequest = message  # type: ignore[assignment]
-        answer["ok"], result = _start(spec, fds)
+        answer["ok"], result = _start(spec, fds, runtime)
     except Exception as error:
         answer["error"] = wire.error_to_message(error)
         result = []
     return answer, result
 
 
-def _start(spec: StartRequest, fds: list[int]) -> tuple[Message, list[int]]:
+def _start(spec: StartRequest, fds: list[int], runtime: Runtime | None) -> tuple[Message, list[int]]:
     config, state_dir, external = spec["config"], spec["state_dir"], spec.get("runtime")
     linux = config.get("linux") or {}
     namespaces = linux.get("namespaces") or []
@@ -144,10 +149,10 @@ def _start(spec: StartRequest, fds: list[int]) -> tuple[Message, list[int]]:
     write_file(state_dir, "shim.json", state)
     listener = _listen(state_dir)
     try:
-        runtime = make_runtime(config, spec["container"], state_dir, external)
+        runner = runtime or make_runtime(config, spec["container"], state_dir, external)
         stdin, terminal = spec["stdio"]["stdin"], bool(process.get("terminal"))
         started, streams = _run(
-            lambda ends: runtime.start(spec, ends, _decode(spec.get("seccomp"))), terminal=terminal, stdin=stdin
+            lambda ends: runner.start(spec, ends, _decode(spec.get("seccomp"))), terminal=terminal, stdin=stdin
         )
     except BaseException:
         os.unlink(f"{state_dir}/shim.sock")

@@ -35,6 +35,8 @@ from wherry.wire import shim as wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wherry.linux.cgroups import Cgroup
     from wherry.shim.builtin import BuiltinRuntime
     from wherry.shim.jsonfile import JsonFileLog
@@ -55,9 +57,9 @@ _malloc_trim = function("malloc_trim", Long)
 
 
 class Supervisor:
-    """`Supervisor(control_fd).run()` returns when nothing of the container is left."""
+    """`Supervisor(control_fd).run()` returns when nothing of the container is left. `start` is what the worker does who starts it."""
 
-    def __init__(self, control_fd: int) -> None:
+    def __init__(self, control_fd: int, start: Callable[[Socket], tuple[Message, list[int]]] = jobs.start) -> None:
         self.loop = Loop()
         self.state = "created"
         self.init: Process | None = None
@@ -77,7 +79,7 @@ class Supervisor:
         self._death: Timer | None = None
         control = Socket(fileno=control_fd)
         self.work(
-            lambda: jobs.start(control),
+            lambda: start(control),
             lambda message, fds: self._on_started(control.detach(), message, fds),
             keep=[control_fd],
         )
@@ -182,7 +184,7 @@ class Supervisor:
         except Exception as error:  # with us, the container ends
             connection.send({"id": result["id"], "error": wire.error_to_message(error)})
             self.loop.stop()
-        self.loop.call_later(TIDY_SECONDS, _tidy)
+        self.loop.call_later(TIDY_SECONDS, tidy)
 
     def _take_over(self, made: Message, fds: list[int]) -> None:
         """The container that the worker has started is ours from here on."""
@@ -328,6 +330,6 @@ class Supervisor:
             pass
 
 
-def _tidy() -> None:
+def tidy() -> None:
     """Gives back the memory that the start has used, when nothing else is to be done."""
     _malloc_trim(0)

@@ -12,14 +12,13 @@ from __future__ import annotations
 import _signal  # type: ignore[import-not-found]  # the C half of signal, which would import enum
 import gc
 import os
-from _socket import AF_UNIX, SOCK_STREAM, socketpair
+from _socket import AF_UNIX, SOCK_STREAM
 from _socket import socket as Socket
 
-from wherry.errors import InvalidArgument
+from wherry.errors import InvalidArgument, SyscallError
 from wherry.linux import capabilities, cgroups, syscalls
-from wherry.shim.connection import Connection, receive
-from wherry.shim.loop import Loop
-from wherry.shim.stdio import Streams
+from wherry.shim import rehearsal
+from wherry.shim.connection import receive
 from wherry.shim.supervisor import Supervisor
 from wherry.wire import shim as wire
 
@@ -31,8 +30,6 @@ _PR_SET_CHILD_SUBREAPER = 36
 _SMALLEST, _LARGEST, _FILLING = 48, 512, 64 * 1024
 """Of the blocks that the interpreter pools: sizes in bytes, and how much of each size is filled."""
 _BYTES_HEADER = 33
-_REHEARSALS = 20
-"""More often than a function must be called before the interpreter specialises it."""
 _OOM_SCORE_ADJ = b"-998"
 """As containerd has it for its shims: with the supervisor dead, the container is lost, so others go first."""
 
@@ -52,7 +49,7 @@ def main(control_fd: int) -> None:
     ):  # a terminal's: they are for wherryd, which ends us by closing the socket
         _signal.signal(number, _signal.SIG_IGN)
     _preload()
-    _rehearse()
+    _rehearse(control_fd)
     gc.collect()
     gc.disable()
     gc.freeze()
@@ -124,39 +121,13 @@ def _preload() -> None:
     b"".decode("utf-8", "surrogateescape")
 
 
-def _rehearse() -> None:
-    """A shim's ordinary moments, played through before the first fork.
-
-    The interpreter rewrites code as it runs for the first times, and remembers where it has found methods. What is rewritten here is shared; what
-    each shim rewrites for itself is memory of its own.
-    """
-    for _ in range(_REHEARSALS):
-        loop = Loop()
-        outputs = [os.pipe(), os.pipe()]
-        ours, theirs = socketpair(AF_UNIX, SOCK_STREAM)
-        connection = Connection(loop, ours.detach(), on_message=_ignore, on_close=_ignore)
-        streams = Streams(
-            loop,
-            outputs=[(number, fds[0]) for number, fds in enumerate(outputs, 1)],
-            stdin_fd=None,
-            raw=False,
-            log=None,
-            ends_with_client=False,
-        )
-        theirs.sendall(wire.encode({"id": 1, "op": "status", "exec_id": None}))
-        connection.send({"id": 1, "ok": {"pid": 1, "state": "running", "exit": None, "execs": {}}})
-        for _, fd in outputs:
-            os.write(fd, b"rehearsal\n")
-            os.close(fd)
-        loop.call_later(0, loop.stop)
-        loop.run(_ignore)
-        streams.finish()
-        connection.close()
-        theirs.close()
-
-
-def _ignore(*_: object) -> None:
-    pass
+def _rehearse(control_fd: int) -> None:
+    try:
+        rehearsal.play([control_fd])
+    except SyscallError:
+        pass  # then each shim is somewhat larger
+    _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
+    _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
 
 
 def _fill_pools() -> list[bytes]:

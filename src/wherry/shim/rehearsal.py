@@ -1,0 +1,79 @@
+"""A shim's whole life, played through in the zygote before the first fork.
+
+The interpreter rewrites code as it runs for the first times, and remembers where it has found names and methods. What is rewritten here is
+shared by all shims; what each shim rewrites for itself is memory of its own, and time. So the zygote is a shim for a few lives: a real
+supervisor, whose worker makes a process that is no container (no namespace, no cgroup, no file that anybody else sees).
+
+Runs in the zygote, once. **Invariant**: afterwards no process, descriptor, signal handler or file of it is left.
+"""
+
+from __future__ import annotations
+
+import os
+from _socket import AF_UNIX, SOCK_STREAM, socketpair
+
+from wherry.linux import mounts, namespaces
+from wherry.runtime.process import close_descriptors
+from wherry.shim import jobs, supervisor
+from wherry.shim.builtin import Started
+from wherry.shim.children import stop_watching
+from wherry.shim.supervisor import Supervisor
+from wherry.wire import shim as wire
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from _socket import socket as Socket
+
+    from wherry.wire.shim import Message, StartRequest
+
+_LIVES = 20
+"""More often than the interpreter lets a function run before it specialises it."""
+
+
+def play(keep: list[int]) -> None:
+    """Leaves of all descriptors above 2 those in `keep` open. SyscallError where the kernel gives no detached tmpfs."""
+    stage = mounts.Filesystem("tmpfs", []).open()
+    try:
+        for _ in range(_LIVES):
+            _live(f"/proc/{os.getpid()}/fd/{stage}")
+    finally:
+        stop_watching()
+        close_descriptors(keep)
+
+
+def _live(state_dir: str) -> None:
+    engine, control = socketpair(AF_UNIX, SOCK_STREAM)
+    for request in _requests(state_dir):
+        engine.sendall(wire.encode(request))
+    shim = Supervisor(control.detach(), lambda control: jobs.start(control, _NoContainer()))
+    shim.run()
+    supervisor.tidy()
+    engine.close()
+
+
+def _requests(state_dir: str) -> list[Message]:
+    streams = {"stdin": True, "stdin_once": False}
+    process = {"args": ["rehearsal"], "cwd": "/"}
+    start = {
+        "id": 1, "op": "start", "container": "rehearsal", "state_dir": state_dir, "stdio": streams,
+        "config": {"process": process, "linux": {"cgroupsPath": "/wherry-rehearsal", "namespaces": [{"type": "pid"}]}},
+        "log": {"driver": "json-file", "path": f"{state_dir}/log", "max_size": None, "max_file": 1},
+    }  # fmt: skip
+    # There is no cgroup: the exec fails, as far inside as that.
+    execution = {"id": 2, "op": "exec", "exec_id": "rehearsal", "process": process, "stdio": streams}
+    status = {"id": 3, "op": "status", "exec_id": None}
+    return [start, execution, status, {"id": 4, "op": "close_stdin", "exec_id": None}]
+
+
+class _NoContainer:
+    """In place of a runtime: a process that says something and ends with its input."""
+
+    def start(self, request: StartRequest, stdio: tuple[int, int, int] | None, seccomp: bytes | None) -> Started:
+        assert stdio is not None
+        pid, pidfd = namespaces.clone(namespaces.CLONE_PARENT)
+        if pid == 0:
+            close_descriptors(list(stdio))
+            os.write(stdio[1], b"rehearsal\n")
+            os.read(stdio[0], 1)
+            os._exit(0)
+        return Started(pid, pidfd, None)
