@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import signal
 import subprocess
 import sys
 from pathlib import Path
@@ -111,13 +112,29 @@ async def test_the_zygote_has_no_zombies_and_ends_with_the_engine(tmp_path: Path
 
 
 @run
+async def test_the_rehearsal_leaves_nothing_behind(tmp_path: Path) -> None:
+    """The zygote has been a shim for a few lives (`shim.rehearsal`): no descriptor, process, handler or role of them is left."""
+    async with lab(tmp_path) as it:
+        await it.shell("sleep 1000")
+        zygote = it.tasks._zygote_process
+        assert zygote is not None
+        assert len(os.listdir(f"/proc/{zygote.pid}/fd")) == 4
+        shims = {str(it.shim_pid()), *Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()}
+        assert len(shims) <= 2  # the container's, and a spare one
+        status = dict(line.split(":\t") for line in Path(f"/proc/{zygote.pid}/status").read_text().splitlines())
+        assert int(status["SigCgt"], 16) == 0
+        assert int(status["SigIgn"], 16) & 1 << signal.SIGCHLD - 1
+        assert not int(status["SigIgn"], 16) & 1 << signal.SIGTERM - 1
+
+
+@run
 async def test_one_more_idle_container_costs_little_memory(tmp_path: Path) -> None:
     """What a shim has for itself; what it shares with the zygote one more container does not cost again (docs/SPECIFICATION.md)."""
     async with lab(tmp_path) as it:
         for number in range(10):
             await it.shell("sleep 1000", f"c{number}")
         own = sorted(private_memory(it.shim_pid(f"c{number}")) for number in range(10))
-        assert own[5] <= 1500, "KiB"
+        assert own[5] <= 1100, "KiB"
 
 
 def private_memory(pid: int) -> int:

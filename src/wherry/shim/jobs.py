@@ -45,6 +45,7 @@ if TYPE_CHECKING:
             self, request: StartRequest, stdio: tuple[int, int, int] | None, seccomp: bytes | None
         ) -> Started: ...
 
+
 _NOT_FOR_EXEC = ("resources", "seccomp", "maskedPaths", "readonlyPaths", "devices", "sysctl")
 """Parts of `linux` that a running container needs no more: the shim does not keep them."""
 

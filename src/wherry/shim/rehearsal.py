@@ -10,44 +10,64 @@ Runs in the zygote, once. **Invariant**: afterwards no process, descriptor, sign
 from __future__ import annotations
 
 import os
+import sys
 from _socket import AF_UNIX, SOCK_STREAM, socketpair
 
 from wherry.linux import mounts, namespaces
 from wherry.runtime.process import close_descriptors
-from wherry.shim import jobs, supervisor
+from wherry.shim import compact, jobs
 from wherry.shim.builtin import Started
 from wherry.shim.children import stop_watching
-from wherry.shim.supervisor import Supervisor
+from wherry.shim.supervisor import Supervisor, stand_alone
 from wherry.wire import shim as wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from _socket import socket as Socket
-
     from wherry.wire.shim import Message, StartRequest
 
-_LIVES = 20
+_LIVES = 10
 """More often than the interpreter lets a function run before it specialises it."""
 
 
-def play(keep: list[int]) -> None:
-    """Leaves of all descriptors above 2 those in `keep` open. SyscallError where the kernel gives no detached tmpfs."""
+def play(keep: list[int]) -> list[bytes]:
+    """Leaves of all descriptors above 2 those in `keep` open. Returns what is to be kept, see `compact`. SyscallError where the kernel gives
+    no detached tmpfs.
+    """
     stage = mounts.Filesystem("tmpfs", []).open()
+    state_dir = f"/proc/{os.getpid()}/fd/{stage}"
+    played: dict[int, int] = {}
     try:
+        _live(state_dir)
+        sys.setprofile(lambda frame, event, argument: played.setdefault(id(frame.f_code), len(played)))
+        _live(state_dir)
+        sys.setprofile(None)
+        kept = compact.fill_gaps()
+        compact.gather(played)
         for _ in range(_LIVES):
-            _live(f"/proc/{os.getpid()}/fd/{stage}")
+            _live(state_dir)
     finally:
         stop_watching()
         close_descriptors(keep)
+        _reap()
+    return kept
+
+
+def _reap() -> None:
+    """The last life's worker may not have ended yet."""
+    try:
+        while True:
+            os.waitpid(-1, 0)
+    except ChildProcessError:
+        pass
 
 
 def _live(state_dir: str) -> None:
     engine, control = socketpair(AF_UNIX, SOCK_STREAM)
     for request in _requests(state_dir):
         engine.sendall(wire.encode(request))
+    stand_alone()
     shim = Supervisor(control.detach(), lambda control: jobs.start(control, _NoContainer()))
     shim.run()
-    supervisor.tidy()
     engine.close()
 
 

@@ -26,6 +26,7 @@ if TYPE_CHECKING:
     from wherry.wire.shim import Message
 
     Answer = Callable[[Message], None]
+    Operation = Callable[["Service", Message, list[int], Answer], Message | None]
     Runtime = BuiltinRuntime | ExternalRuntime
 
 
@@ -37,10 +38,6 @@ class Service:
         """Execs that workers are making."""
         self._killed = False
         """Killed while it was being paused: it has to be thawed for that."""
-        self._operations = {
-            "exec": self._exec, "attach": self._attach, "signal": self._signal, "resize": self._resize, "close_stdin": self._close_stdin,
-            "pause": self._pause, "resume": self._resume, "update": self._update, "pids": self._pids, "status": self._status,
-        }  # fmt: skip
 
     @property
     def is_connected(self) -> bool:
@@ -73,10 +70,10 @@ class Service:
             connection.send({"id": number, **result})
 
         try:
-            operation = self._operations.get(str(message.get("op")))
+            operation = _OPERATIONS.get(str(message.get("op")))
             if operation is None:
                 raise InvalidArgument(f"unknown operation {message.get('op')!r}")
-            result = operation(message, fds, answer)
+            result = operation(self, message, fds, answer)
         except Exception as error:
             answer({"error": wire.error_to_message(error)})
             return
@@ -210,6 +207,13 @@ class Service:
         if process is None:
             raise NotFound("no such process" if exec_id is None else f"No such exec instance: {exec_id}")
         return process
+
+
+_OPERATIONS: dict[str, Operation] = {
+    "exec": Service._exec, "attach": Service._attach, "signal": Service._signal, "resize": Service._resize, "close_stdin": Service._close_stdin,
+    "pause": Service._pause, "resume": Service._resume, "update": Service._update, "pids": Service._pids, "status": Service._status,
+}  # fmt: skip
+"""Outside of the class, so that it is not made in every shim."""
 
 
 def _length(value: object) -> int:

@@ -22,8 +22,7 @@ from _socket import socket as Socket
 from time import time_ns
 
 from wherry.errors import WherryError
-from wherry.linux import cgroups
-from wherry.linux.syscalls import Long, function
+from wherry.linux import cgroups, syscalls
 from wherry.shim import jobs, process
 from wherry.shim.children import Children
 from wherry.shim.entry import Entry
@@ -49,11 +48,18 @@ EXEC_GRACE_SECONDS = 2.0
 """How long what an exec left in the background may still write to whoever is attached, as dockerd has it."""
 DEATH_SECONDS = 10.0
 """How long the exit waits for processes that were killed but do not die (hung in the kernel)."""
-TIDY_SECONDS = 0.3
-"""A container that has run this long is worth giving memory back for."""
 MAX_UNTOLD = 256
 
-_malloc_trim = function("malloc_trim", Long)
+_PR_SET_CHILD_SUBREAPER = 36
+
+
+def stand_alone() -> None:
+    """A session of our own, and whoever loses its parent below us becomes our child."""
+    try:
+        os.setsid()
+    except PermissionError:
+        pass  # a rehearsal: the zygote has its session
+    syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1, subject="child subreaper")
 
 
 class Supervisor:
@@ -184,7 +190,6 @@ class Supervisor:
         except Exception as error:  # with us, the container ends
             connection.send({"id": result["id"], "error": wire.error_to_message(error)})
             self.loop.stop()
-        self.loop.call_later(TIDY_SECONDS, tidy)
 
     def _take_over(self, made: Message, fds: list[int]) -> None:
         """The container that the worker has started is ours from here on."""
@@ -328,8 +333,3 @@ class Supervisor:
             os.close(fd)
         except OSError:
             pass
-
-
-def tidy() -> None:
-    """Gives back the memory that the start has used, when nothing else is to be done."""
-    _malloc_trim(0)

@@ -17,9 +17,9 @@ from _socket import socket as Socket
 
 from wherry.errors import InvalidArgument, SyscallError
 from wherry.linux import capabilities, cgroups, syscalls
-from wherry.shim import rehearsal
+from wherry.shim import compact, rehearsal
 from wherry.shim.connection import receive
-from wherry.shim.supervisor import Supervisor
+from wherry.shim.supervisor import Supervisor, stand_alone
 from wherry.wire import shim as wire
 
 TYPE_CHECKING = False
@@ -27,9 +27,6 @@ if TYPE_CHECKING:
     from wherry.wire.shim import Message
 
 _PR_SET_CHILD_SUBREAPER = 36
-_SMALLEST, _LARGEST, _FILLING = 48, 512, 64 * 1024
-"""Of the blocks that the interpreter pools: sizes in bytes, and how much of each size is filled."""
-_BYTES_HEADER = 33
 _OOM_SCORE_ADJ = b"-998"
 """As containerd has it for its shims: with the supervisor dead, the container is lost, so others go first."""
 
@@ -49,11 +46,12 @@ def main(control_fd: int) -> None:
     ):  # a terminal's: they are for wherryd, which ends us by closing the socket
         _signal.signal(number, _signal.SIG_IGN)
     _preload()
-    _rehearse(control_fd)
+    kept = _rehearse(control_fd)
     gc.collect()
     gc.disable()
     gc.freeze()
-    kept = _fill_pools()
+    _leave_the_engine()
+    kept += compact.fill_gaps()
     decoder = wire.Decoder()
     try:
         while receive(control, decoder):
@@ -83,12 +81,7 @@ def _fork(control: Socket, fd: int) -> int:
         return pid
     try:
         control.close()
-        os.setsid()
-        null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
-        for number in (0, 1, 2):  # nothing of the engine's stays open when it is gone
-            os.dup2(null, number, inheritable=False)
-        os.close(null)
-        syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 1, subject="child subreaper")
+        stand_alone()
         Supervisor(fd).run()
     finally:
         os._exit(0)
@@ -121,19 +114,21 @@ def _preload() -> None:
     b"".decode("utf-8", "surrogateescape")
 
 
-def _rehearse(control_fd: int) -> None:
+def _rehearse(control_fd: int) -> list[bytes]:
+    kept: list[bytes] = []
     try:
-        rehearsal.play([control_fd])
+        kept = rehearsal.play([control_fd])
     except SyscallError:
         pass  # then each shim is somewhat larger
     _signal.signal(_signal.SIGCHLD, _signal.SIG_IGN)
     _signal.signal(_signal.SIGTERM, _signal.SIG_DFL)
+    syscalls.prctl(_PR_SET_CHILD_SUBREAPER, 0, subject="child subreaper")
+    return kept
 
 
-def _fill_pools() -> list[bytes]:
-    """Objects that take up what is free in the interpreter's pools of small blocks, to be kept as long as the zygote lives.
-
-    Otherwise a shim's own objects come to lie here and there among the zygote's, and each makes one more page its own. Measured: 60 kB less
-    for every shim, for 2 MB once.
-    """
-    return [bytes(size - _BYTES_HEADER) for size in range(_SMALLEST, _LARGEST + 1, 16) for _ in range(_FILLING // size)]
+def _leave_the_engine() -> None:
+    """Nothing of the engine's stays open in a shim when the engine is gone. What goes wrong from here on is told in answers, and in shim.err."""
+    null = os.open("/dev/null", os.O_RDWR | os.O_CLOEXEC)
+    for number in (0, 1, 2):
+        os.dup2(null, number, inheritable=False)
+    os.close(null)
