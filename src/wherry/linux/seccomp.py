@@ -5,8 +5,8 @@ calling process.
 in the child that becomes the container's process: it touches nothing but memory and one system call. **Invariant:** a
 section that libseccomp does not take whole is an error, never a weaker filter; system calls whose name libseccomp
 does not know are skipped and so fall to the default action. System calls newer than all that the section names answer
-ENOSYS, where the default is an errno, so that programs fall back to older ones instead of failing with EPERM. Absent:
-SCMP_ACT_NOTIFY (no listener is handed out). Source: seccomp(2), seccomp_rule_add(3), seccomp_export_bpf(3).
+ENOSYS, where the default is an errno, so that programs fall back to older ones instead of failing with EPERM. Source:
+seccomp(2), seccomp_rule_add(3), seccomp_export_bpf(3).
 """
 
 from __future__ import annotations
@@ -15,7 +15,6 @@ import ctypes
 import os
 import sys
 
-from wherry import errors
 from wherry.errors import FailedPrecondition, InvalidArgument, SyscallError
 from wherry.linux import syscalls
 
@@ -30,6 +29,7 @@ ACTIONS = {
     "SCMP_ACT_KILL_PROCESS": 0x80000000,
     "SCMP_ACT_TRAP": 0x00030000,
     "SCMP_ACT_ERRNO": _ERRNO,
+    "SCMP_ACT_NOTIFY": 0x7FC00000,
     "SCMP_ACT_TRACE": 0x7FF00000,
     "SCMP_ACT_LOG": 0x7FFC0000,
     "SCMP_ACT_ALLOW": 0x7FFF0000,
@@ -111,7 +111,8 @@ def _libseccomp() -> ctypes.CDLL:
 
 def flags_of(section: Seccomp) -> int:
     """The flags for `load`. Without any in the section, speculation is left alone (SPEC_ALLOW), as runc does.
-    InvalidArgument for an unknown one.
+    InvalidArgument for an unknown one. TSYNC is dropped: the process has one thread, and with a listener the kernel
+    takes it only in another form. WAIT_KILLABLE_RECV speaks of a listener, and goes with one.
     """
     named = section.get("flags")
     if named is None:
@@ -121,13 +122,17 @@ def flags_of(section: Seccomp) -> int:
         if flag not in FLAGS:
             raise InvalidArgument(f"linux.seccomp.flags: {flag!r} is not known")
         result |= FLAGS[flag]
-    return result
+    if not any(rule.get("action") == "SCMP_ACT_NOTIFY" for rule in section.get("syscalls") or ()):
+        result &= ~FLAGS["SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"]
+    return result & ~FLAGS["SECCOMP_FILTER_FLAG_TSYNC"]
 
 
 def compile(section: Seccomp) -> bytes:
     """The program (an array of struct sock_filter) for `section`. InvalidArgument, NotImplemented or
     FailedPrecondition name what cannot be.
     """
+    if section.get("defaultAction") == "SCMP_ACT_NOTIFY":
+        raise InvalidArgument("linux.seccomp.defaultAction: SCMP_ACT_NOTIFY cannot be used as default action")
     default = _action(section.get("defaultAction", ""), section.get("defaultErrnoRet"), "linux.seccomp.defaultAction")
     library = _libseccomp()
     context = library.seccomp_init(default)
@@ -157,8 +162,6 @@ def compile(section: Seccomp) -> bytes:
 
 
 def _action(name: str, errno_return: int | None, where: str) -> int:
-    if name == "SCMP_ACT_NOTIFY":
-        raise errors.NotImplemented(f"{where}: SCMP_ACT_NOTIFY is not supported")
     if not isinstance(name, str) or name not in ACTIONS:
         raise InvalidArgument(f"{where}: {name!r} is not a seccomp action")
     if name not in _WITH_DATA:

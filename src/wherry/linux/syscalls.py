@@ -391,12 +391,17 @@ def sched_setaffinity(pid: int, mask: bytes) -> None:
         raise failed("sched_setaffinity", f"pid {pid}")
 
 
-def load_seccomp(program: bytes, flags: int) -> None:
-    """Puts a compiled filter (an array of struct sock_filter) on this thread: seccomp(2), SECCOMP_SET_MODE_FILTER."""
+def load_seccomp(program: bytes, flags: int) -> int:
+    """Puts a compiled filter (an array of struct sock_filter) on this thread: seccomp(2), SECCOMP_SET_MODE_FILTER.
+
+    Returns 0, or the listener's descriptor (CLOEXEC) if `flags` ask for one.
+    """
     keep = (Char * len(program)).from_buffer_copy(program)
     fprog = struct.pack("HxxxxxxP", len(program) // 8, addressof(keep))
-    if _sys_seccomp(number("seccomp"), 1, flags, fprog) < 0:
+    result = _sys_seccomp(number("seccomp"), 1, flags, fprog)
+    if result < 0:
         raise failed("seccomp", f"filter of {len(program) // 8} instructions")
+    return result
 
 
 def execve(path: bytes, argv: Sequence[bytes], envp: Sequence[bytes]) -> None:

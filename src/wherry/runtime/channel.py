@@ -7,6 +7,7 @@
                      FAILED       step, errno, text: nothing runs
                      (closed)     after EXEC: the program runs. Without: the child died
     parent → child   GO
+                     PID          your pid as I see it   (only to a child that hands out a seccomp listener)
 
 Both ends are CLOEXEC, so a successful execve closes the child's. A pure framing of bytes plus two socket calls; no
 state is kept here.
@@ -21,7 +22,7 @@ import struct
 
 from wherry.errors import StartError
 
-READY, HOOKS, CONSOLE, EXEC, FAILED, GO = b"R", b"H", b"C", b"X", b"F", b"G"
+READY, HOOKS, CONSOLE, EXEC, FAILED, GO, PID = b"R", b"H", b"C", b"X", b"F", b"G", b"P"
 _LIMIT = 1 << 16
 
 

@@ -155,6 +155,9 @@ def create(
             keyring=container_id if new_keyring else None,
         )
         init.plan.of_container(linux)
+        status = "created" if hold else "creating"
+        if init.plan.listen(linux.get("seccomp"), hooks.state_document(config, container_id, status, 0, bundle)):
+            undo.append(init.plan.close_listener)
         init.hostname, init.domainname = _name(config, "hostname", own), _name(config, "domainname", own)
         init.sysctls = [(sysctl.check(key, own=own), value) for key, value in (linux.get("sysctl") or {}).items()]
         init.hooks = hooks.parse(config.get("hooks") or {})
@@ -284,6 +287,7 @@ def _launch(
             *init.cgroup_fds,
             *(fd for _, fd in plan.join),
             init.hold_fifo,
+            *init.plan.descriptors(),
             *([procfs.fd] if procfs else ()),
         ]
         helper = spawn.Helper(enter_first, [*keep, *range(3, 3 + init.preserve_fds)], init.stdio)
@@ -304,6 +308,8 @@ def _launch(
         if init.plan.oom_score_adj is not None:
             procfs.write(f"{pid}/oom_score_adj", str(init.plan.oom_score_adj))
         messages.send(ours, messages.GO)
+    if init.plan.listener is not None:
+        messages.send(ours, messages.PID + b"%d" % pid)
 
     def run_hooks() -> None:
         state = hooks.state(config, container_id, "creating", pid, bundle)
@@ -381,6 +387,7 @@ def exec_process(
     parent_death_signal: int = _SIGKILL,
     preserve_fds: int = 0,
     new_keyring: bool = True,
+    bundle: str = "",
 ) -> ExecProcess:
     """Starts one more process, as `spec` describes it, in the container of `config` whose first process is given.
 
@@ -390,8 +397,9 @@ def exec_process(
     try:
         job = _plan_exec(
             init_pid, init_pidfd, config, spec, seccomp_bpf=seccomp_bpf, seccomp_flags=seccomp_flags,
-            keyring=container_id if new_keyring else None,
+            keyring=container_id if new_keyring else None, container_id=container_id, bundle=bundle,
         )  # fmt: skip
+        undo.append(job.plan.close_listener)
         job.console_size = console_size or _console_size(spec)
         job.parent_death_signal, job.preserve_fds = parent_death_signal, preserve_fds
         # with CPUs to run on before it is in the cgroup, the helper has to enter by itself
@@ -405,13 +413,15 @@ def exec_process(
         undo.append(ours.close)
         dumpable = process.set_dumpable(0)
         try:
-            keep = [init_pidfd, *job.cgroup_fds, *range(3, 3 + preserve_fds)]
+            keep = [init_pidfd, *job.cgroup_fds, *job.plan.descriptors(), *range(3, 3 + preserve_fds)]
             helper = spawn.Helper(job.enter, keep, _stdio_fds(stdio, undo))
             pid, pidfd = spawn.spawn(job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=helper)
         finally:
             process.set_dumpable(dumpable)
             theirs.close()
         undo.append(_OnFailure(lambda: _reap(pid, pidfd)))
+        if job.plan.listener is not None:
+            messages.send(ours, messages.PID + b"%d" % pid)
         console, _ = _await_exec(ours)
     except BaseException as error:
         _undo(undo, failed=True)
@@ -440,13 +450,27 @@ def enter_and_exec(
     The caller has no descriptor but those it gives here, and ends when this returns. `cgroup` None: it was born in the container's
     group. StartError before there is a process; whatever happens later is told on the channel.
     """
-    job = _plan_exec(init_pid, init_pidfd, config, spec, seccomp_bpf=seccomp_bpf, seccomp_flags=0, keyring="")
+    job = _plan_exec(
+        init_pid,
+        init_pidfd,
+        config,
+        spec,
+        seccomp_bpf=seccomp_bpf,
+        seccomp_flags=0,
+        keyring="",
+        container_id="",
+        bundle="",
+    )
     job.console_size = _console_size(spec)
     job.parent_death_signal, job.preserve_fds = parent_death_signal, 0
     job.cgroup_fds = [] if cgroup is None else cgroup.prepare_join()
     process.set_dumpable(0)
     process.install_stdio(_stdio_fds(stdio, []))
-    process.close_descriptors([init_pidfd, *job.cgroup_fds, channel.fileno()])
+    # Who is at the other end of `channel` does not know the pid
+    tell, listen = messages.pair() if job.plan.listener is not None else (None, None)
+    job.pid_source = listen
+    keep = [init_pidfd, *job.cgroup_fds, *job.plan.descriptors(), channel.fileno()]
+    process.close_descriptors([*keep, *(end.fileno() for end in (tell, listen) if end is not None)])
     try:
         job.enter()
         pid, _ = namespaces.clone(namespaces.CLONE_PARENT)
@@ -454,6 +478,8 @@ def enter_and_exec(
         raise spawn.as_start_error("namespaces", error) from None
     if pid == 0:
         spawn.guard(job.run, channel)
+    if tell is not None:
+        messages.send(tell, messages.PID + b"%d" % pid)
 
 
 def _plan_exec(
@@ -465,6 +491,8 @@ def _plan_exec(
     seccomp_bpf: bytes | None,
     seccomp_flags: int,
     keyring: str | None,
+    container_id: str,
+    bundle: str,
 ) -> Exec:
     """What is known before the fork."""
     linux = config.get("linux") or {}
@@ -478,13 +506,14 @@ def _plan_exec(
         keyring=keyring,
     )
     job.plan.of_container(linux)
-    job.affinity = None
+    job.affinity = job.pid_source = None
     affinity = spec.get("execCPUAffinity") or (config.get("process") or {}).get("execCPUAffinity")
     if affinity:
         from wherry.runtime import scheduling
 
         job.affinity = scheduling.Affinity(affinity)
     job.init_pidfd = init_pidfd
+    job.plan.listen(linux.get("seccomp"), hooks.state_document(config, container_id, "running", init_pid, bundle))
     return job
 
 

@@ -27,10 +27,12 @@ class Exec:
     """All that helper and child need; set before the fork."""
 
     __slots__ = (
-        "affinity", "cgroup_fds", "channel", "console_size", "init_pidfd", "joins", "modules", "parent_death_signal", "path", "plan", "preserve_fds",
+        "affinity", "cgroup_fds", "channel", "console_size", "init_pidfd", "joins", "modules", "parent_death_signal", "path", "pid_source",
+        "plan", "preserve_fds",
     )  # fmt: skip
 
     channel: _socket.socket
+    pid_source: _socket.socket | None  # whence a child with a seccomp listener learns its pid; None: the channel
     plan: process.Plan
     affinity: scheduling.Affinity | None
     init_pidfd: int
@@ -71,7 +73,10 @@ class Exec:
 
     def close_descriptors(self) -> None:
         self.modules = spawn.modules_loaded()
-        process.close_descriptors([self.channel.fileno()], first=3 + self.preserve_fds)
+        if self.plan.listener is not None:
+            self.plan.listener.learn_pid(self.pid_source or self.channel)
+        keep = [self.channel.fileno(), *self.plan.descriptors()]
+        process.close_descriptors(keep, first=3 + self.preserve_fds)
         process.pass_on(self.preserve_fds)
 
     def start_session(self) -> None:

@@ -58,6 +58,11 @@ def parse(hooks: oci.Hooks) -> dict[str, list[Hook]]:
 
 def state(config: oci.Config, container_id: str, status: str, pid: int, bundle: str) -> bytes:
     """The container's state as hooks get it: OCI runtime.md "State"."""
+    return fastjson.dumps(state_document(config, container_id, status, pid, bundle))
+
+
+def state_document(config: oci.Config, container_id: str, status: str, pid: int, bundle: str) -> dict[str, object]:
+    """The state, not yet as JSON. Without `pid` (0) the field is left out."""
     document: dict[str, object] = {
         "ociVersion": config.get("ociVersion", "1.0.2"),
         "id": container_id,
@@ -68,7 +73,7 @@ def state(config: oci.Config, container_id: str, status: str, pid: int, bundle: 
         document["pid"] = pid
     if annotations := config.get("annotations"):
         document["annotations"] = annotations
-    return fastjson.dumps(document)
+    return document
 
 
 def run(hooks: list[Hook], state_json: bytes) -> None:

@@ -97,6 +97,7 @@ class Init:
             *(fd for _, fd in self.namespaces.join),
             self.channel.fileno(),
             self.hold_fifo,
+            *self.plan.descriptors(),
         ]
         process.close_descriptors(keep, first=3 + self.preserve_fds)
         process.pass_on(self.preserve_fds)
@@ -120,6 +121,8 @@ class Init:
             messages.wait_for_go(self.channel)
             runtime_namespaces.become_root()
             process.set_parent_death_signal(self.parent_death_signal, self.channel)
+        if self.plan.listener is not None:
+            self.plan.listener.learn_pid(self.channel)
 
     def make_cgroup_namespace(self) -> None:
         if "cgroup" in self.namespaces.new:
@@ -214,7 +217,7 @@ class Init:
     def pivot(self) -> None:
         self.modules = spawn.modules_loaded()
         self.rootfs.pivot()
-        keep = [self.channel.fileno(), self.hold_fifo]
+        keep = [self.channel.fileno(), self.hold_fifo, *self.plan.descriptors()]
         process.close_descriptors(keep, first=3 + self.preserve_fds)
 
     # ----------------------------------------------------------------------------------------------- inside the container

@@ -17,7 +17,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
-    from wherry.spec.oci import Config, Process
+    from wherry.spec.oci import Config, Process, Seccomp
 
 _DEPTH = 32
 _MAX_ID = 0xFFFFFFFE  # (uid_t)-1 means "unchanged" to the kernel
@@ -83,7 +83,7 @@ _SECCOMP: dict[str, Any] = {
     "defaultErrnoRet": "n",
     "architectures": ["s"],
     "flags": ["s"],
-    "listenerPath": "x",
+    "listenerPath": "s",
     "listenerMetadata": "s",
     "syscalls": [
         {
@@ -263,10 +263,20 @@ def _check_linux(config: Config) -> None:
         from wherry.runtime import scheduling
 
         scheduling.MemoryPolicy(linux["memoryPolicy"])
-    if "seccomp" in linux and not linux["seccomp"].get("defaultAction"):
-        raise InvalidArgument("linux.seccomp.defaultAction is missing")
+    if "seccomp" in linux:
+        _check_seccomp(linux["seccomp"])
     if resources.get("cpu", {}).get("idle", 0) not in (0, 1):
         raise InvalidArgument("linux.resources.cpu.idle: it is 0 or 1")
+
+
+def _check_seccomp(section: Seccomp) -> None:
+    if not section.get("defaultAction"):
+        raise InvalidArgument("linux.seccomp.defaultAction is missing")
+    actions = {section["defaultAction"], *(rule.get("action", "") for rule in section.get("syscalls", ()))}
+    if "SCMP_ACT_NOTIFY" in actions:
+        from wherry.runtime import seccomp_notify
+
+        seccomp_notify.check(section)
 
 
 _THROTTLES = ("throttleReadBpsDevice", "throttleWriteBpsDevice", "throttleReadIOPSDevice", "throttleWriteIOPSDevice")

@@ -24,6 +24,7 @@ if TYPE_CHECKING:
     import _socket
 
     from wherry.runtime import scheduling
+    from wherry.runtime.seccomp_notify import Listener
     from wherry.spec import oci
 
 _RLIMITS = (
@@ -44,7 +45,7 @@ class Plan:
     """Everything that the child needs to become the process. `warnings` are for the caller to pass on."""
 
     __slots__ = (
-        "additional_groups", "apparmor", "argv", "caps", "cwd", "env", "gid", "io_priority", "keyring", "memory_policy",
+        "additional_groups", "apparmor", "argv", "caps", "cwd", "env", "gid", "io_priority", "keyring", "listener", "memory_policy",
         "no_new_privileges", "oom_score_adj", "personality", "rlimits", "scheduler", "seccomp", "seccomp_flags", "selinux", "terminal",
         "uid", "umask", "warnings",
     )  # fmt: skip
@@ -86,6 +87,7 @@ class Plan:
         self.io_priority = _io_priority(process)
         self.personality: int | None = None
         self.keyring = keyring if keyring is None else f"_ses.{keyring}".encode() if keyring else b""
+        self.listener: Listener | None = None
         self.memory_policy: scheduling.MemoryPolicy | None = None
         self.scheduler: scheduling.Scheduler | None = None
         if process.get("scheduler"):
@@ -100,6 +102,27 @@ class Plan:
             from wherry.runtime import scheduling
 
             self.memory_policy = scheduling.MemoryPolicy(linux["memoryPolicy"])
+
+    def listen(self, section: oci.Seccomp | None, state: dict[str, object]) -> bool:
+        """Connects to the seccomp agent, where the filter has one; whether it does. `close_listener` is the caller's."""
+        if self.seccomp is None or not section:
+            return False
+        if all(rule.get("action") != "SCMP_ACT_NOTIFY" for rule in section.get("syscalls") or ()):
+            return False
+        from wherry.runtime import seccomp_notify
+
+        seccomp_notify.check(section)
+        self.listener = seccomp_notify.Listener(section, state)
+        self.seccomp_flags |= seccomp_notify.NEW_LISTENER
+        return True
+
+    def descriptors(self) -> list[int]:
+        """What the child is to keep until it executes its program."""
+        return [] if self.listener is None else [self.listener.fileno()]
+
+    def close_listener(self) -> None:
+        if self.listener is not None:
+            self.listener.close()
 
     @property
     def keeps_admin_for_seccomp(self) -> bool:
@@ -433,7 +456,9 @@ def load_filter(plan: Plan) -> None:
     """The seccomp filter, as late as can be: after it only capset, prctl and execve are left to do."""
     if plan.seccomp is None:
         return
-    syscalls.load_seccomp(plan.seccomp, plan.seccomp_flags)
+    fd = syscalls.load_seccomp(plan.seccomp, plan.seccomp_flags)
+    if plan.listener is not None:
+        plan.listener.hand_over(fd)
     if plan.keeps_admin_for_seccomp:
         capabilities.apply(plan.caps)
         capabilities.apply_ambient(plan.caps.ambient)

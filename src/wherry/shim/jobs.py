@@ -50,6 +50,12 @@ _NOT_FOR_EXEC = ("resources", "seccomp", "maskedPaths", "readonlyPaths", "device
 """Parts of `linux` that a running container needs no more: the shim does not keep them."""
 
 
+def _agent(linux: Any, external: object) -> dict[str, Any]:
+    """The seccomp section where each exec, too, has to ask somebody."""
+    section = linux.get("seccomp") or {}
+    return {"seccomp": section} if section.get("listenerPath") and not external else {}
+
+
 def write_file(directory: str, name: str, value: object) -> None:
     """A file of the state directory, whole or not at all."""
     path = f"{directory}/{name}"
@@ -167,7 +173,7 @@ def _start(spec: StartRequest, fds: list[int], runtime: Runtime | None) -> tuple
         "own_pid_namespace": any(entry["type"] == "pid" and not entry.get("path") for entry in namespaces),
         "oom_score_adj": oom_score_adj,
         "runtime": external,
-        "linux": {key: value for key, value in linux.items() if key not in _NOT_FOR_EXEC},
+        "linux": {key: value for key, value in linux.items() if key not in _NOT_FOR_EXEC} | _agent(linux, external),
         "terminal": terminal,
         "stdin": stdin,
         "stdin_once": spec["stdio"]["stdin_once"],

@@ -79,6 +79,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
             seccomp_flags=flags,
             container_id=state.id,
             new_keyring=state.new_keyring,
+            bundle=state.bundle,
             parent_death_signal=0,
             preserve_fds=preserved,
         )
