@@ -35,6 +35,7 @@ MAY_BE_ABSENT = frozenset(
         "userns",
         "timens",
         "numa",
+        "idmap",
         "suites",
     }
 )
@@ -78,6 +79,10 @@ def _nftables() -> bool:
     )
 
 
+def _kernel() -> tuple[int, ...]:
+    return tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
+
+
 def _program(name: str) -> Callable[[], bool]:
     return lambda: shutil.which(name) is not None
 
@@ -104,6 +109,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "x86_64": lambda: platform.machine() == "x86_64",
     "aarch64": lambda: platform.machine() == "aarch64",
     "apparmor": lambda: os.path.exists("/sys/module/apparmor/parameters/enabled"),
+    "idmap": lambda: _kernel() >= (6, 3),  # tmpfs takes id mappings
     "numa": lambda: os.path.exists("/proc/self/numa_maps"),
     "timens": lambda: os.path.exists("/proc/self/ns/time"),
     "selinux": lambda: os.path.exists("/sys/fs/selinux/enforce"),

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
+import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-from tests.runtime_lab import Lab, bind, mount
+from tests.runtime_lab import ID_MAP, NAMESPACES, Lab, bind, mount
 
 from wherry.errors import StartError, SyscallError
 from wherry.linux import mounts as linux_mounts
 from wherry.linux import syscalls
+
+USER_NAMESPACE = {
+    "namespaces": [{"type": kind} for kind in (*NAMESPACES, "user")], "uidMappings": ID_MAP, "gidMappings": ID_MAP,
+}  # fmt: skip
+
+
+def give_to_mapped_root(lab: Lab) -> None:
+    for directory, _, names in os.walk(lab.rootfs):
+        for name in (directory, *(os.path.join(directory, name) for name in names)):
+            os.chown(name, 100000, 100000, follow_symlinks=False)
 
 
 def test_a_bind_mount_shows_the_hosts_directory_both_ways(lab: Lab, tmp_path: Path) -> None:
@@ -120,9 +133,135 @@ def test_an_unknown_option_is_refused_by_name(lab: Lab) -> None:
     assert caught.value.step == "mounts"
 
 
-def test_an_id_mapped_mount_is_refused_by_name(lab: Lab, tmp_path: Path) -> None:
-    with pytest.raises(StartError, match=r"/mnt.*id-mapped"):
-        lab.run("true", mounts=[bind(tmp_path, "/mnt", "bind", "idmap")])
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (["bind", "size=1m"], "bind mounts cannot have any filesystem-specific options applied: size"),
+        (["bind", "sync"], "bind mounts cannot have any filesystem-specific options applied: sync"),
+        (["bind", "tmpcopyup"], "tmpcopyup is for a tmpfs"),
+        (["bind", "idmap"], "must have both uid and gid mappings"),
+    ],
+)
+def test_an_option_that_a_bind_mount_could_not_have_is_refused(
+    lab: Lab, tmp_path: Path, options: list[str], words: str
+) -> None:
+    with pytest.raises(StartError, match=words):
+        lab.run("true", mounts=[bind(tmp_path, "/mnt", *options)])
+
+
+def id_mapping(outside: int) -> list[dict[str, int]]:
+    return [{"containerID": 0, "hostID": outside, "size": 1000}]
+
+
+@pytest.fixture
+def owned(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs with another one below it; a file of user 5, group 6 in each."""
+    (tmp_path / "top").mkdir()
+    with contextlib.ExitStack() as stack:
+        for point in (tmp_path / "top", tmp_path / "top/sub"):
+            point.mkdir(exist_ok=True)
+            subprocess.run(["mount", "-t", "tmpfs", "-o", "mode=755", "tmpfs", point], check=True)
+            stack.callback(subprocess.run, ["umount", point], check=True)
+            (point / "file").touch()
+            os.chown(point / "file", 5, 6)
+            if point.name == "top":
+                (point / "sub").mkdir()
+        yield tmp_path / "top"
+
+
+SHOW_OWNERS = "stat -c '%u %g' /mnt/file /mnt/sub/file; touch /mnt/new"
+
+
+@pytest.mark.requires("idmap")
+@pytest.mark.parametrize(
+    ("options", "below"), [(["rbind"], "5 6"), (["rbind", "idmap"], "5 6"), (["rbind", "ridmap"], "105 206")]
+)
+def test_ids_are_mapped(lab: Lab, owned: Path, options: list[str], below: str) -> None:
+    entry = {**bind(owned, "/mnt", *options), "uidMappings": id_mapping(100), "gidMappings": id_mapping(200)}
+    result = lab.shell(SHOW_OWNERS, mounts=[entry], user={"uid": 107, "gid": 208}, capabilities={})
+    assert result.lines == ["105 206", below]
+    assert "Permission denied" in result.err  # the root directory is 100's
+    os.chown(owned, 7, 8)
+    assert lab.shell(SHOW_OWNERS, mounts=[entry], user={"uid": 107, "gid": 208}, capabilities={}).err == ""
+    assert ((owned / "new").stat().st_uid, (owned / "new").stat().st_gid) == (7, 8)
+
+
+@pytest.mark.requires("idmap", "userns")
+@pytest.mark.parametrize("by_path", [False, True])
+def test_an_id_map_without_mappings_is_the_containers(lab: Lab, owned: Path, by_path: bool) -> None:
+    give_to_mapped_root(lab)
+    linux = USER_NAMESPACE
+    entry = bind(owned, "/mnt", "bind", "idmap")
+    if not by_path:
+        assert lab.shell("stat -c '%u %g' /mnt/file", mounts=[entry], linux=linux).out == "5 6\n"
+        return
+    with lab.start("sleep", "100", linux=linux) as box:
+        user = {"type": "user", "path": f"/proc/{box.pid}/ns/user"}
+        joined = {"namespaces": [*({"type": kind} for kind in NAMESPACES), user]}
+        assert lab.shell("stat -c '%u %g' /mnt/file", mounts=[entry], linux=joined).out == "5 6\n"
+
+
+@pytest.mark.parametrize(
+    ("word", "shown"),
+    [
+        ("ro", "ro"), ("nosuid", "nosuid"), ("nodev", "nodev"), ("noexec", "noexec"), ("noatime", "noatime"),
+        ("nodiratime", "nodiratime"), ("nosymfollow", "nosymfollow"), ("relatime", "relatime"),
+    ],
+)  # fmt: skip
+def test_every_attribute_is_for_one_mount_or_for_all_below(lab: Lab, nested: Path, word: str, shown: str) -> None:
+    script = "awk '$5 ~ /^.(mnt|rec|new)/ {print $5, $6}' /proc/self/mountinfo"
+    result = lab.shell(
+        script, mounts=[bind(nested, "/mnt", "rbind", word), bind(nested, "/rec", "rbind", f"r{word}"), mount("/new", "tmpfs", f"r{word}")]
+    )  # fmt: skip
+    has = {line.split()[0]: shown in line.split()[1].split(",") for line in result.lines}
+    tops = {path: given for path, given in has.items() if path.count("/") == 1}
+    assert tops == {"/mnt": True, "/rec": True, "/new": True}, result
+    assert {given for path, given in has.items() if path.startswith("/rec/")} == {True}
+    if shown != "relatime":  # which is the default
+        assert {given for path, given in has.items() if path.startswith("/mnt/")} == {False}
+
+
+def test_a_remount_changes_options_of_the_file_system(lab: Lab) -> None:
+    result = lab.shell(
+        "grep ' /t ' /proc/self/mountinfo",
+        mounts=[mount("/t", "tmpfs", "size=64k"), mount("/t", "tmpfs", "remount", "size=128k", "noexec")],
+    )
+    assert "size=128k" in result.out
+    assert "noexec" in result.out
+
+
+def test_an_overlay_with_long_directories_is_mounted(lab: Lab, tmp_path: Path) -> None:
+    layers = [tmp_path / f"{'layer' * 8}{number}" for number in range(6)]
+    for layer in layers:
+        layer.mkdir()
+        (layer / layer.name[-1]).touch()
+    (tmp_path / "upper").mkdir()
+    (tmp_path / "work").mkdir()
+    lower = ":".join(map(str, layers))
+    assert len(lower) > 256
+    options = [f"lowerdir={lower}", f"upperdir={tmp_path}/upper", f"workdir={tmp_path}/work", "nosuid"]
+    script = "ls /mnt; touch /mnt/written; grep -c ' /mnt .*nosuid.* overlay' /proc/self/mountinfo"
+    result = lab.shell(script, mounts=[mount("/mnt", "overlay", *options)])
+    assert result.lines == ["0", "1", "2", "3", "4", "5", "1"], result.err
+    assert (tmp_path / "upper/written").exists()
+
+
+def test_a_label_for_mounts_needs_selinux(lab: Lab) -> None:
+    with pytest.raises(StartError, match=r"linux\.mountLabel: selinux is disabled or not supported"):
+        lab.run("true", linux={"mountLabel": "system_u:object_r:container_file_t:s0"})
+
+
+@pytest.mark.parametrize("in_user_namespace", [False, True])
+def test_without_pivot_root_a_container_sees_the_same(lab: Lab, in_user_namespace: bool) -> None:
+    if in_user_namespace:
+        give_to_mapped_root(lab)
+    script = "ls /; ls /..; ls /proc/1/root/; readlink /proc/self/root; cut -d' ' -f5,6 /proc/self/mountinfo; ls /proc/kcore/.."
+    config = lab.config("sh", "-c", script, linux=USER_NAMESPACE if in_user_namespace else None)
+    with_pivot = lab.run_config(config)
+    assert lab.run_config(config, pivot=False) == with_pivot
+    assert "/" in with_pivot.lines
+    with pytest.raises(StartError, match="not safe without pivot_root"):
+        lab.run_config(lab.config("true", linux={"rootfsPropagation": "rprivate"}), pivot=False)
 
 
 def test_a_missing_source_names_itself(lab: Lab) -> None:

@@ -13,6 +13,7 @@ Absent: reading mount options of the OCI configuration (runtime.mount_options), 
 
 from __future__ import annotations
 
+import errno
 import os
 
 from wherry.errors import SyscallError
@@ -30,7 +31,7 @@ MNT_DETACH = 2
 _HAS_LOWERDIR_PLUS = tuple(int(part) for part in os.uname().release.split("-")[0].split(".")[:2]) >= (6, 5)
 _OPEN_TREE_CLONE = 1
 _F_EMPTY_PATH, _T_EMPTY_PATH = 0x4, 0x40
-_SET_FLAG, _SET_STRING, _SET_FD, _CREATE = 0, 1, 5, 6
+_SET_FLAG, _SET_STRING, _SET_FD, _CREATE, _RECONFIGURE = 0, 1, 5, 6, 7
 
 _NAMES = {RDONLY: "ro", NOSUID: "nosuid", NODEV: "nodev", NOEXEC: "noexec", NOATIME: "noatime", STRICTATIME: "strictatime", NODIRATIME: "nodiratime",
           NOSYMFOLLOW: "nosymfollow"}  # fmt: skip
@@ -113,6 +114,29 @@ def set_attributes(fd: int, attributes: Attributes, *, recursive: bool = False, 
         set_=attributes.set, clear=attributes.clear, propagation=attributes.propagation,
         subject=f"{attributes} {subject or f'descriptor {fd}'}",
     )  # fmt: skip
+
+
+def map_ids(fd: int, user_namespace: int, *, recursive: bool = False, subject: str = "") -> None:
+    """Makes a detached mount id-mapped, for good: ids on disk appear as the user namespace's mappings translate them (Linux 5.12)."""
+    try:
+        syscalls.mount_setattr(
+            fd, "", AT_EMPTY_PATH | (AT_RECURSIVE if recursive else 0),
+            set_=IDMAP, clear=0, propagation=0, userns_fd=user_namespace, subject=f"idmap {subject}",
+        )  # fmt: skip
+    except SyscallError as error:
+        hint = " (does its file system take id-mapped mounts?)" if error.errno == errno.EINVAL else ""
+        raise SyscallError(error.call, error.subject + hint, error.errno) from None
+
+
+def reconfigure(fd: int, options: list[tuple[str, str | None]], *, subject: str = "") -> None:
+    """Changes options of the mounted file system whose root `fd` is, for all of its mounts (mount -o remount)."""
+    context = syscalls.fspick(fd, subject)
+    try:
+        for key, value in options:
+            syscalls.fsconfig(context, _SET_FLAG if value is None else _SET_STRING, key, value, 0, subject)
+        syscalls.fsconfig(context, _RECONFIGURE, None, None, 0, subject)
+    finally:
+        os.close(context)
 
 
 def set_propagation(path: str, propagation: int, *, recursive: bool = True) -> None:

@@ -139,7 +139,8 @@ def number(name: str) -> int:
 
 
 CLONE3 = 435
-_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _OPENAT2, _MOUNT_SETATTR = 428, 429, 430, 431, 432, 437, 442
+_OPEN_TREE, _MOVE_MOUNT, _FSOPEN, _FSCONFIG, _FSMOUNT, _FSPICK = 428, 429, 430, 431, 432, 433
+_OPENAT2, _MOUNT_SETATTR = 437, 442
 
 _sys0 = function("syscall", Long, Long, Long, Long, Long)
 _sys_path = function("syscall", Long, Long, Pointer, Long)
@@ -245,6 +246,14 @@ def fsopen(fstype: str) -> int:
     result = _sys_fsopen(_FSOPEN, path_bytes(fstype), 1)
     if result < 0:
         raise failed("fsopen", fstype)
+    return result
+
+
+def fspick(fd: int, subject: str) -> int:
+    """fspick(2) of the file system that `fd` is the root of a mount of; always CLOEXEC."""
+    result = _sys_path(_FSPICK, fd, b"", 1 | 8)  # FSPICK_CLOEXEC, FSPICK_EMPTY_PATH
+    if result < 0:
+        raise failed("fspick", subject)
     return result
 
 

@@ -125,6 +125,7 @@ def create(
     mount_sources: dict[str, int] | None = None,
     sibling: bool = False,
     new_keyring: bool = True,
+    pivot: bool = True,
 ) -> InitProcess:
     """Makes the container that `config` describes on the directory `rootfs` and starts its program, or with `hold` leaves it before that.
 
@@ -136,6 +137,7 @@ def create(
     mount_sources    detached mounts for the bind mounts at these destinations, which no path of the caller's leads to
     preserve_fds     so many descriptors from 3 on stay open for the program
     new_keyring      False: the process keeps the caller's session keyring
+    pivot            False: the root is entered by chroot(2), where pivot_root(2) cannot be: the host's root is a ramdisk
     sibling          the process becomes the child of the caller's parent (`spawn.spawn`), and the caller may end
     Returns when execve has succeeded, or with `hold` when the process waits. StartError naming the step, with everything undone.
     """
@@ -164,7 +166,9 @@ def create(
         init.console_size = console_size or _console_size(spec)
         init.hold, init.preserve_fds, init.parent_death_signal = hold, preserve_fds, parent_death_signal
         group = _make_group(linux, container_id, undo)
-        init.rootfs = Rootfs(config, rootfs, group=group, own=own, bundle=bundle, sources=mount_sources)
+        init.rootfs = Rootfs(
+            config, rootfs, group=group, namespaces=init.namespaces, bundle=bundle, sources=mount_sources, pivot=pivot
+        )
         undo.append(init.rootfs.close)
         init.rootfs.open_sources()
         if prepare_rootfs is not None:

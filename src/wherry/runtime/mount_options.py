@@ -55,7 +55,11 @@ class Options:
 
     @property
     def readonly(self) -> bool:
-        return bool(self.attributes.set & mounts.RDONLY)
+        return bool(self.of_new_mount() & mounts.RDONLY)
+
+    def of_new_mount(self) -> int:
+        """The attributes of a mount that has nothing below it."""
+        return self.attributes.set & ~self.recursive_attributes.clear | self.recursive_attributes.set
 
 
 def parse(words: list[str]) -> Options:

@@ -38,8 +38,8 @@ class Plan:
             seen.add(kind)
         if "mount" not in seen:
             raise InvalidArgument("linux.namespaces: a container needs a mount namespace of its own")
-        self.uid_map = _id_map(linux.get("uidMappings") or [], "uidMappings")
-        self.gid_map = _id_map(linux.get("gidMappings") or [], "gidMappings")
+        self.uid_map = id_map(linux.get("uidMappings") or [], "uidMappings")
+        self.gid_map = id_map(linux.get("gidMappings") or [], "gidMappings")
         offsets = linux.get("timeOffsets") or {}
         self.time_offsets = [
             (_clock(clock), value.get("secs", 0), value.get("nanosecs", 0)) for clock, value in offsets.items()
@@ -74,6 +74,10 @@ class Plan:
     def own(self) -> set[str]:
         """The namespaces that are not the runtime's own."""
         return self.new | {kind for kind, _ in self.join}
+
+    def user_namespace(self) -> int | None:
+        """The descriptor of the user namespace that is joined; None without one."""
+        return next((fd for kind, fd in self.join if kind == "user"), None)
 
     @property
     def needs_helper(self) -> bool:
@@ -133,7 +137,8 @@ def become_root() -> None:
         raise SyscallError(error.call, "0 in the user namespace: is 0 mapped?", error.errno) from None
 
 
-def _id_map(mappings: list[oci.IdMapping], field: str) -> str:
+def id_map(mappings: list[oci.IdMapping], field: str) -> str:
+    """The mappings as /proc/PID/uid_map takes them. InvalidArgument naming `field`."""
     lines = []
     for mapping in mappings:
         values = (mapping.get("containerID"), mapping.get("hostID"), mapping.get("size"))

@@ -7,9 +7,8 @@ rules. Steps in the child, in this order:
 
     attach_root → mount_all → create_devices → (hooks) → write_protect → mask → pivot
 
-**Invariant:** an attribute (read-only, nosuid, private) is on a mount before the mount is attached. Sources: OCI
-config.md "Mounts", config-linux.md.
-Absent: id-mapped mounts (refused by name).
+**Invariant:** an attribute (read-only, nosuid, private, an id mapping) is on a mount before the mount is attached.
+Sources: OCI config.md "Mounts", config-linux.md.
 """
 
 from __future__ import annotations
@@ -18,14 +17,16 @@ import errno
 import os
 import stat
 
-from wherry import errors
-from wherry.errors import InvalidArgument, StartError, SyscallError, WherryError
-from wherry.linux import mounts, paths, procfs, syscalls, trees
+from wherry.errors import FailedPrecondition, InvalidArgument, StartError, SyscallError, WherryError
+from wherry.linux import cgroups, mounts, paths, procfs, syscalls, trees
 from wherry.runtime import devices, mount_options
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wherry.linux.cgroups import Cgroup
+    from wherry.runtime import namespaces as runtime_namespaces
     from wherry.spec import oci
 
 _PROC_FILES = frozenset((
@@ -35,13 +36,16 @@ _PROC_FILES = frozenset((
 """What may be mounted inside /proc (as lxcfs does). Anything else could fool what reads or writes there (CVE-2019-16884)."""
 _NULL = os.makedev(1, 3)
 _INERT = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
+_LONGEST_VALUE = 255  # of one fsconfig(2)
+_UNLABELLED = frozenset(("proc", "sysfs", "mqueue"))
+"""File systems whose files have SELinux contexts of their own."""
 _EMPTY_TMPFS = [("mode", "0755"), ("size", "4k"), ("nr_inodes", "2")]
 
 
 class _Mount:
     """One entry of `mounts`, understood, with the detached mount of its source if that comes from the host."""
 
-    __slots__ = ("destination", "fd", "is_directory", "is_new", "options", "source", "type")
+    __slots__ = ("destination", "fd", "id_maps", "is_directory", "is_new", "options", "source", "type")
 
     def __init__(self, entry: oci.Mount, bundle: str) -> None:
         self.destination = entry.get("destination", "")
@@ -55,23 +59,48 @@ class _Mount:
         """The mount point was not there and has been made."""
         if not self.destination.startswith("/"):
             self.destination = "/" + self.destination  # relative destinations are deprecated, and meant from the root
+        self.id_maps: tuple[str, str] | None = None
+        """None: not id-mapped; empty ones are those of the container's user namespace."""
         if self.options.idmap or entry.get("uidMappings") or entry.get("gidMappings"):
-            raise errors.NotImplemented(f"mount {self.destination}: wherry does not do id-mapped mounts")
+            self._set_id_maps(entry)
+        if bind and self.options.data and not self.options.remount:
+            raise InvalidArgument(
+                f"mount {self.destination}: bind mounts cannot have any filesystem-specific options applied: {self.options.data[0][0]}"
+            )
+        if self.options.copy_up and self.type != "tmpfs":
+            raise InvalidArgument(
+                f"mount {self.destination}: tmpcopyup is for a tmpfs, not for {self.type or 'a bind mount'}"
+            )
         if bind and not self.source:
             raise InvalidArgument(f"mount {self.destination}: a bind mount needs a source")
         if bind and not self.source.startswith("/"):
             self.source = os.path.join(os.path.abspath(bundle or "."), self.source)
 
-    def open_source(self, given: int | None = None) -> None:
+    def _set_id_maps(self, entry: oci.Mount) -> None:
+        if self.type != "bind":
+            raise InvalidArgument(f"mount {self.destination}: id-mapped mounts are only supported for bind-mounts")
+        from wherry.runtime import namespaces
+
+        uids, gids = entry.get("uidMappings") or [], entry.get("gidMappings") or []
+        if bool(uids) != bool(gids):
+            raise InvalidArgument(
+                f"mount {self.destination}: id-mapped mounts must have both uid and gid mappings specified"
+            )
+        self.id_maps = namespaces.id_map(uids, "uidMappings"), namespaces.id_map(gids, "gidMappings")
+
+    def open_source(self, given: int | None, user_namespace: Callable[[tuple[str, str]], int]) -> None:
         """Bind mounts: the source as a detached mount with all its attributes; private unless the options say otherwise.
 
-        `given`: a detached mount to take instead of the source's path.
+        `given`: a detached mount to take instead of the source's path. `user_namespace`: a descriptor for id mappings.
         """
         if self.type != "bind" or self.options.remount:
             return
         options = self.options
         self.fd = mounts.clone_tree(self.source, recursive=options.recursive) if given is None else os.dup(given)
         self.is_directory = stat.S_ISDIR(os.fstat(self.fd).st_mode)
+        if self.id_maps is not None:
+            recursive = options.idmap == "ridmap"
+            mounts.map_ids(self.fd, user_namespace(self.id_maps), recursive=recursive, subject=self.source)
         every = options.recursive_attributes
         if not options.propagation or options.propagate_recursively:
             every = mounts.Attributes(every.set, every.clear, options.propagation or mounts.PRIVATE)
@@ -98,26 +127,33 @@ class Rootfs:
         path: str | int,
         *,
         group: Cgroup | None,
-        own: set[str],
+        namespaces: runtime_namespaces.Plan,
         bundle: str = "",
         sources: dict[str, int] | None = None,
+        pivot: bool = True,
     ) -> None:
-        linux = config.get("linux") or {}
+        linux, own = config.get("linux") or {}, namespaces.own
         self.path = path
         self.sources = sources or {}
         self.readonly = bool((config.get("root") or {}).get("readonly"))
         self.propagation = mount_options.propagation(linux.get("rootfsPropagation") or "")
+        self.can_pivot = pivot
+        if not pivot and self.propagation[0] == mounts.PRIVATE:
+            raise InvalidArgument("linux.rootfsPropagation: [r]private is not safe without pivot_root")
+        self.label = _label(linux.get("mountLabel") or "")
         self.masked = linux.get("maskedPaths") or []
         self.readonly_paths = linux.get("readonlyPaths") or []
         self.in_user_namespace = "user" in own
         self.group = group
-        self.own = own
+        self.namespaces = namespaces
         self.cwd = (config.get("process") or {}).get("cwd") or "/"
         self.kcore = os.path.exists("/proc/kcore")
         self.procfs: procfs.Procfs | None = None
         self._late_readonly: list[int] = []
         self._nodes: list[tuple[oci.Device, int]] = []
         self._groups: list[tuple[str, str, int]] = []
+        self._user_namespaces: dict[tuple[str, str], int] = {}
+        self._whole: list[str] = []
         self.root = -1
         self.entries = [_Mount(entry, bundle) for entry in config.get("mounts") or ()]
         self.make_dev = not any(
@@ -146,7 +182,7 @@ class Rootfs:
             ) from None
         for mount in self.entries:
             try:
-                mount.open_source(self.sources.get(mount.destination))
+                mount.open_source(self.sources.get(mount.destination), self._user_namespace)
                 if mount.type == "cgroup" and self.group is not None and self.group.mode == "v1":
                     self._open_groups(mount)
             except WherryError as error:
@@ -155,6 +191,21 @@ class Rootfs:
             for device in self.devices:
                 if device["type"] != "p":
                     self._nodes.append((device, devices.open_host_node(device)))
+
+    def _user_namespace(self, maps: tuple[str, str]) -> int:
+        """A descriptor, ours, of a user namespace with these mappings, or with those of the container's."""
+        if not maps[0]:
+            joined = self.namespaces.user_namespace()
+            if joined is not None:
+                return joined
+            maps = self.namespaces.uid_map, self.namespaces.gid_map
+            if not maps[0] or not maps[1]:
+                raise InvalidArgument("id-mapped mounts must have both uid and gid mappings specified")
+        if maps not in self._user_namespaces:
+            from wherry.linux import idmaps
+
+            self._user_namespaces[maps] = idmaps.user_namespace(*maps)
+        return self._user_namespaces[maps]
 
     def _open_groups(self, mount: _Mount) -> None:
         """cgroup v1: the container's own group in each hierarchy, and nothing above it."""
@@ -176,10 +227,10 @@ class Rootfs:
         return [fd for fd in fds if fd >= 0]
 
     def close(self) -> None:
-        for fd in self.descriptors():
+        for fd in (*self.descriptors(), *self._user_namespaces.values()):
             os.close(fd)
         self.root = -1
-        self._nodes, self._groups = [], []
+        self._nodes, self._groups, self._user_namespaces = [], [], {}
         for mount in self.entries:
             mount.fd = -1
 
@@ -188,6 +239,8 @@ class Rootfs:
     def attach_root(self) -> None:
         """The new root goes on top of "/": no path is walked, so an unprivileged user namespace need not be able to reach it."""
         mounts.set_propagation("/", mounts.PRIVATE)
+        if not self.can_pivot:
+            self._whole = _whole_mounts("proc", "sysfs")
         mounts.attach_at(self.root, "/")
 
     def mount_all(self) -> None:
@@ -243,11 +296,15 @@ class Rootfs:
         raise SyscallError("open", mount.destination, errno.ENOENT)
 
     def _remount(self, mount: _Mount) -> None:
-        if mount.options.data:
-            raise errors.NotImplemented(f"remount with file system options ({mount.options.data[0][0]})")
+        options = mount.options
         target = paths.open_in_root(self.root, mount.destination)
         try:
-            mounts.set_attributes(target, mount.options.attributes, subject=mount.destination)
+            if options.data:
+                mounts.reconfigure(target, options.data, subject=mount.destination)
+            if options.attributes:
+                mounts.set_attributes(target, options.attributes, subject=mount.destination)
+            if options.recursive_attributes:
+                mounts.set_attributes(target, options.recursive_attributes, recursive=True, subject=mount.destination)
         finally:
             os.close(target)
 
@@ -256,7 +313,7 @@ class Rootfs:
         that network, and mounting it takes power over it, which a new user namespace does not have."""
         for mount in self.entries:
             if mount.type == "sysfs" and mount.fd < 0:
-                mount.fd = mounts.Filesystem("sysfs", mount.options.data, mount.options.attributes.set, "sysfs").open()
+                mount.fd = mounts.Filesystem("sysfs", mount.options.data, mount.options.of_new_mount(), "sysfs").open()
 
     def _mount_new(self, mount: _Mount, target: int) -> None:
         """A file system of the kernel's: proc, sysfs, tmpfs, devpts, mqueue, or any other that takes its options as strings."""
@@ -270,8 +327,13 @@ class Rootfs:
             data.append(("mode", f"{stat.S_IMODE(os.fstat(target).st_mode):o}"))
         # a read-only /dev, or a tmpfs that is filled first, becomes read-only when it is complete
         late = options.readonly and (options.copy_up or (self.make_dev and mount.destination.rstrip("/") == "/dev"))
-        attributes = options.attributes.set & ~(mounts.RDONLY if late else 0)
-        fd = mounts.Filesystem(mount.type, data, attributes, mount.source or mount.type).open()
+        attributes = options.of_new_mount() & ~(mounts.RDONLY if late else 0)
+        if self.label and mount.type not in _UNLABELLED:
+            data.append(("context", self.label))
+        if mount.type == "overlay" and any(len(value or "") > _LONGEST_VALUE for _, value in data):
+            fd = _open_long_overlay(data, attributes)
+        else:
+            fd = mounts.Filesystem(mount.type, data, attributes, mount.source or mount.type).open()
         keep = False
         try:
             if options.copy_up and mount.type == "tmpfs" and not mount.is_new:
@@ -378,8 +440,9 @@ class Rootfs:
                         null = self._open_null() if null < 0 else null
                         fd = mounts.clone_tree("", fd=null, subject="/dev/null")
                     elif empty < 0:
+                        labels = [("context", self.label)] if self.label else []
                         fd = empty = mounts.Filesystem(
-                            "tmpfs", list(_EMPTY_TMPFS), _INERT | mounts.RDONLY, "tmpfs"
+                            "tmpfs", [*_EMPTY_TMPFS, *labels], _INERT | mounts.RDONLY, "tmpfs"
                         ).open()
                     else:
                         fd = mounts.clone_tree("", fd=empty, subject="empty directory")
@@ -427,12 +490,63 @@ class Rootfs:
     def pivot(self) -> None:
         """Makes the new root the root and lets go of the old one, with everything of the host's."""
         os.fchdir(self.root)
-        syscalls.pivot_root(".", ".")
-        mounts.detach(".")
+        if self.can_pivot:
+            syscalls.pivot_root(".", ".")
+            mounts.detach(".")
+        else:
+            _cover(self._whole)
+            os.chroot(".")
         os.chdir("/")
         kind, recursive = self.propagation
         if kind and kind != mounts.SLAVE:
             mounts.set_propagation("/", kind, recursive=recursive)
+
+
+def _label(label: str) -> str:
+    if label and not os.path.exists("/sys/fs/selinux/enforce"):
+        raise FailedPrecondition("linux.mountLabel: selinux is disabled or not supported on this machine")
+    return label
+
+
+def _open_long_overlay(data: list[tuple[str, str | None]], attributes: int) -> int:
+    """An overlay whose options are longer than one fsconfig(2) takes: its layers one by one."""
+    values = {key: value for key, value in data if value is not None}
+    lower = values.pop("lowerdir", "")
+    if "::" in lower:
+        raise InvalidArgument("overlay: a lowerdir of more than 255 bytes cannot have data-only layers")
+    layers = lower.replace("\\:", "\0").split(":")
+    upper, work = values.pop("upperdir", ""), values.pop("workdir", "")
+    rest = [(key, value) for key, value in data if key not in ("lowerdir", "upperdir", "workdir")]
+    fd = mounts.open_overlay([layer.replace("\0", ":") for layer in layers], upper, work, rest)
+    if attributes:
+        mounts.set_attributes(fd, mounts.Attributes(attributes), subject="overlay")
+    return fd
+
+
+def _whole_mounts(*kinds: str) -> list[str]:
+    """Mount points of whole file systems of these kinds, the innermost first."""
+    found = []
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        for line in file:
+            fields = line.split(" ")
+            if fields[3] == "/" and fields[fields.index("-") + 1] in kinds:
+                found.append(cgroups.unescape(fields[4]))
+    return found[::-1]
+
+
+def _cover(points: list[str]) -> None:
+    """Takes the host's whole proc and sysfs away, for want of pivot_root: while they can be reached, the kernel lets a container mount them
+    anew, without what masks its own. What cannot be unmounted is covered.
+    """
+    for point in points:
+        try:
+            mounts.detach(point)
+        except SyscallError as error:
+            if error.errno == errno.ENOENT:
+                continue
+            cover = mounts.Filesystem("tmpfs", list(_EMPTY_TMPFS), _INERT | mounts.RDONLY, "tmpfs").open()
+            mounts.attach_at(cover, point)
+            os.close(cover)
 
 
 def _restore_asked_for(fd: int, options: dict[str, str]) -> None:

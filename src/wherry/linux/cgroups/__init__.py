@@ -140,7 +140,7 @@ def parse_mountinfo(text: str) -> Layout:
         if kind not in ("cgroup", "cgroup2"):
             continue
         fields = left.split(" ")
-        root, mountpoint = _unescape(fields[3]), _unescape(fields[4])
+        root, mountpoint = unescape(fields[3]), unescape(fields[4])
         if kind == "cgroup2":
             unified = unified or Hierarchy(mountpoint, root, ())
             continue
@@ -152,7 +152,8 @@ def parse_mountinfo(text: str) -> Layout:
     return Layout(v1, unified)
 
 
-def _unescape(text: str) -> str:
+def unescape(text: str) -> str:
+    """A path as mountinfo writes it, with its blanks and backslashes back."""
     if "\\" not in text:
         return text
     for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
