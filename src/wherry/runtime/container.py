@@ -29,6 +29,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wherry.linux.cgroups import Cgroup
+    from wherry.runtime.rdt import Group as Resctrl
     from wherry.spec import oci
 
 _SIGKILL = 9
@@ -72,7 +73,7 @@ class ExecProcess(Process):
 class InitProcess(Process):
     """The container's first process. With `hold` it waits for `start`."""
 
-    __slots__ = ("_channel", "_start_hooks", "cgroup")
+    __slots__ = ("_channel", "cgroup", "resctrl")
 
     def __init__(
         self,
@@ -85,6 +86,8 @@ class InitProcess(Process):
     ) -> None:
         super().__init__(pid, pidfd, console, warnings)
         self.cgroup = cgroup
+        self.resctrl: Resctrl | None = None
+        """The resctrl group, where linux.intelRdt asks for one; the caller's to delete after the container."""
         self._channel = channel
 
     def start(self) -> None:
@@ -163,6 +166,13 @@ def create(
         init.hostname, init.domainname = _name(config, "hostname", own), _name(config, "domainname", own)
         init.sysctls = [(sysctl.check(key, own=own), value) for key, value in (linux.get("sysctl") or {}).items()]
         init.hooks = hooks.parse(config.get("hooks") or {})
+        init.waits = "user" in init.namespaces.new
+        net_devices: list[tuple[str, str]] = []
+        if linux.get("netDevices"):
+            from wherry.runtime import netdevices
+
+            net_devices = netdevices.check(linux["netDevices"], own=own)
+            init.waits = True
         init.console_size = console_size or _console_size(spec)
         init.hold, init.preserve_fds, init.parent_death_signal = hold, preserve_fds, parent_death_signal
         group = _make_group(linux, container_id, undo)
@@ -173,13 +183,36 @@ def create(
         init.rootfs.open_sources()
         if prepare_rootfs is not None:
             prepare_rootfs(init.rootfs.root)
-        init.cgroup_fds = group.prepare_join()
+        cgroup_fd = group.clone_fd()
+        if cgroup_fd is not None:
+            undo.append(lambda: os.close(cgroup_fd))
+        init.cgroup_fds = group.prepare_join() if cgroup_fd is None else []
         undo.append(lambda: _close_all(init.cgroup_fds))
+        resctrl = None
+        if linux.get("intelRdt") is not None:
+            from wherry.runtime import rdt
+
+            resctrl = rdt.Group(linux["intelRdt"], container_id)
+            resctrl.create()
+            undo.append(_OnFailure(resctrl.delete))
+            init.cgroup_fds += resctrl.open_tasks()
         init.hold_fifo = -1
         if hold_fifo is not None:
             init.hold_fifo = os.open(hold_fifo, os.O_RDWR | os.O_CLOEXEC)
             undo.append(lambda: os.close(init.hold_fifo))
-        result = _launch(init, group, config, stdio, container_id, bundle, undo, sibling=sibling)
+        result = _launch(
+            init,
+            group,
+            config,
+            stdio,
+            container_id,
+            bundle,
+            undo,
+            cgroup_fd=cgroup_fd,
+            net_devices=net_devices,
+            sibling=sibling,
+        )
+        result.resctrl = resctrl
     except BaseException as error:
         _undo(undo, failed=True)
         if isinstance(error, WherryError | OSError):
@@ -258,6 +291,8 @@ def _launch(
     bundle: str,
     undo: list[Callable[[], object]],
     *,
+    cgroup_fd: int | None,
+    net_devices: list[tuple[str, str]],
     sibling: bool,
 ) -> InitProcess:
     """Forks, and accompanies the child until it runs or waits."""
@@ -270,9 +305,6 @@ def _launch(
     ours, theirs = messages.pair()
     undo.append(_OnFailure(ours.close))
     init.stdio = _stdio_fds(stdio, undo)
-    cgroup_fd = group.clone_fd()
-    if cgroup_fd is not None:
-        undo.append(lambda: os.close(cgroup_fd))
 
     def enter_first() -> None:
         plan.enter()
@@ -311,6 +343,15 @@ def _launch(
         process.set_priorities(init.plan, pid)
         if init.plan.oom_score_adj is not None:
             procfs.write(f"{pid}/oom_score_adj", str(init.plan.oom_score_adj))
+    if net_devices:
+        from wherry.runtime import netdevices
+
+        target = plan.joined("network")
+        if target is None:
+            target = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            undo.append(lambda: os.close(target))
+        netdevices.move(net_devices, target)
+    if init.waits:
         messages.send(ours, messages.GO)
     if init.plan.listener is not None:
         messages.send(ours, messages.PID + b"%d" % pid)
@@ -412,6 +453,11 @@ def exec_process(
         if cgroup_fd is not None:
             undo.append(lambda: os.close(cgroup_fd))
         job.cgroup_fds = cgroup.prepare_join() if cgroup_fd is None else []
+        wanted = (config.get("linux") or {}).get("intelRdt")
+        if wanted is not None:
+            from wherry.runtime import rdt
+
+            job.cgroup_fds += rdt.Group(wanted, container_id).open_tasks()
         undo.append(lambda: _close_all(job.cgroup_fds))
         ours, theirs = messages.pair()
         undo.append(ours.close)

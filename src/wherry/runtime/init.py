@@ -6,7 +6,7 @@ because each needs what the ones before it have made, and must come before what 
     close_descriptors       nothing of the host's is open but what the steps need
     join_cgroup             before the cgroup namespace, whose root it becomes; needs the host's view
     join_namespaces         those by path; needs the host's privileges
-    wait_for_id_maps        a new user namespace: ids mean nothing before
+    wait_for_parent         a new user namespace: ids mean nothing before; devices that the parent moves into the network namespace
     …mounts…                need the namespaces, and the host's root tree still reachable
     run_early_hooks         the runtime's and our own, when everything is mounted and nothing is final
     open_console            needs the container's devpts
@@ -49,7 +49,7 @@ class Init:
 
     __slots__ = (
         "cgroup_fds", "channel", "console_size", "domainname", "hold", "hold_fifo", "hooks", "hostname", "joined", "modules", "namespaces",
-        "parent_death_signal", "path", "plan", "preserve_fds", "rootfs", "state", "stdio", "sysctls",
+        "parent_death_signal", "path", "plan", "preserve_fds", "rootfs", "state", "stdio", "sysctls", "waits",
     )  # fmt: skip
 
     channel: _socket.socket
@@ -69,6 +69,7 @@ class Init:
     hold_fifo: int  # descriptor, -1: hold on the channel
     parent_death_signal: int
     preserve_fds: int
+    waits: bool  # for the parent to give us something: id maps, network devices
     modules: int
     path: bytes
 
@@ -76,7 +77,7 @@ class Init:
         """The child's body. Ends in execve, or raises StartError for `spawn.guard` to report."""
         self.channel = channel
         spawn.run_steps((
-            self.close_descriptors, self.start_session, self.join_cgroup, self.join_namespaces, self.wait_for_id_maps, self.make_cgroup_namespace,
+            self.close_descriptors, self.start_session, self.join_cgroup, self.join_namespaces, self.wait_for_parent, self.make_cgroup_namespace,
             self.join_keyring, self.raise_loopback,
             self.rootfs.attach_root, self.rootfs.mount_all, self.rootfs.create_devices, self.rootfs.make_working_directory,
             self.run_early_hooks, self.open_console, self.reopen_null,
@@ -116,9 +117,10 @@ class Init:
         if not self.joined:
             self.namespaces.enter()
 
-    def wait_for_id_maps(self) -> None:
-        if "user" in self.namespaces.new:
+    def wait_for_parent(self) -> None:
+        if self.waits:
             messages.wait_for_go(self.channel)
+        if "user" in self.namespaces.new:
             runtime_namespaces.become_root()
             process.set_parent_death_signal(self.parent_death_signal, self.channel)
         if self.plan.listener is not None:

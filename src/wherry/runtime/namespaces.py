@@ -75,9 +75,9 @@ class Plan:
         """The namespaces that are not the runtime's own."""
         return self.new | {kind for kind, _ in self.join}
 
-    def user_namespace(self) -> int | None:
-        """The descriptor of the user namespace that is joined; None without one."""
-        return next((fd for kind, fd in self.join if kind == "user"), None)
+    def joined(self, kind: str) -> int | None:
+        """The descriptor of the namespace that is joined by path; None without one."""
+        return next((fd for name, fd in self.join if name == kind), None)
 
     @property
     def needs_helper(self) -> bool:

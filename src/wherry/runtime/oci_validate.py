@@ -100,10 +100,18 @@ _LINUX: dict[str, Any] = {
     "gidMappings": [_MAPPING],
     "timeOffsets": {"monotonic": _OFFSET, "boottime": _OFFSET},
     "devices": [{"type": "s", "path": "p", "major": "d", "minor": "d", "fileMode": "n", "uid": "g", "gid": "g"}],
-    "netDevices": "x",
+    "netDevices": ("map", {"name": "s"}),
     "cgroupsPath": "s",
     "resources": _RESOURCES,
-    "intelRdt": "x",
+    "intelRdt": {
+        "closID": "s",
+        "schemata": ["s"],
+        "l3CacheSchema": "s",
+        "memBwSchema": "s",
+        "enableMonitoring": "b",
+        "enableCMT": "x",  # until 1.2 of the specification
+        "enableMBM": "x",
+    },
     "memoryPolicy": {"mode": "s", "nodes": "s", "flags": ["s"]},
     "seccomp": _SECCOMP,
     "sysctl": ("map", "s"),
@@ -263,6 +271,14 @@ def _check_linux(config: Config) -> None:
         from wherry.runtime import scheduling
 
         scheduling.MemoryPolicy(linux["memoryPolicy"])
+    if linux.get("netDevices"):
+        from wherry.runtime import netdevices
+
+        netdevices.check(linux["netDevices"], own=set(kinds))
+    if "intelRdt" in linux:
+        from wherry.runtime import rdt
+
+        rdt.check(linux["intelRdt"])
     if "seccomp" in linux:
         _check_seccomp(linux["seccomp"])
     if resources.get("cpu", {}).get("idle", 0) not in (0, 1):

@@ -195,7 +195,7 @@ class Rootfs:
     def _user_namespace(self, maps: tuple[str, str]) -> int:
         """A descriptor, ours, of a user namespace with these mappings, or with those of the container's."""
         if not maps[0]:
-            joined = self.namespaces.user_namespace()
+            joined = self.namespaces.joined("user")
             if joined is not None:
                 return joined
             maps = self.namespaces.uid_map, self.namespaces.gid_map

@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 FIFO = "exec.fifo"
 _FORMAT = 1
-_LATER = ("new_keyring",)
+_LATER = ("new_keyring", "resctrl_made")
 """What the files of earlier versions lack: it has its initial value then."""
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 _ID_LIMIT = 1024
@@ -100,6 +100,7 @@ class State:
         "oci_version",
         "owner",
         "pid",
+        "resctrl_made",
         "rootfs",
         "start",
     )
@@ -115,6 +116,7 @@ class State:
         self.oci_version = ""
         self.owner = 0
         self.new_keyring = True
+        self.resctrl_made = False
         self.cgroup_paths: dict[str, str] = {}
 
     def save(self) -> None:

@@ -116,6 +116,12 @@ def test_a_good_configuration_passes() -> None:
         ("linux.timeOffsets", {"monotonic": {"secs": 1}}, r"linux\.timeOffsets"),
         ("linux.timeOffsets", {"tai": {"secs": 1}}, r"linux\.timeOffsets\.tai"),
         ("linux.timeOffsets", {"boottime": {"nanosecs": 1000000000}}, r"linux\.timeOffsets\.boottime\.nanosecs"),
+        ("linux.netDevices", {"": {}}, r"linux\.netDevices"),
+        ("linux.netDevices", {"eth0": {"name": "a/b"}}, r"linux\.netDevices"),
+        ("linux.netDevices", {"eth0": {"name": "x" * 16}}, r"linux\.netDevices"),
+        ("linux.netDevices", {"eth0": {"name": "a%s"}}, r"linux\.netDevices"),
+        ("linux.intelRdt", {"closID": ".."}, r"linux\.intelRdt\.closID"),
+        ("linux.intelRdt", {"memBwSchema": "x"}, r"linux\.intelRdt\.memBwSchema"),
         ("linux.seccomp", {}, r"linux\.seccomp\.defaultAction"),
         ("linux.sysctl", {"a": 1}, r"linux\.sysctl\.a"),
         ("annotations", ["a"], "annotations"),
@@ -129,8 +135,7 @@ def test_what_is_malformed_is_named(path: str, value: Any, named: str) -> None:
 @pytest.mark.parametrize(
     "path",
     [
-        "linux.intelRdt",
-        "linux.netDevices",
+        "linux.intelRdt.enableCMT",
         "windows",
         "vm",
     ],

@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 
     from wherry.runtime.cli.main import Globals
     from wherry.runtime.container import InitProcess
+    from wherry.runtime.rdt import Group as Resctrl
     from wherry.spec.oci import Config
 
 OPTIONS = (
@@ -82,6 +83,7 @@ def launch(
         state.owner = os.geteuid()
         state.cgroup_paths = process.cgroup.paths
         state.new_keyring = not values["no-new-keyring"]
+        state.resctrl_made = process.resctrl is not None and process.resctrl.made
         state.save()
         for warning in process.warnings:
             settings.write("warning", warning)
@@ -113,6 +115,8 @@ def _abandon(process: InitProcess) -> None:
         pass
     process.close()
     process.cgroup.delete()
+    if process.resctrl is not None:
+        process.resctrl.delete()
 
 
 def preserved_fds(config: Config, extra: int) -> int:
@@ -144,9 +148,24 @@ def destroy(settings: Globals, state: State, config: Config | None) -> None:
     group = state.cgroup()
     group.kill()
     group.delete()
+    resctrl = resctrl_of(state, config) if config is not None else None
+    if resctrl is not None:
+        resctrl.delete()
     state.remove()
     if config is not None:
         run_late_hooks(settings, state, config, "poststop", states.STOPPED)
+
+
+def resctrl_of(state: State, config: Config) -> Resctrl | None:
+    """The resctrl group of a container that has one."""
+    wanted = config["linux"].get("intelRdt")
+    if wanted is None:
+        return None
+    from wherry.runtime import rdt
+
+    group = rdt.Group(wanted, state.id)
+    group.made = state.resctrl_made
+    return group
 
 
 def run_late_hooks(settings: Globals, state: State, config: Config, kind: str, status: str) -> None:

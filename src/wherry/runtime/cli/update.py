@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wherry.runtime.cli.main import Globals
+    from wherry.runtime.rdt import Group as Resctrl
 
 USAGE = "update [options] <container-id>"
 EXAMPLES = '   wherry-runc update --memory 256m --pids-limit 100 web\n   echo \'{"cpu": {"quota": 50000}}\' | wherry-runc update --resources - web\n'
@@ -41,8 +42,8 @@ OPTIONS = (
     Option("kernel-memory", "kernels count it with all other memory", kind="refused"),
     Option("kernel-memory-tcp", "kernels count it with all other memory", kind="refused"),
     Option("pids-limit", "maximum number of processes, -1 for any", kind="number"),
-    Option("l3-cache-schema", "Intel RDT is not set up", kind="refused"),
-    Option("mem-bw-schema", "Intel RDT is not set up", kind="refused"),
+    Option("l3-cache-schema", "the schema of Intel RDT/CAT for L3 caches"),
+    Option("mem-bw-schema", "the schema of Intel RDT/MBA for memory bandwidth"),
 )
 _NUMBERS = (
     ("cpu", "shares", "cpu-share"), ("cpu", "quota", "cpu-quota"), ("cpu", "period", "cpu-period"), ("cpu", "burst", "cpu-burst"),
@@ -64,10 +65,31 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         merged = isinstance(fields, dict)
         resources[section] = {**(resources.get(section) or {}), **fields} if merged else fields
     config["linux"]["resources"] = resources
+    resctrl = _resctrl(state, config, values["l3-cache-schema"], values["mem-bw-schema"])
     oci_validate.check(config)
+    if resctrl is not None:
+        resctrl.update(values["l3-cache-schema"], values["mem-bw-schema"])
     state.cgroup().apply(changes, update=True)  # type: ignore[arg-type]
     states.write_file(f"{state.directory}/config.json", fastjson.dumps(config))
     return 0
+
+
+def _resctrl(state: states.State, config: Any, l3: str, bandwidth: str) -> Resctrl | None:
+    """The group whose schemata are to change, noted in `config` as well."""
+    if not l3 and not bandwidth:
+        return None
+    from wherry.runtime.cli.launch import resctrl_of
+
+    group = resctrl_of(state, config)
+    if group is None:
+        raise Conflict("updating a non-existent Intel RDT configuration is not supported")
+    if l3 and not group.has("L3"):
+        raise Conflict("Intel RDT/CAT: l3 cache schema is not enabled")
+    if bandwidth and not group.has("MB"):
+        raise Conflict("Intel RDT/MBA: memory bandwidth schema is not enabled")
+    changes = (("l3CacheSchema", l3), ("memBwSchema", bandwidth))
+    config["linux"]["intelRdt"].update({field: text for field, text in changes if text})
+    return group
 
 
 def _from_file(path: str) -> dict[str, Any]:
