@@ -4,6 +4,7 @@ In wherryd. On disk, below `snapshots/`:
 
     layers/N/fs             one unpacked layer; N is the row's number in the table `layers` (short, so that 128 of them fit into mount options)
     layers/new-…/fs         being unpacked
+    init/N              the mount points that containers of the image with the top layer N have (`init_layer`)
     active/KEY/{fs,work-N}  a container's upper and work directory; N is the number of the layer that they stand on, 0 for none
     trash/…                 being removed
 
@@ -22,14 +23,18 @@ import sqlite3
 import stat
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field
 
+from wherry.core import init_layer
 from wherry.core.cancellation import completed, thread_to_the_end
 from wherry.core.db import Database
+from wherry.core.diff import Change, Differ, needs_merging
 from wherry.core.trash import Trash
+from wherry.core.tree_tar import Write, export_tree, layer_tar
 from wherry.core.unpack import OPAQUE, Unpacked
 from wherry.errors import AlreadyExists, InvalidArgument, NotFound, SyscallError
+from wherry.linux.mounts import open_overlay
 from wherry.linux.syscalls import Long, failed, function, openat2
 from wherry.spec.ids import ChainId, Digest
 
@@ -98,6 +103,7 @@ class OverlaySnapshots:
         self._db = db
         self._layers_root = os.path.join(root, "layers")
         self._active_root = os.path.join(root, "active")
+        self._init_root = os.path.join(root, "init")
         self.trash = Trash(os.path.join(root, "trash"))
         self._layers: dict[ChainId, Layer] = {}
         self._active: dict[str, ChainId | None] = {}
@@ -109,7 +115,7 @@ class OverlaySnapshots:
 
     async def open(self) -> None:
         """Reads the rows and the containers' directories, and removes every layer directory that no row names."""
-        for directory in (self.root, self._layers_root, self._active_root):
+        for directory in (self.root, self._layers_root, self._active_root, self._init_root):
             os.makedirs(directory, mode=0o700, exist_ok=True)
         self.trash.open()
         rows = await self._db.run(_read_layers)
@@ -121,7 +127,9 @@ class OverlaySnapshots:
             await self._forget(lost)
         chains = {str(layer.number): layer.chain_id for layer in self._layers.values()}
         known = set(chains)
-        await thread_to_the_end(self._discard, [os.path.join(self._layers_root, name) for name in present - known])
+        rubbish = [os.path.join(self._layers_root, name) for name in present - known]
+        rubbish += [os.path.join(self._init_root, name) for name in set(os.listdir(self._init_root)) - known - {"0"}]
+        await thread_to_the_end(self._discard, rubbish)
         await thread_to_the_end(self.trash.empty_now)
         self._next_number = max([int(name) for name in present if name.isdigit()], default=0) + 1
         for key in os.listdir(self._active_root):
@@ -147,20 +155,18 @@ class OverlaySnapshots:
             raise InvalidArgument(f"snapshot {key!r}: not a name")
         if parent is not None and parent not in self._layers:
             raise NotFound(f"snapshot {key}: layer {parent} does not exist")
+        init = self._init(parent)
         directory = f"{self._active_root}/{key}"
         try:
             os.mkdir(directory, 0o700)
         except FileExistsError:
             raise AlreadyExists(f"snapshot {key} exists already") from None
-        mode, uid, gid = 0o755, 0, 0
-        if parent is not None:
-            found = os.stat(self._fs(parent))
-            mode, uid, gid = stat.S_IMODE(found.st_mode), found.st_uid, found.st_gid
+        found = os.stat(init)
         upper = f"{directory}/fs"
         os.mkdir(upper, 0o700)
-        if uid or gid:
-            os.chown(upper, uid, gid)
-        os.chmod(upper, mode)
+        if found.st_uid or found.st_gid:
+            os.chown(upper, found.st_uid, found.st_gid)
+        os.chmod(upper, stat.S_IMODE(found.st_mode))
         os.mkdir(self._work(key, parent), 0o700)
         self._active[key] = parent
 
@@ -168,7 +174,54 @@ class OverlaySnapshots:
         if key not in self._active:
             raise NotFound(f"snapshot {key} does not exist")
         parent = self._active[key]
-        return RootfsMount(self.lower(parent), f"{self._active_root}/{key}/fs", self._work(key, parent))
+        lower = [self._init(parent), *self.lower(parent)]
+        return RootfsMount(lower, f"{self._active_root}/{key}/fs", self._work(key, parent))
+
+    def _init(self, parent: ChainId | None) -> str:
+        """The layer of mount points on top of `parent`, made if it is not there yet."""
+        number = 0 if parent is None else self._layers[parent].number
+        path = f"{self._init_root}/{number}"
+        if not os.path.isdir(path):
+            new = f"{self._init_root}/new-{secrets.token_hex(8)}"
+            os.mkdir(new, 0o755)
+            with _merged(self.lower(parent)) as below:
+                init_layer.fill(new, below)
+            os.rename(new, path)
+        return path
+
+    # --- what a container has changed (blocking: call from threads)
+
+    def changes(self, key: str) -> list[Change]:
+        """What the container has changed, parents before children."""
+        with self._sides(key) as (upper, new, old):
+            return list(Differ(upper, new, old))
+
+    def write_changes(self, key: str, write: Write) -> None:
+        """The container's changes as a layer's tar."""
+        with self._sides(key) as (upper, new, old):
+            layer_tar(upper, new, old, write)
+
+    def export(self, key: str, write: Write) -> None:
+        """The container's whole file system as a tar."""
+        found = self.mounts(key)
+        with _merged([found.upper, *found.lower]) as root:
+            assert root is not None
+            export_tree(root, write)
+
+    @contextmanager
+    def _sides(self, key: str) -> Iterator[tuple[int, int, int]]:
+        """Descriptors of the upper directory, of what the container sees, and of what lies below, for `Differ`."""
+        found = self.mounts(key)
+        with ExitStack() as stack:
+            upper = os.open(found.upper, _OPEN_DIRECTORY)
+            stack.callback(os.close, upper)
+            old = stack.enter_context(_merged(found.lower))
+            assert old is not None
+            new: int | None = upper
+            if needs_merging(upper):
+                new = stack.enter_context(_merged([found.upper, *found.lower], follow=True))
+            assert new is not None
+            yield upper, new, old
 
     def _work(self, key: str, parent: ChainId | None) -> str:
         """A link or a file that says what is below would cost another 0.1 ms."""
@@ -197,7 +250,7 @@ class OverlaySnapshots:
         """(bytes, inodes) that the container's own directory takes; hard-linked files count once."""
         if key not in self._active:
             raise NotFound(f"snapshot {key} does not exist")
-        return await asyncio.to_thread(_usage, f"{self._active_root}/{key}/fs")
+        return await thread_to_the_end(_usage, f"{self._active_root}/{key}/fs")
 
     def parents_in_use(self) -> set[ChainId]:
         """The layers that containers' directories and leases stand on (those below them not included)."""
@@ -261,7 +314,8 @@ class OverlaySnapshots:
         """Forgets the layers, then removes their files."""
         doomed = [self._layers[chain_id] for chain_id in chain_ids if chain_id in self._layers]
         await self._forget([layer.chain_id for layer in doomed])
-        await thread_to_the_end(self._discard, [f"{self._layers_root}/{layer.number}" for layer in doomed])
+        roots = (self._layers_root, self._init_root)
+        await thread_to_the_end(self._discard, [f"{root}/{layer.number}" for layer in doomed for root in roots])
 
     async def _forget(self, chain_ids: Sequence[ChainId]) -> None:
         for chain_id in chain_ids:
@@ -300,6 +354,28 @@ class OverlaySnapshots:
         for path in paths:
             self.trash.put(path)
         self.trash.empty_now()
+
+
+@contextmanager
+def _merged(lower: Sequence[str], *, follow: bool = False) -> Iterator[int | None]:
+    """A descriptor of a read-only view of the stack of directories, topmost first; None for an empty one. Nobody else sees the mount.
+
+    `follow`: also what the kernel has recorded as renamed directories and as changes of metadata alone.
+    """
+    if not lower:
+        yield None
+        return
+    options: list[tuple[str, str | None]] = [("redirect_dir", "follow"), ("metacopy", "on")] if follow else []
+    # The kernel wants two layers; whoever looks through a single one looks at the directory itself.
+    mount = open_overlay(list(lower), options=options) if len(lower) > 1 else os.open(lower[0], os.O_PATH | os.O_CLOEXEC)
+    try:
+        fd = os.open(f"/proc/self/fd/{mount}", _OPEN_DIRECTORY)
+        try:
+            yield fd
+        finally:
+            os.close(fd)
+    finally:
+        os.close(mount)
 
 
 def inherit_attributes(fs: str, implied: Iterable[bytes], lower: Sequence[str]) -> None:
