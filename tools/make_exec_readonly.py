@@ -88,7 +88,9 @@ def x86_64() -> tuple[bytes, bytes]:
         code.add(number(b"\xbf", AT_FDCWD), number(b"\xba", OPEN_TREE_CLONE_CLOEXEC))  # mov edi; mov edx
         call(OPEN_TREE)
 
-    code.add(b"\x44\x8b\x24\x24", b"\x48\x8d\x5c\x24\x10", b"\x4e\x8d\x74\xe4\x10")  # mov r12d,[rsp]; lea rbx,[rsp+16]; lea r14,[rsp+r12*8+16]
+    code.add(
+        b"\x44\x8b\x24\x24", b"\x48\x8d\x5c\x24\x10", b"\x4e\x8d\x74\xe4\x10"
+    )  # mov r12d,[rsp]; lea rbx,[rsp+16]; lea r14,[rsp+r12*8+16]
     code.add(b"\x41\x83\xfc\x02")  # cmp r12d, 2
     to(b"\x0f\x8c", "fail")  # jl
     code.add(b"\x48\x8b\x33", b"\x80\x3e\x2f")  # mov rsi,[rbx]; cmp byte [rsi], '/'
@@ -116,7 +118,9 @@ def x86_64() -> tuple[bytes, bytes]:
     code.label("run")
     code.add(b"\x44\x89\xef")  # mov edi, r13d
     to(b"\x48\x8d\x35", "empty")
-    code.add(b"\x48\x89\xda", b"\x4d\x89\xf2", number(b"\x41\xb8", AT_EMPTY_PATH))  # mov rdx, rbx; mov r10, r14; mov r8d
+    code.add(
+        b"\x48\x89\xda", b"\x4d\x89\xf2", number(b"\x41\xb8", AT_EMPTY_PATH)
+    )  # mov rdx, rbx; mov r10, r14; mov r8d
     call(322)  # execveat
     code.label("plain")
     code.add(b"\x48\x8b\x3b", b"\x48\x89\xde", b"\x4c\x89\xf2")  # mov rdi,[rbx]; mov rsi, rbx; mov rdx, r14
@@ -164,7 +168,11 @@ def aarch64() -> tuple[bytes, bytes]:
         code.far(4, name, encode)  # adr
 
     def branch(base: int, name: str, *, shift: int, bits: int) -> None:
-        code.far(4, name, lambda place, target: struct.pack("<I", base | (((target - place) >> 2) & ((1 << bits) - 1)) << shift))
+        code.far(
+            4,
+            name,
+            lambda place, target: struct.pack("<I", base | (((target - place) >> 2) & ((1 << bits) - 1)) << shift),
+        )
 
     def call(system_call: int) -> None:
         move(8, system_call)

@@ -14,6 +14,7 @@ from typing import Protocol
 from wherry.spec.calls import (
     AttachedStream,
     AttachOptions,
+    CommitOptions,
     Filters,
     Json,
     JsonList,
@@ -24,7 +25,7 @@ from wherry.spec.calls import (
     RegistryAuth,
     WaitResult,
 )
-from wherry.spec.ids import ContainerId, ExecId
+from wherry.spec.ids import ContainerId, ExecId, ImageId
 from wherry.wire.engine import ContainerCreate, ExecCreate, ExecStart, VolumeCreate
 
 
@@ -62,6 +63,15 @@ class ContainerBackend(Protocol):
     async def list(self, *, all: bool, limit: int | None, size: bool, filters: Filters) -> JsonList: ...
     async def top(self, ref: str, ps_args: str) -> Json: ...
     async def prune(self, filters: Filters) -> Json: ...
+    async def changes(self, ref: str) -> JsonList:
+        """→ [{"Path": …, "Kind": 0 modified | 1 added | 2 deleted}]."""
+        ...
+
+    async def export(self, ref: str) -> AsyncIterator[bytes]:
+        """Its file system as a tar."""
+        ...
+
+    async def commit(self, ref: str, options: CommitOptions) -> ImageId: ...
     async def stats(self, ref: str) -> Json:
         """One sample, in the shape of GET /containers/{id}/stats."""
         ...

@@ -117,14 +117,19 @@ class Call:
 
     async def json(self, body: type[_Body]) -> _Body:
         """The typed body; an empty one is all defaults. InvalidArgument; NotImplemented naming the fields that wherry does not carry out."""
+        parsed = await self.optional_json(body)
+        return body() if parsed is None else parsed
+
+    async def optional_json(self, body: type[_Body]) -> _Body | None:
+        """As `json`; None when there is no body, or `null`."""
         content_type = self.http.headers.get("Content-Type", "")
         data = await self.body()
         if content_type or data:
             kind = content_type.partition(";")[0].strip().lower()
             if kind != "application/json":
                 raise InvalidArgument(f"unsupported Content-Type header ({content_type}): must be 'application/json'")
-        if not data:
-            return body()
+        if data.strip() in (b"", b"null"):
+            return None
         parsed, missing = wire.parse(data, body)
         if missing:
             raise errors.NotImplemented(f"wherry does not support {', '.join(sorted(set(missing)))} yet")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wherry.api import unimplemented
 from wherry.api.backend import Backends
+from wherry.api.container_files import ContainerFileRoutes
 from wherry.api.container_streams import ContainerStreamRoutes
 from wherry.api.containers import ContainerRoutes
 from wherry.api.execs import ExecRoutes
@@ -20,6 +21,7 @@ def all_routes(backends: Backends) -> list[Route]:
     return [
         *SystemRoutes(backends.system).table(),
         *ContainerRoutes(backends.containers).table(),
+        *ContainerFileRoutes(backends.containers).table(),
         *ContainerStreamRoutes(backends.containers).table(),
         *ExecRoutes(backends.execs).table(),
         *ImageRoutes(backends.images).table(),

@@ -12,8 +12,6 @@ from wherry.api.call import Call
 from wherry.api.router import Handler, Route
 
 _PATHS = """
-GET /containers/{id}/changes
-GET /containers/{id}/export
 POST /containers/{id}/update
 GET /containers/{id}/attach/ws
 HEAD /containers/{id}/archive
@@ -28,7 +26,6 @@ GET /images/search
 GET /images/{name}/get
 GET /images/get
 POST /auth
-POST /commit
 PUT /volumes/{name}
 DELETE /networks/{id}
 POST /networks/create

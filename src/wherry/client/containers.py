@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from .session import Session
 
     Json = dict[str, Any]
+    JsonList = list[Json]  # the class has a method called list
     Filters = Mapping[str, Sequence[str]]
 
 
@@ -171,6 +172,41 @@ class Containers:
     def stats(self, ref: str, *, stream: bool = True, one_shot: bool = False) -> Iterator[Json]:
         query = {"stream": stream, "one-shot": one_shot or None}
         return self._session.stream(self._session.open("GET", f"/containers/{segment(ref)}/stats", query=query))
+
+    def changes(self, ref: str) -> JsonList:
+        """[{"Path", "Kind"}]: 0 is modified, 1 added, 2 deleted."""
+        answer: JsonList | None = self._session.call("GET", f"/containers/{segment(ref)}/changes")
+        return answer or []
+
+    def export(self, ref: str) -> Iterator[bytes]:
+        """Its file system as a tar, piece by piece."""
+        return self._session.open("GET", f"/containers/{segment(ref)}/export").pieces()
+
+    def commit(
+        self,
+        ref: str,
+        *,
+        reference: str = "",
+        message: str = "",
+        author: str = "",
+        changes: Sequence[str] = (),
+        pause: bool = True,
+    ) -> str:
+        """→ the new image's id. `reference`: its name, "name" or "name:tag"."""
+        from .reference import split
+
+        repository, tag = split(reference) if reference else ("", "")
+        query = {
+            "container": ref,
+            "repo": repository or None,
+            "tag": tag or None,
+            "comment": message or None,
+            "author": author or None,
+            "changes": list(changes),
+            "pause": pause,
+        }
+        answer: Json = self._session.call("POST", "/commit", query=query)
+        return str(answer["Id"])
 
     def prune(self, filters: Filters | None = None) -> Json:
         answer: Json = self._session.call("POST", "/containers/prune", query={"filters": _filters(filters)})

@@ -1,16 +1,20 @@
-"""Lets blocking code in a thread read a stream that arrives on the event loop (a request's body, a registry's answer)."""
+"""Between blocking code in a thread and streams on the event loop: a thread reads a request (`in_thread`), or writes an answer (`produced`)."""
 
 from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
 from concurrent.futures import CancelledError, Future
-from typing import TypeVar
+from typing import Any, TypeVar
 
+from wherry.core.cancellation import to_the_end
 from wherry.core.compression import Source
 from wherry.errors import Unavailable
 
 T = TypeVar("T")
+
+PIECE = 1 << 20
+"""About how much `produced` gives at once."""
 
 
 class _Bridge:
@@ -64,3 +68,80 @@ async def in_thread(function: Callable[[Source], T], pieces: AsyncIterator[bytes
         bridge.cancel()
         await asyncio.wait([work])
         raise
+
+
+class _Gone(Exception):
+    """Nobody reads any more."""
+
+
+class _Outlet:
+    """`write` runs in the thread: it gathers small pieces, and waits while the reader is busy."""
+
+    def __init__(self, queue: asyncio.Queue[bytes], loop: asyncio.AbstractEventLoop) -> None:
+        self._queue = queue
+        self._loop = loop
+        self._pieces: list[bytes] = []
+        self._size = 0
+        self._pending: Future[None] | None = None
+        self._gone = False
+
+    def write(self, data: bytes) -> None:
+        self._pieces.append(data)
+        self._size += len(data)
+        if self._size >= PIECE:
+            self.flush()
+
+    def flush(self) -> None:
+        if not self._pieces:
+            return
+        data = b"".join(self._pieces)
+        self._pieces, self._size = [], 0
+        pending = self._pending = asyncio.run_coroutine_threadsafe(self._queue.put(data), self._loop)
+        if self._gone:
+            pending.cancel()
+        try:
+            pending.result()
+        except CancelledError:
+            raise _Gone from None
+
+    def close(self) -> None:
+        self._gone = True
+        if self._pending is not None:
+            self._pending.cancel()
+
+
+async def produced(function: Callable[[Callable[[bytes], object]], object]) -> AsyncIterator[bytes]:
+    """What `function(write)` writes in a thread, in pieces of about a MiB. What it raises is raised here.
+
+    Closing the iterator makes `write` fail, and waits for the thread's end.
+    """
+    loop = asyncio.get_running_loop()
+    queue: asyncio.Queue[bytes] = asyncio.Queue(2)
+    outlet = _Outlet(queue, loop)
+
+    def work() -> None:
+        function(outlet.write)
+        outlet.flush()
+
+    done = asyncio.ensure_future(loop.run_in_executor(None, work))
+    try:
+        while True:
+            getting = asyncio.ensure_future(queue.get())
+            either: list[asyncio.Future[Any]] = [getting, done]
+            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            if getting.done():
+                yield getting.result()
+                continue
+            getting.cancel()
+            while not queue.empty():
+                yield queue.get_nowait()
+            done.result()
+            return
+    finally:
+        outlet.close()
+        await to_the_end(_ended(done))
+
+
+async def _ended(done: asyncio.Future[None]) -> None:
+    await asyncio.wait([done])
+    done.exception()  # looked at: who wanted it has it, or has gone

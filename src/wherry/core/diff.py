@@ -93,7 +93,11 @@ class Differ:
             return None if old is None else Change(path, Kind.DELETED, None)
         if old is None:
             return Change(path, Kind.ADDED, new)
-        if self._everything or _differs(new, old) or self._capability(self._new, path) != self._capability(self._old, path):
+        if (
+            self._everything
+            or _differs(new, old)
+            or self._capability(self._new, path) != self._capability(self._old, path)
+        ):
             return Change(path, Kind.MODIFIED, new)
         return None
 

@@ -6,27 +6,24 @@ same files (`docker export` shows them, `docker diff` and `docker commit` do not
 
 from __future__ import annotations
 
-import errno
 import os
 import stat
+from collections.abc import Sequence
 
-from wherry.errors import SyscallError
-from wherry.linux.paths import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
-from wherry.linux.syscalls import openat2
+from wherry.core.stack import find
 
 _DIRECTORIES = ("dev/pts", "dev/shm", "proc", "sys")
 _FILES = (".dockerenv", "dev/console", "etc/hostname", "etc/hosts", "etc/resolv.conf")
 _LINKS = (("etc/mtab", "/proc/mounts"),)
-_FLAGS = os.O_PATH | os.O_NOFOLLOW
 
 
-def fill(target: str, below: int | None) -> None:
-    """Makes in the empty directory `target` what the image's file system `below` (a directory's descriptor; None for no image) lacks.
+def fill(target: str, below: Sequence[str]) -> None:
+    """Makes in the empty directory `target` what the image's layers `below` (topmost first) lack.
 
     Where a directory on the way is something else in the image (a link), nothing is made: the runtime finds its own way there.
     """
-    if below is not None:
-        _dress(target, os.fstat(below))
+    if below:
+        _dress(target, os.stat(below[0]))
     for path in _DIRECTORIES:
         _make_directory(target, path, below)
     for path in _FILES:
@@ -37,24 +34,22 @@ def fill(target: str, below: int | None) -> None:
     for path, aim in _LINKS:
         if _wanted(target, path, below):
             os.symlink(aim, f"{target}/{path}")
-    if below is not None:
-        # Making something in a directory has changed its time.
-        for path in ("dev", "etc", ""):
-            found = _look_up(below, path)
-            if found is not None and os.path.isdir(f"{target}/{path}"):
-                os.utime(f"{target}/{path}", ns=(found.st_atime_ns, found.st_mtime_ns))
+    for path in ("dev", "etc", ""):  # making something in a directory has changed its time
+        found = find(below, path.encode())
+        if found is not None and os.path.isdir(f"{target}/{path}"):
+            os.utime(f"{target}/{path}", ns=(found.st_atime_ns, found.st_mtime_ns))
 
 
-def _wanted(target: str, path: str, below: int | None) -> bool:
-    return (below is None or _look_up(below, path) is None) and _make_directory(target, os.path.dirname(path), below)
+def _wanted(target: str, path: str, below: Sequence[str]) -> bool:
+    return find(below, path.encode()) is None and _make_directory(target, os.path.dirname(path), below)
 
 
-def _make_directory(target: str, path: str, below: int | None) -> bool:
+def _make_directory(target: str, path: str, below: Sequence[str]) -> bool:
     """→ whether `path` is a directory of both now. Missing ones are root's, 0755; others are as in the image."""
     done = ""
     for part in path.split("/") if path else ():
         done = f"{done}/{part}" if done else part
-        found = None if below is None else _look_up(below, done)
+        found = find(below, done.encode())
         if found is not None and not stat.S_ISDIR(found.st_mode):
             return False
         try:
@@ -71,16 +66,3 @@ def _dress(path: str, found: os.stat_result) -> None:
     os.chown(path, found.st_uid, found.st_gid)
     os.chmod(path, stat.S_IMODE(found.st_mode))
     os.utime(path, ns=(found.st_atime_ns, found.st_mtime_ns))
-
-
-def _look_up(root: int, path: str) -> os.stat_result | None:
-    """A link on the way counts as something that is there, and is no directory."""
-    try:
-        fd = openat2(root, path or ".", _FLAGS, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
-    except SyscallError as error:
-        return None if error.errno == errno.ENOENT else os.stat(os.devnull)
-    try:
-        found = os.fstat(fd)
-    finally:
-        os.close(fd)
-    return os.stat(os.devnull) if stat.S_ISCHR(found.st_mode) and found.st_rdev == 0 else found

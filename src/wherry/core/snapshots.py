@@ -30,9 +30,10 @@ from wherry.core import init_layer
 from wherry.core.cancellation import completed, thread_to_the_end
 from wherry.core.db import Database
 from wherry.core.diff import Change, Differ, needs_merging
+from wherry.core.stack import find
 from wherry.core.trash import Trash
 from wherry.core.tree_tar import Write, export_tree, layer_tar
-from wherry.core.unpack import OPAQUE, Unpacked
+from wherry.core.unpack import Unpacked
 from wherry.errors import AlreadyExists, InvalidArgument, NotFound, SyscallError
 from wherry.linux.mounts import open_overlay
 from wherry.linux.syscalls import Long, failed, function, openat2
@@ -174,7 +175,8 @@ class OverlaySnapshots:
         if key not in self._active:
             raise NotFound(f"snapshot {key} does not exist")
         parent = self._active[key]
-        lower = [self._init(parent), *self.lower(parent)]
+        below = self.lower(parent)
+        lower = [self._init(parent), *below]
         return RootfsMount(lower, f"{self._active_root}/{key}/fs", self._work(key, parent))
 
     def _init(self, parent: ChainId | None) -> str:
@@ -184,8 +186,7 @@ class OverlaySnapshots:
         if not os.path.isdir(path):
             new = f"{self._init_root}/new-{secrets.token_hex(8)}"
             os.mkdir(new, 0o755)
-            with _merged(self.lower(parent)) as below:
-                init_layer.fill(new, below)
+            init_layer.fill(new, self.lower(parent))
             os.rename(new, path)
         return path
 
@@ -204,24 +205,32 @@ class OverlaySnapshots:
     def export(self, key: str, write: Write) -> None:
         """The container's whole file system as a tar."""
         found = self.mounts(key)
-        with _merged([found.upper, *found.lower]) as root:
-            assert root is not None
+        with self._reading(key), _merged([found.upper, *found.lower], follow=True) as root:
             export_tree(root, write)
 
     @contextmanager
     def _sides(self, key: str) -> Iterator[tuple[int, int, int]]:
         """Descriptors of the upper directory, of what the container sees, and of what lies below, for `Differ`."""
         found = self.mounts(key)
-        with ExitStack() as stack:
+        with self._reading(key), ExitStack() as stack:
             upper = os.open(found.upper, _OPEN_DIRECTORY)
             stack.callback(os.close, upper)
             old = stack.enter_context(_merged(found.lower))
-            assert old is not None
-            new: int | None = upper
+            new = upper
             if needs_merging(upper):
                 new = stack.enter_context(_merged([found.upper, *found.lower], follow=True))
-            assert new is not None
             yield upper, new, old
+
+    @contextmanager
+    def _reading(self, key: str) -> Iterator[None]:
+        """What is read of a snapshot counts only if nobody has begun to remove it meanwhile: else NotFound."""
+        try:
+            yield
+        except (FileNotFoundError, SyscallError):
+            if key in self._active:
+                raise
+        if key not in self._active:
+            raise NotFound(f"snapshot {key} was removed meanwhile")
 
     def _work(self, key: str, parent: ChainId | None) -> str:
         """A link or a file that says what is below would cost another 0.1 ms."""
@@ -357,17 +366,16 @@ class OverlaySnapshots:
 
 
 @contextmanager
-def _merged(lower: Sequence[str], *, follow: bool = False) -> Iterator[int | None]:
-    """A descriptor of a read-only view of the stack of directories, topmost first; None for an empty one. Nobody else sees the mount.
+def _merged(lower: Sequence[str], *, follow: bool = False) -> Iterator[int]:
+    """A descriptor of a read-only view of the stack of directories, topmost first. Nobody else sees the mount.
 
     `follow`: also what the kernel has recorded as renamed directories and as changes of metadata alone.
     """
-    if not lower:
-        yield None
-        return
     options: list[tuple[str, str | None]] = [("redirect_dir", "follow"), ("metacopy", "on")] if follow else []
     # The kernel wants two layers; whoever looks through a single one looks at the directory itself.
-    mount = open_overlay(list(lower), options=options) if len(lower) > 1 else os.open(lower[0], os.O_PATH | os.O_CLOEXEC)
+    mount = (
+        open_overlay(list(lower), options=options) if len(lower) > 1 else os.open(lower[0], os.O_PATH | os.O_CLOEXEC)
+    )
     try:
         fd = os.open(f"/proc/self/fd/{mount}", _OPEN_DIRECTORY)
         try:
@@ -386,7 +394,7 @@ def inherit_attributes(fs: str, implied: Iterable[bytes], lower: Sequence[str]) 
     root = os.open(fs, _OPEN_DIRECTORY)
     try:
         for name in implied:
-            found = next((found for below in lower if (found := _look_up(below, name)) is not None), None)
+            found = find(lower, name)
             if found is None or not stat.S_ISDIR(found.st_mode):
                 continue
             try:
@@ -402,32 +410,6 @@ def inherit_attributes(fs: str, implied: Iterable[bytes], lower: Sequence[str]) 
                 os.close(fd)
     finally:
         os.close(root)
-
-
-def _look_up(fs: str, name: bytes) -> os.stat_result | None:
-    """What `name` is in one layer; None if that layer says nothing about it. A directory in which nothing below shines through ends
-    the search as well: it then counts as something that is not a directory (its own attributes are given)."""
-    fd = os.open(fs, _OPEN_DIRECTORY)
-    try:
-        for part in [part for part in name.split(b"/") if part != b"."]:
-            try:
-                following = os.open(part, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=fd)
-            except FileNotFoundError:
-                return os.stat(os.devnull) if _is_opaque(fd) else None
-            except NotADirectoryError:
-                return os.stat(os.devnull)
-            os.close(fd)
-            fd = following
-        return os.fstat(fd)
-    finally:
-        os.close(fd)
-
-
-def _is_opaque(fd: int) -> bool:
-    try:
-        return os.getxattr(f"/proc/self/fd/{fd}", OPAQUE) == b"y"
-    except OSError:
-        return False
 
 
 def _usage(path: str) -> tuple[int, int]:

@@ -15,7 +15,18 @@ import stat
 from collections.abc import Callable, Iterator
 
 from wherry.core.diff import Differ, Kind, open_directory
-from wherry.core.tar import BLOCK_DEVICE, CHARACTER, CHUNK, DIRECTORY, FIFO, HARD_LINK, MAX_SPARSE, REGULAR, SYMLINK, Entry
+from wherry.core.tar import (
+    BLOCK_DEVICE,
+    CHARACTER,
+    CHUNK,
+    DIRECTORY,
+    FIFO,
+    HARD_LINK,
+    MAX_SPARSE,
+    REGULAR,
+    SYMLINK,
+    Entry,
+)
 from wherry.core.tar_writer import TarWriter
 from wherry.errors import SyscallError
 from wherry.linux.paths import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
@@ -30,7 +41,14 @@ _KINDS = {
     stat.S_IFIFO: FIFO,
 }
 """Sockets are left out: they mean nothing without the process behind them."""
-_HOST_XATTRS = ("trusted.overlay.", "user.overlay.", "security.selinux", "security.ima", "security.evm", "system.nfs4_acl")
+_HOST_XATTRS = (
+    "trusted.overlay.",
+    "user.overlay.",
+    "security.selinux",
+    "security.ima",
+    "security.evm",
+    "system.nfs4_acl",
+)
 _WORTH_A_MAP = 64 << 10
 """Holes of that many bytes altogether make a file sparse in the tar as well."""
 
@@ -85,9 +103,7 @@ class _Packer:
         if kind is None:
             return
         try:
-            fd = openat2(
-                self._root, path, os.O_PATH | os.O_NOFOLLOW, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS
-            )
+            fd = openat2(self._root, path, os.O_PATH | os.O_NOFOLLOW, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
         except SyscallError as error:
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise

@@ -81,13 +81,13 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
             background=background,
             containers=store,
         )
-        containers = Containers(services)
+        image_objects = ImageObjects(services, RegistryHosts(config.insecure_registries))
+        stack.push_async_callback(image_objects.close)
+        containers = Containers(services, image_objects.committer)
         store.load()
         await snapshots.keep_only([container.id for container in store.all()])
         await containers.lifecycle.restore()
         await networks.settle()
-        image_objects = ImageObjects(services, RegistryHosts(config.insecure_registries))
-        stack.push_async_callback(image_objects.close)
         backends = Backends(
             containers=containers,
             execs=containers.execs,

@@ -5,11 +5,13 @@ from __future__ import annotations
 import asyncio
 import socket
 import time
-from collections.abc import Awaitable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Mapping
 
+from wherry.core.commit import Committer
 from wherry.core.tasks import AttachRequest, ExitEvent
-from wherry.engine import create, inspect, listing, logs, names, top
+from wherry.engine import commit, create, inspect, listing, logs, names, top
 from wherry.engine.execs import Execs
+from wherry.engine.image_names import new_name
 from wherry.engine.lifecycle import Lifecycle
 from wherry.engine.records import Container, Status, Waiter
 from wherry.engine.services import Services
@@ -18,16 +20,27 @@ from wherry.engine.stats import sample
 from wherry.engine.store import describe
 from wherry.engine.times import parse_timestamp
 from wherry.errors import Conflict, InvalidArgument, NotFound
-from wherry.spec.calls import AttachedStream, AttachOptions, Json, JsonList, LogOptions, LogStream, Names, WaitResult
-from wherry.spec.ids import ContainerId
+from wherry.spec.calls import (
+    AttachedStream,
+    AttachOptions,
+    CommitOptions,
+    Json,
+    JsonList,
+    LogOptions,
+    LogStream,
+    Names,
+    WaitResult,
+)
+from wherry.spec.ids import ContainerId, ImageId
 from wherry.wire.engine import ContainerCreate
 
 _WAIT_CONDITIONS = {"", "not-running", "next-exit", "removed"}
 
 
 class Containers:
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, committer: Committer) -> None:
         self._services = services
+        self._committer = committer
         starter = Starter(services)
         self.lifecycle = Lifecycle(services, starter)
         self.execs = Execs(services, starter)
@@ -203,6 +216,17 @@ class Containers:
         answer = await top.top(await container.task.pids(), ps_args)
         self._services.events.publish("container", "top", container.id, describe(container.record))
         return answer
+
+    async def changes(self, ref: str) -> JsonList:
+        return await commit.changes(self._services, self._get(ref))
+
+    async def export(self, ref: str) -> AsyncIterator[bytes]:
+        return commit.export(self._services, self._get(ref))
+
+    async def commit(self, ref: str, options: CommitOptions) -> ImageId:
+        container = self._get(ref)
+        name = new_name(options.repository, options.tag) if options.repository else None
+        return await commit.commit(self._services, self.lifecycle, self._committer, container, options, name)
 
     async def prune(self, filters: Mapping[str, Names]) -> Json:
         for name in filters:

@@ -10,7 +10,7 @@ from wherry.core.snapshots import OverlaySnapshots
 from wherry.engine.times import parse_rfc3339_nano
 from wherry.spec.calls import Json, JsonList
 
-_RUN_KEYS = (
+RUN_KEYS = (
     "User",
     "ExposedPorts",
     "Env",
@@ -61,7 +61,7 @@ def inspect(image: Image, snapshots: OverlaySnapshots) -> Json:
         "Id": image.id,
         "RepoTags": list(image.repo_tags),
         "RepoDigests": list(image.repo_digests),
-        "Config": {key: image.run[key] for key in _RUN_KEYS if image.run.get(key) not in (None, "", False)},
+        "Config": {key: image.run[key] for key in RUN_KEYS if image.run.get(key) not in (None, "", False)},
         "Architecture": config.get("architecture") or "",
         "Os": config.get("os") or "linux",
         "Size": image.size,

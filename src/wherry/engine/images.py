@@ -11,6 +11,7 @@ from contextlib import contextmanager
 
 from wherry import errors
 from wherry.core.archive import Archives
+from wherry.core.commit import Committer
 from wherry.core.images import Image
 from wherry.core.layers import LayerWork
 from wherry.core.pull import Puller
@@ -18,15 +19,14 @@ from wherry.core.unpackers import Unpackers
 from wherry.distribution.hosts import RegistryHosts
 from wherry.engine import changes as dockerfile
 from wherry.engine import image_json, image_listing
+from wherry.engine.image_names import new_name
 from wherry.engine.image_removal import Removal, Use
 from wherry.engine.services import Services
-from wherry.errors import Conflict, Internal, InvalidArgument
+from wherry.errors import Conflict, Internal
 from wherry.spec.calls import Json, JsonList, Names, ProgressSink, RegistryAuth
 from wherry.spec.ids import ImageId
 from wherry.spec.image import parse_platform
-from wherry.spec.reference import Reference, parse
-
-_DIGEST_ALGORITHMS = ("sha256", "sha384", "sha512")
+from wherry.spec.reference import parse
 
 
 class ImageObjects:
@@ -37,6 +37,7 @@ class ImageObjects:
         self._images = services.images
         self._unpackers = Unpackers()
         work = LayerWork(services.snapshots)
+        self.committer = Committer(self._images, self._unpackers, work)
         self._archives = Archives(self._images, self._unpackers, work)
         self._puller = Puller(self._images, self._unpackers, work, hosts)
         self._removal = Removal(self._images, self._uses, self._event)
@@ -74,7 +75,7 @@ class ImageObjects:
 
     async def tag(self, ref: str, repository: str, tag: str) -> None:
         image = self._images.get(ref)
-        reference = _new_name(repository, tag)
+        reference = new_name(repository, tag)
         await self._images.tag(image.id, reference)
         self._event("tag", image, name=reference.familiar)
 
@@ -140,7 +141,7 @@ class ImageObjects:
     ) -> None:
         if isinstance(archive, str):
             raise errors.NotImplemented("wherry does not import from a URL yet; send the archive itself")
-        name = _new_name(repository, tag) if repository else None
+        name = new_name(repository, tag) if repository else None
         run = dockerfile.apply({}, changes)
         chosen = parse_platform(platform) if platform else None
         with _disk_errors():
@@ -175,13 +176,3 @@ def _disk_errors() -> Iterator[None]:
 
 def _labels(image: Image | None) -> Mapping[str, str]:
     return image_json.labels(image) if image is not None else {}
-
-
-def _new_name(repository: str, tag: str) -> Reference:
-    """The name that `tag` and `import` give: a repository and a tag ("latest" if neither says one)."""
-    reference = parse(repository)
-    if reference.digest is not None:
-        raise InvalidArgument("refusing to create a tag with a digest reference")
-    if reference.familiar_name in _DIGEST_ALGORITHMS:
-        raise InvalidArgument("refusing to create an ambiguous tag using digest algorithm as name")
-    return reference.with_tag(tag) if tag else reference.tagged()

@@ -82,3 +82,16 @@ class RegistryAuth:
     identity_token: str = ""
     registry_token: str = ""
     server_address: str = ""
+
+
+@dataclass(frozen=True, slots=True)
+class CommitOptions:
+    """Of POST /commit. `config`: the request's body; None means the container's own."""
+
+    repository: str = ""
+    tag: str = ""
+    comment: str = ""
+    author: str = ""
+    pause: bool = True
+    changes: tuple[str, ...] = ()
+    config: Any = None

@@ -106,7 +106,7 @@ def test_layers_of_a_deleted_image_live_as_long_as_a_container_stands_on_them(tm
         assert await images.delete(image.id) == []
 
     async def after(images: Images) -> None:
-        [lower] = images.snapshots.mounts("c1").lower
+        [_, lower] = images.snapshots.mounts("c1").lower
         assert os.path.exists(f"{lower}/hello")
         await images.snapshots.remove("c1")
         assert images.snapshots.layers() == []
