@@ -10,6 +10,7 @@ GROUPS: dict[str, str] = {
     "container": "Manage containers",
     "image": "Manage images",
     "network": "Look at networks",
+    "registry": "Run a registry",
     "system": "Look at and manage the engine",
     "volume": "Manage volumes",
 }
@@ -84,6 +85,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "image tag": ("tag", ""),
     "network inspect": ("network_inspect", "Show everything about networks, as JSON"),
     "network ls": ("network_ls", "List networks"),
+    "registry serve": ("registry_serve", "Serve images and other artifacts: an OCI registry in this process"),
     "system df": ("system_df", "Show what takes how much disk"),
     "system events": ("events", ""),
     "system info": ("info", ""),
