@@ -102,7 +102,7 @@ class Call:
     def headers(self, **more: str) -> dict[str, str]:
         """`Docker_Content_Digest="…"` becomes Docker-Content-Digest."""
         headers = {**API_VERSION, **{name.replace("_", "-"): value for name, value in more.items()}}
-        if self.source and "ns" in self.query:
+        if self.source and self.query.get("ns") == self.source:
             headers["OCI-Namespace"] = self.source
         return headers
 

@@ -64,7 +64,7 @@ class Repositories:
 
     async def blob_size(self, repository: str, digest: Digest) -> int:
         await self._spare((repository, digest))
-        size = self.storage.size(digest) if self.index.has_link(repository, digest) else None
+        size = await self.content_size(digest) if self.index.has_link(repository, digest) else None
         if size is None:
             raise self._blob_unknown(digest)
         return size
@@ -74,7 +74,9 @@ class Repositories:
         await self._spare((repository, digest))
         if self.index.has_link(repository, digest):
             with contextlib.suppress(NotFound):
-                return self.storage.open(digest)
+                if self.storage.is_local:
+                    return self.storage.open(digest)
+                return await asyncio.to_thread(self.storage.open, digest)
         raise self._blob_unknown(digest)
 
     async def delete_blob(self, repository: str, digest: Digest) -> None:
@@ -86,7 +88,7 @@ class Repositories:
         for source in sources:
             await self._spare((source, digest))
             async with self.content(digest):
-                size = self.storage.size(digest)
+                size = await self.content_size(digest)
                 if size is not None and self.index.has_link(source, digest):
                     await self._link(repository, digest, size)
                     return True
@@ -101,9 +103,15 @@ class Repositories:
     async def adopt(self, repository: str, path: str, digest: Digest, size: int) -> None:
         """A verified file becomes a blob of the repository; the storage takes the file unless it has such a blob."""
         async with self.content(digest):
-            if self.storage.size(digest) != size:
+            if await self.content_size(digest) != size:
                 await asyncio.to_thread(self.storage.keep, path, digest)
             await self._link(repository, digest, size)
+
+    async def content_size(self, digest: Digest) -> int | None:
+        """Bytes in the storage, whoever shows them; None when it has no such blob."""
+        if self.storage.is_local:
+            return self.storage.size(digest)
+        return await asyncio.to_thread(self.storage.size, digest)
 
     async def _link(self, repository: str, digest: Digest, size: int) -> None:
         now = time.time()

@@ -17,17 +17,24 @@ import signal
 import socket
 import ssl
 import sys
+from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import uvloop
 from aiohttp import web
 
 from wherry.errors import FailedPrecondition, InvalidArgument
-from wherry.registry.gate import OpenGate
+from wherry.registry.cache import Cache
+from wherry.registry.collector import Collector, Policy
+from wherry.registry.gate import Gate, OpenGate
+from wherry.registry.metrics import Metrics
+from wherry.registry.passwords import PasswordGate, Passwords
 from wherry.registry.repositories import Repositories
-from wherry.registry.server import RegistryServer
-from wherry.registry.storage import FileStorage
+from wherry.registry.server import ROUTES, RegistryServer
+from wherry.registry.storage import FileStorage, Storage
+from wherry.registry.tokens import Issuer, TokenGate, TokenSettings, load_keys, own_key
+from wherry.registry.upstream import Upstream
 
 log = logging.getLogger("wherry.registry")
 
@@ -42,11 +49,26 @@ class Config:
 
     addr: str
     root: str
+    storage: str = ""
+    """URL of an object store for the blobs; "" keeps them in the root."""
     tls_cert: str = ""
     tls_key: str = ""
     tls_client_ca: str = ""
     read_only: bool = False
     access_log: bool = True
+    htpasswd: str = ""
+    anonymous_pull: bool = False
+    token: bool = False
+    """Bearer tokens: of the server at `token_realm`, or of this one, for those in `htpasswd`."""
+    token_realm: str = ""
+    token_service: str = "wherry-registry"
+    token_issuer: str = "wherry-registry"
+    token_keys: str = ""
+    proxy: str = ""
+    proxy_username: str = ""
+    proxy_password: str = ""
+    metrics_addr: str = ""
+    policy: Policy = field(default_factory=Policy)
 
 
 def run(config: Config) -> None:
@@ -55,32 +77,111 @@ def run(config: Config) -> None:
     with contextlib.ExitStack() as stack:
         tls = make_tls(config)
         own_root(config.root, stack)
-        listening = listen(config.addr, stack)
+        gate, extra = make_gate(config)
+        listening = listen("addr", config.addr, stack)
+        metrics = listen("metrics-addr", config.metrics_addr, stack) if config.metrics_addr else None
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-            runner.run(_serve(config, listening, tls))
+            runner.run(_serve(config, Doors(listening, tls, metrics), gate, extra))
 
 
-async def _serve(config: Config, listening: socket.socket, tls: ssl.SSLContext | None) -> None:
+Extra = dict[str, Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]]
+"""Paths beside the API, and who answers there."""
+
+
+@dataclass(frozen=True, slots=True)
+class Doors:
+    """Where the registry listens."""
+
+    registry: socket.socket
+    tls: ssl.SSLContext | None
+    metrics: socket.socket | None
+
+
+async def _serve(config: Config, doors: Doors, gate: Gate, extra: Extra) -> None:
     loop = asyncio.get_running_loop()
     loop.set_default_executor(ThreadPoolExecutor(THREADS, thread_name_prefix="io"))
     stopping = _watch_signals(loop)
-    repositories = Repositories(config.root, FileStorage(os.path.join(config.root, "blobs")))
-    with contextlib.closing(repositories):
+    async with contextlib.AsyncExitStack() as stack:
+        repositories = stack.enter_context(contextlib.closing(Repositories(config.root, make_storage(config))))
+        metrics = Metrics(lambda: len(repositories.uploads))
+        tasks = await stack.enter_async_context(asyncio.TaskGroup())
+        routes, source = ROUTES, ""
+        if config.proxy:
+            upstream = Upstream(config.proxy, config.proxy_username, config.proxy_password)
+            stack.push_async_callback(upstream.close)
+            cache = Cache(repositories, upstream, tasks, metrics.cached)
+            stack.callback(cache.stop)
+            routes, source = cache.routes, upstream.host
+        if not config.read_only:
+            collector = Collector(repositories, config.policy, report=metrics.collected)
+            stack.callback(tasks.create_task(collector.run()).cancel)
         server = RegistryServer(
             repositories,
-            OpenGate(),
+            gate,
+            routes=routes,
             read_only=config.read_only,
+            source=source,
+            extra=extra,
+            observe=metrics.observe,
             access_log=sys.stdout if config.access_log else None,
         )
-        runner = web.ServerRunner(server.http(), shutdown_timeout=GRACE_SECONDS)
-        await runner.setup()
-        try:
-            await web.SockSite(runner, listening, ssl_context=tls, backlog=BACKLOG).start()
-            say(f"registry serves {config.root} on {url_of(listening, tls)}")
-            await stopping.wait()
-            say("registry stops")
-        finally:
-            await runner.cleanup()
+        if doors.metrics is not None:
+            await _open(stack, web.Server(_only("/metrics", metrics.answer), access_log=None), doors.metrics, None)
+        await _open(stack, server.http(), doors.registry, doors.tls)
+        what = f"caches {config.proxy} in" if config.proxy else "serves"
+        say(f"registry {what} {config.root} on {url_of(doors.registry, doors.tls)}")
+        await stopping.wait()
+        say("registry stops")
+
+
+async def _open(
+    stack: contextlib.AsyncExitStack, server: web.Server, door: socket.socket, tls: ssl.SSLContext | None
+) -> None:
+    """Serves until the end of the stack; what is under way then is finished first."""
+    runner = web.ServerRunner(server, shutdown_timeout=GRACE_SECONDS)
+    await runner.setup()
+    stack.push_async_callback(runner.cleanup)
+    await web.SockSite(runner, door, ssl_context=tls, backlog=BACKLOG).start()
+
+
+def _only(
+    path: str, answer: Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]
+) -> Callable[[web.BaseRequest], Awaitable[web.StreamResponse]]:
+    async def handle(http: web.BaseRequest) -> web.StreamResponse:
+        return await answer(http) if http.path == path else web.Response(status=404)
+
+    return handle
+
+
+def make_storage(config: Config) -> Storage:
+    if not config.storage:
+        return FileStorage(os.path.join(config.root, "blobs"))
+    from wherry.registry.object_storage import ObjectStorage
+
+    return ObjectStorage(config.storage)
+
+
+def make_gate(config: Config) -> tuple[Gate, Extra]:
+    """Who decides who is let in, and the token server's path if that is here."""
+    passwords = Passwords(config.htpasswd) if config.htpasswd else None
+    if config.token or config.token_realm:
+        settings = TokenSettings(config.token_realm, config.token_service, config.token_issuer)
+        if config.token_realm:
+            if not config.token_keys or passwords is not None:
+                raise InvalidArgument(
+                    "--token-realm needs --token-keys, and excludes --htpasswd: the token server knows the users"
+                )
+            return TokenGate(settings, load_keys(config.token_keys)), {}
+        if passwords is None:
+            raise InvalidArgument("--token needs --htpasswd, or --token-realm and --token-keys of another token server")
+        key = own_key(os.path.join(config.root, "token.key"))
+        issuer = Issuer(settings, key, passwords, anonymous_pull=config.anonymous_pull)
+        return TokenGate(settings, [key.public_key()]), {"/token": issuer.answer}
+    if passwords is not None:
+        return PasswordGate(passwords, anonymous_pull=config.anonymous_pull), {}
+    if config.anonymous_pull:
+        raise InvalidArgument("--anonymous-pull needs --htpasswd: without, everybody may do everything")
+    return OpenGate(), {}
 
 
 def say(line: str) -> None:
@@ -115,7 +216,7 @@ def parse_addr(addr: str) -> tuple[str, int]:
     return host.removeprefix("[").removesuffix("]"), int(port)
 
 
-def listen(addr: str, stack: contextlib.ExitStack) -> socket.socket:
+def listen(flag: str, addr: str, stack: contextlib.ExitStack) -> socket.socket:
     host, port = parse_addr(addr)
     try:
         family, _, _, _, address = socket.getaddrinfo(
@@ -125,7 +226,7 @@ def listen(addr: str, stack: contextlib.ExitStack) -> socket.socket:
             address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=not host and family == socket.AF_INET6
         )
     except OSError as error:
-        raise FailedPrecondition(f"--addr {addr}: {(error.strerror or str(error)).lower()}") from None
+        raise FailedPrecondition(f"--{flag} {addr}: {(error.strerror or str(error)).lower()}") from None
     stack.callback(listening.close)
     listening.setblocking(False)
     return listening

@@ -19,7 +19,7 @@ from typing import TextIO
 
 from aiohttp import web
 
-from wherry.errors import DeadlineExceeded, Unavailable
+from wherry.errors import DataLoss, DeadlineExceeded, Unavailable
 from wherry.registry import blobs, lists, manifests
 from wherry.registry.call import API_VERSION, PIECE, Call
 from wherry.registry.errors import Code, Refused
@@ -194,6 +194,8 @@ def _as_refused(error: Exception) -> Refused:
             return error
         case DeadlineExceeded():
             return Refused(Code.UNSUPPORTED, str(error), status=408)
+        case DataLoss():
+            return Refused(Code.UNSUPPORTED, str(error), status=502)
         case Unavailable():
             return Refused(Code.UNSUPPORTED, str(error), status=503, headers={"Retry-After": "10"})
         case web.RequestPayloadError():

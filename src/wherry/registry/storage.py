@@ -2,7 +2,7 @@
 
 **Invariants**: `keep` takes a whole, verified file; when it returns, the blob survives a power cut; until then nobody sees a part of it. Blobs never
 change. What was opened can be read to its end, also when the blob is removed meanwhile (object stores: as far as they allow).
-`tests/contract/test_registry_storage.py` is the suite that every driver passes. Blocking: call from threads, but for `size` and `open`.
+`tests/contract/test_registry_storage.py` is the suite that every driver passes. Blocking: call from threads.
 """
 
 from __future__ import annotations
@@ -35,6 +35,11 @@ class OpenBlob(Protocol):
 
 
 class Storage(Protocol):
+    @property
+    def is_local(self) -> bool:
+        """Whether `size` and `open` answer at once, as a file system does; otherwise they, too, are called from threads."""
+        ...
+
     def size(self, digest: Digest) -> int | None:
         """Bytes; None when it is not there."""
         ...
@@ -58,6 +63,8 @@ class Storage(Protocol):
 
 class FileStorage:
     """Below a directory: `sha256/ab/ab…`. The files that `keep` takes must be on the same file system."""
+
+    is_local = True
 
     def __init__(self, root: str) -> None:
         self.root = root
