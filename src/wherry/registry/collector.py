@@ -29,6 +29,7 @@ _UNNEEDED = """
 touched < :before and not exists (select 1 from needs where needs.repository = links.repository and needs.digest = links.digest)
 """
 _UNREACHABLE = """
+delete from manifests where repository = :repository and digest not in (
 with recursive live (digest) as (
     select digest from tags where repository = :repository
     union select digest from manifests where repository = :repository and touched >= :before
@@ -38,7 +39,7 @@ with recursive live (digest) as (
     union select manifests.digest from live
         join manifests on manifests.repository = :repository and manifests.subject = live.digest
 )
-delete from manifests where repository = :repository and digest not in live
+select digest from live)
 """
 
 

@@ -49,9 +49,13 @@ class Document:
 
 
 def parse(data: bytes, content_type: str) -> Document:
-    """`content_type` is the request's header. Refused (MANIFEST_INVALID) when it is no document that can be kept."""
+    """`content_type` is the request's header; one that names no format (application/json) leaves that to the document.
+
+    Refused (MANIFEST_INVALID) when it is no document that can be kept.
+    """
+    named = content_type.partition(";")[0].strip()
     try:
-        return _parse(data, content_type.partition(";")[0].strip())
+        return _parse(data, named if named.startswith("application/vnd.") else "")
     except InvalidArgument as error:
         raise Refused(Code.MANIFEST_INVALID, str(error)) from None
 
