@@ -108,17 +108,16 @@ class Collector:
     async def _note_uses(self, before: float) -> None:
         """When a manifest was last asked for outlives this process; what is older than the grace period is forgotten here."""
         touched = self.repositories.touched
+        if self.policy.max_age or self.policy.untagged:
+            uses = [(moment, *pair) for pair, moment in touched.items()]
+
+            def note(connection: sqlite3.Connection) -> None:
+                query = "update manifests set touched = max(touched, ?) where repository = ? and digest = ?"
+                connection.executemany(query, uses)
+
+            await self.repositories.index.write(note)
         for pair in [pair for pair, moment in touched.items() if moment < before]:
             del touched[pair]
-        if not (self.policy.max_age or self.policy.untagged):
-            return
-        uses = [(moment, *pair) for pair, moment in touched.items()]
-
-        def note(connection: sqlite3.Connection) -> None:
-            query = "update manifests set touched = max(touched, ?) where repository = ? and digest = ?"
-            connection.executemany(query, uses)
-
-        await self.repositories.index.write(note)
 
     async def _remove_manifests(self, repository: str, before: float) -> int:
         removed = 0

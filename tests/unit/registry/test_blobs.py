@@ -3,8 +3,8 @@ import os
 from pathlib import Path
 
 import pytest
-
 from tests.unit.registry.lab import Client, registry, run, sha
+
 from wherry.registry import call, uploads
 
 DATA = os.urandom(3_000_000)

@@ -4,6 +4,7 @@ import time
 from pathlib import Path
 
 from tests.unit.registry.lab import EMPTY, OCI_INDEX, OCI_MANIFEST, descriptor, image, index, registry, run, sha
+
 from wherry.registry.collector import Collector
 from wherry.spec.ids import Digest
 

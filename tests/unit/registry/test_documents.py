@@ -4,8 +4,8 @@ from typing import Any
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-
 from tests.unit.registry.lab import EMPTY, OCI_INDEX, OCI_MANIFEST, descriptor, image, index, sha
+
 from wherry.registry.documents import parse
 from wherry.registry.errors import Code, Refused
 

@@ -3,7 +3,6 @@ import os
 from pathlib import Path
 
 import pytest
-
 from tests.unit.registry.lab import EMPTY, OCI_INDEX, OCI_MANIFEST, descriptor, image, index, registry, run, sha
 
 

@@ -3,8 +3,8 @@ import re
 from pathlib import Path
 
 import pytest
-
 from tests.unit.registry.lab import Client, registry, run, sha
+
 from wherry.registry.index import Index
 
 
@@ -25,7 +25,7 @@ def test_the_base_says_which_api_this_is(tmp_path: Path) -> None:
         ("GET", "/v2/A/tags/list", 400, "NAME_INVALID"),
         ("GET", "/v2/a/../../etc/passwd/tags/list", 400, "NAME_INVALID"),
         ("POST", "/v2/a/tags/list", 405, "UNSUPPORTED"),
-        ("BREW", "/v2/", 405, "UNSUPPORTED"),
+        ("TRACE", "/v2/", 405, "UNSUPPORTED"),
         ("GET", "/v2/a/blobs/sha256:zz", 400, "DIGEST_INVALID"),
         ("GET", "/v2/a/blobs/uploads/x", 404, "BLOB_UPLOAD_UNKNOWN"),
     ],
@@ -75,12 +75,12 @@ def test_a_read_only_registry_serves_and_refuses(tmp_path: Path) -> None:
 def test_the_log_has_a_line_a_request_that_a_client_cannot_forge(tmp_path: Path) -> None:
     async def test() -> None:
         async with registry(tmp_path) as client:
-            await client.ask("GET", "/v2/", headers={"User-Agent": 'x" 200 \x1b[2J'})
+            await client.ask("GET", "/v2/", headers={"User-Agent": 'x" 200 \u202e\\'})
             await client.ask("GET", f"/v2/a/blobs/{await client.push_blob('a', b'12345')}")
             await asyncio.sleep(0)
             first, _, third = client.lab.log.getvalue().splitlines()
             assert re.fullmatch(
-                r'127\.0\.0\.1 - - \[.*\] "GET /v2/ HTTP/1\.1" 200 2 "-" "x\\x22 200 \\x1b\[2J" 0\.\d{3}', first
+                r'127\.0\.0\.1 - - \[.*\] "GET /v2/ HTTP/1\.1" 200 2 "-" "x\\x22 200 \\x202e\\x5c" 0\.\d{3}', first
             )
             assert f'"GET /v2/a/blobs/{sha(b"12345")} HTTP/1.1" 200 5 ' in third
 
