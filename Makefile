@@ -35,7 +35,7 @@ unit: $(VENV)/.tools
 	$(PYTEST) -q tests/unit tests/contract $(ARGS)
 
 test: packages lint $(VENV)/.installed ## Everything: check, contract, root, e2e, security (as root)
-	$(PYTEST) $(ARGS)
+	tools/run-tests $(BIN) $(ARGS)
 
 test-root: packages $(VENV)/.installed $(VENV)/.tools ## Tests on the real kernel (as root)
 	$(PYTEST) tests/root $(ARGS)
