@@ -19,7 +19,7 @@ import pytest
 
 from tests import leaks
 
-LEAK_CHECKED = ("root", "e2e", "security")
+LEAK_CHECKED = ("root", "e2e", "security", "conformance")
 """The folders of tests whose every test must leave the machine as it found it."""
 
 MAY_BE_ABSENT = frozenset(
@@ -101,6 +101,8 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "registry": _program("docker-registry"),
     "skopeo": _program("skopeo"),
     "umoci": _program("umoci"),
+    "containerd": _program("containerd"),
+    "podman": _program("podman"),
     "runc": _program("runc"),
     "crun": _program("crun"),
     "strace": _program("strace"),

@@ -17,6 +17,7 @@ from wherry.errors import SyscallError
 from wherry.linux import syscalls
 
 RESOLVE_NO_XDEV, RESOLVE_NO_MAGICLINKS, RESOLVE_NO_SYMLINKS, RESOLVE_BENEATH, RESOLVE_IN_ROOT = 0x1, 0x2, 0x4, 0x8, 0x10
+_PARENT_MODE = 0o755
 _MAX_LINKS = 40  # as the kernel's own limit for one path (path_resolution(7))
 
 
@@ -81,7 +82,7 @@ def _walk(root: int, path: str | bytes, mode: int, *, last_is_file: bool) -> int
                     os.close(stack.pop())
                 continue
             is_file = last_is_file and not pending
-            fd = _open_or_make(stack[-1], name, mode, is_file=is_file)
+            fd = _open_or_make(stack[-1], name, mode if not pending else _PARENT_MODE, is_file=is_file)
             link = _read_link(fd)
             if link is None:
                 stack.append(fd)

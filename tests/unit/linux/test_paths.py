@@ -75,6 +75,15 @@ def test_an_existing_file_is_kept_and_a_missing_one_is_empty(tree: Path, root: i
     assert (tree / "root/new/dir/file").read_text() == ""
 
 
+def test_directories_above_a_new_file_can_be_entered_by_all(tree: Path, root: int) -> None:
+    os.close(paths.make_file(root, "/above/below/file", 0o600))
+    assert [(tree / "root" / path).stat().st_mode & 0o777 for path in ("above", "above/below", "above/below/file")] == [
+        0o755,
+        0o755,
+        0o600,
+    ]
+
+
 def test_a_file_in_the_way_of_a_directory_is_an_error(root: int) -> None:
     for path in ("/file", "/file/below"):
         with pytest.raises(SyscallError) as caught:
