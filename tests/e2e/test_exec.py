@@ -23,6 +23,25 @@ def test_exec_runs_inside_as_the_container_does(box: Engine) -> None:
     assert printed.split("\n") == ["1000", "/var", "1 /home/app", "sleep"]
 
 
+@differs_on_dockerd("says 126 to all of them, and takes a privileged exec's capabilities from what exists")
+@pytest.mark.parametrize(
+    ("flags", "program", "status", "words"),
+    [
+        ("", "", 127, 'exec: "": executable file not found in $PATH'),
+        ("", "nope", 127, 'exec: "nope": executable file not found in $PATH'),
+        ("", "/etc", 126, 'exec: "/etc": permission denied'),
+        ("-w /not-there", "true", 127, 'chdir to cwd ("/not-there")'),
+        ("-w relative", "true", 126, "relative"),
+        ("-u nobody-here", "true", 126, "unable to find user nobody-here: no matching entries in passwd file"),
+    ],
+)
+def test_an_exec_that_cannot_start_says_why(box: Engine, flags: str, program: str, status: int, words: str) -> None:
+    done = box.docker("exec", *flags.split(), "box", program, check=False)
+    assert done.returncode == status
+    assert words in done.stdout
+    assert flags.startswith("-u") is not done.stdout.startswith("OCI runtime exec failed")
+
+
 def test_exec_sees_the_namespaces_and_cgroups_of_pid_1(box: Engine) -> None:
     for kind in ("pid", "net", "ipc", "uts", "mnt", "cgroup"):
         script = f"readlink /proc/self/ns/{kind}; readlink /proc/1/ns/{kind}"

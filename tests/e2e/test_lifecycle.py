@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import json
+import os
 import threading
 import time
 
 import pytest
 
-from tests.e2e.harness import BUSYBOX, Engine, UnixConnection, wait_until
+from tests.e2e.harness import BUSYBOX, Engine, UnixConnection, differs_on_dockerd, wait_until
 
 SLEEP = ("--network=none", BUSYBOX, "sleep", "1000")
 # PID 1 has no default action for signals, so a program that should end by one says so.
@@ -285,3 +286,30 @@ def test_rm_force_while_a_start_is_under_way(engine: Engine) -> None:
         assert engine.api("DELETE", f"/containers/{ref}?force=1")[0] == 204
         starting.join()
         assert engine.output("ps", "-aq") == ""  # and the leak check finds no shim and no cgroup
+
+
+@pytest.mark.parametrize("verb", ["kill", "stop"])
+def test_a_container_that_waits_for_its_restart_can_be_ended(engine: Engine, verb: str) -> None:
+    engine.docker("run", "-d", "--name=again", "--restart=always", "--network=none", BUSYBOX, "false")
+    wait_until("it waits for a second or more", lambda: engine.inspect("again")["RestartCount"] >= 4)
+    wait_until("it waits", lambda: engine.state("again")["Restarting"])
+    engine.docker(verb, "again")
+    state = engine.state("again")
+    assert (state["Status"], state["Restarting"], state["ExitCode"]) == ("exited", False, 1)
+
+
+@differs_on_dockerd("its descriptors are not ours to count")
+def test_a_start_that_fails_leaves_no_descriptor(engine: Engine) -> None:
+    assert engine.process is not None
+    folder = f"/proc/{engine.process.pid}/fd"
+    engine.docker("create", "--name=still", BUSYBOX, "true")
+    engine.docker("create", "--name=joins", "--network=none", "--pid=container:still", BUSYBOX, "true")
+    engine.docker("create", "--name=nope", "--network=none", BUSYBOX, "nope")
+    assert engine.docker("start", "-a", "joins", check=False).returncode == 1
+    engine.warm_up()
+    before = len(os.listdir(folder))
+    for name in ("joins", "nope"):
+        for _ in range(5):
+            assert engine.docker("start", "-a", name, check=False).returncode == 1
+    engine.warm_up()
+    assert len(os.listdir(folder)) <= before + 1

@@ -136,3 +136,12 @@ def test_a_slow_reader_does_not_hold_the_program(engine: Engine) -> None:
             seconds=60,
         )
         follower.kill()
+
+
+def test_details_show_what_the_driver_was_told_to_keep(engine: Engine) -> None:
+    flags = ["-l=a=b c", "-l=other=x", "-e=ONE=1", "-e=TWO=2", "--log-opt=labels=a", "--log-opt=env-regex=^T"]
+    logged(engine, "echo line", *flags, "--log-opt=tag={{.Name}}/v", name="detailed")
+    assert engine.output("logs", "--details", "detailed") == "TWO=2,a=b+c,tag=detailed%2Fv line"
+    assert engine.output("logs", "detailed") == "line"
+    logged(engine, "echo line", name="plain")
+    assert engine.output("logs", "--details", "plain") == " line"

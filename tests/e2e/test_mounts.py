@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 import os
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
 
 from tests import images
 from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd
+
+SLEEP = (BUSYBOX, "sleep", "1000")
 
 
 def test_a_bind_mount_goes_both_ways(engine: Engine, tmp_path: Path) -> None:
@@ -162,3 +165,83 @@ def test_the_same_target_twice_is_refused(engine: Engine, tmp_path: Path) -> Non
     done = engine.docker("create", f"-v={tmp_path}:/data", "-v=vol:/data", BUSYBOX, check=False)
     assert done.returncode == 1 or done.returncode == 125
     assert "Duplicate mount point: /data" in done.stderr
+
+
+@pytest.fixture
+def shared_directory(tmp_path: Path) -> Iterator[Path]:
+    """A tmpfs whose mounts propagate between peers."""
+    directory = tmp_path / "shared"
+    directory.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", directory], check=True)
+    subprocess.run(["mount", "--make-shared", directory], check=True)
+    (directory / "sub").mkdir()
+    yield directory
+    subprocess.run(["umount", "-R", directory], check=True)
+
+
+def test_mounts_travel_between_host_and_container_as_asked(engine: Engine, shared_directory: Path) -> None:
+    for mode, name in (("rslave", "slave"), ("rprivate", "private")):
+        engine.docker("run", "-d", f"--name={name}", "--network=none", f"-v={shared_directory}:/x:{mode}", *SLEEP)
+    subprocess.run(["mount", "-t", "tmpfs", "none", shared_directory / "sub"], check=True)
+    (shared_directory / "sub" / "later").touch()
+    assert engine.output("exec", "slave", "ls", "/x/sub") == "later"
+    assert engine.output("exec", "private", "ls", "/x/sub") == ""
+    subprocess.run(["umount", shared_directory / "sub"], check=True)
+    mount = "mount -t tmpfs none /x/sub && touch /x/sub/inside"
+    engine.shell(mount, "--cap-add=SYS_ADMIN", f"-v={shared_directory}:/x:rslave")
+    assert not (shared_directory / "sub" / "inside").exists()
+    engine.shell(mount, "--cap-add=SYS_ADMIN", f"-v={shared_directory}:/x:rshared")
+    assert (shared_directory / "sub" / "inside").exists()
+
+
+@pytest.mark.parametrize(
+    ("mode", "kind"),
+    [("rshared", "a shared mount"), ("shared", "a shared mount"), ("slave", "a shared or slave mount")],
+)
+def test_a_mount_that_does_not_propagate_is_not_said_to(engine: Engine, tmp_path: Path, mode: str, kind: str) -> None:
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path], check=True)
+    try:
+        subprocess.run(["mount", "--make-private", tmp_path], check=True)
+        done = engine.docker("run", "--rm", f"-v={tmp_path}:/x:{mode}", BUSYBOX, "true", check=False)
+    finally:
+        subprocess.run(["umount", tmp_path], check=True)
+    assert done.returncode == 125
+    assert f"path {tmp_path} is mounted on {tmp_path} but it is not {kind}" in done.stderr
+
+
+@differs_on_dockerd("knows no subpath")
+@pytest.mark.parametrize("runtime", ["", pytest.param("runc", marks=pytest.mark.requires("runc"))])
+def test_a_part_of_a_volume_is_mounted_and_nothing_outside_of_it(engine: Engine, runtime: str) -> None:
+    flags = [f"--runtime={runtime}"] if runtime else []
+    script = "mkdir -p /v/a/b; echo deep > /v/a/b/file; ln -s / /v/root; ln -s ../../../../../../etc /v/out"
+    engine.shell(script, "-v=parts:/v")
+    mount = "--mount=type=volume,source=parts,target=/x,volume-subpath="
+    assert engine.shell("ls /x; cat /x/file", mount + "a/b", *flags) == "file\ndeep"
+    assert engine.shell("cat /x", mount + "a/b/file", *flags) == "deep"
+    assert engine.shell("ls /x", mount + "root", *flags) == "a\nout\nroot"  # a link leads no further than the volume
+    for bad, words in (
+        ("../x", "subpath must be a relative path within the volume"),
+        ("/a", "subpath must be a relative path within the volume"),
+        ("out", "no such file or directory"),
+        ("absent", "no such file or directory"),
+    ):
+        done = engine.docker("run", "--rm", *flags, mount + bad, BUSYBOX, "true", check=False)
+        assert done.returncode in (125, 127)
+        assert words in done.stderr
+
+
+def test_a_volume_gets_what_its_first_mount_says(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    flag = (
+        "--mount=type=volume,source=said,target=/x,volume-label=a=b,volume-label=c,volume-driver=local,"
+        f"volume-opt=type=none,volume-opt=o=bind,volume-opt=device={tmp_path}"
+    )
+    assert engine.shell("ls /x", flag) == "file"
+    volume = json.loads(engine.output("volume", "inspect", "said"))[0]
+    assert volume["Labels"] == {"a": "b", "c": ""}
+    assert volume["Options"]["device"] == str(tmp_path)
+
+
+def test_a_new_volume_over_etc_may_be_read_only(engine: Engine) -> None:
+    script = "touch /etc/x 2>/dev/null || echo refused; grep -c localhost /etc/hosts; cat /etc/hostname"
+    assert engine.shell(script, "--hostname=box", "-v=settings:/etc:ro") == "refused\n2\nbox"

@@ -12,7 +12,6 @@ from typing import TypeVar
 
 from aiohttp import web
 
-from wherry import errors
 from wherry.api.backend import ContainerBackend
 from wherry.api.call import Call, encode_line
 from wherry.api.detach import parse_keys
@@ -57,8 +56,6 @@ class ContainerStreamRoutes:
         stdout, stderr = call.flag("stdout"), call.flag("stderr")
         if not stdout and not stderr:
             raise InvalidArgument("Bad parameters: you must choose at least one stream")
-        if call.flag("details"):
-            raise errors.NotImplemented("wherry does not support the log parameter details yet")
         options = LogOptions(
             stdout=stdout,
             stderr=stderr,
@@ -67,6 +64,7 @@ class ContainerStreamRoutes:
             tail=_tail(call.text("tail")),
             since_ns=call.timestamp("since"),
             until_ns=call.timestamp("until") or None,
+            details=call.flag("details"),
         )
         stream = await self._backend.logs(call.name, options)
         async with closing(stream.chunks) as chunks:

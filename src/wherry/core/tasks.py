@@ -24,7 +24,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -111,6 +111,8 @@ class TaskSpec:
     seccomp: bytes | None = None
     """A compiled filter; other runtimes than wherry's own read `config.linux.seccomp` instead."""
     copy_up: Sequence[CopyUp] = ()
+    subpaths: Mapping[str, str] = field(default_factory=dict)
+    """By the destination of a bind mount: the path below its source that is mounted, never left whatever links lie on it."""
     runtime: ExternalRuntime | None = None
     user: UserWish | None = None
     """None: the numbers in `config.process.user` count."""
@@ -489,6 +491,7 @@ def _start_request(
         "netns_fd": None,
         "attach": [{"fd": index, **_wishes(request)} for index, request in enumerate(attach)],
         "copy_up": [_fields(volume) for volume in spec.copy_up],
+        "subpaths": dict(spec.subpaths),
         "runtime": None if spec.runtime is None else _fields(spec.runtime),
         "user": None if spec.user is None else _fields(spec.user),
         "note": spec.note,

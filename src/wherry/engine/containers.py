@@ -87,7 +87,10 @@ class Containers:
             raise InvalidArgument("Neither old nor new names may be empty")
         async with container.lock:
             old = container.name
-            await self._services.containers.rename(container, names.check(name))
+            try:
+                await self._services.containers.rename(container, names.check(name))
+            except Conflict as error:
+                raise Conflict(f"Error when allocating new name: {error}") from error
         self._services.events.publish(
             "container", "rename", container.id, {**describe(container.record), "oldName": f"/{old}"}
         )

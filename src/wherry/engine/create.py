@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import posixpath
 import re
 import secrets
 import time
@@ -14,7 +15,7 @@ from contextlib import AsyncExitStack
 
 from wherry import errors
 from wherry.core.images import Image
-from wherry.engine import mounts, names, oci_config, resources, security, signals
+from wherry.engine import log_options, mounts, names, oci_config, resources, security, signals
 from wherry.engine.records import Container, MountPoint, Record
 from wherry.engine.services import Services
 from wherry.engine.store import RowChange, describe
@@ -23,12 +24,9 @@ from wherry.network.files import parse_extra_host, resolv_conf
 from wherry.network.ports import port_requests
 from wherry.spec import seccomp
 from wherry.spec.ids import ContainerId
-from wherry.volumes.model import ANONYMOUS_LABEL
 from wherry.wire.engine import ContainerConfig, ContainerCreate, HostConfig
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\Z")
-LOG_DRIVERS = {"", "json-file", "none"}
-_JSON_FILE_OPTIONS = {"max-size", "max-file"}
 
 
 async def create_container(
@@ -44,6 +42,8 @@ async def create_container(
     id = ContainerId(secrets.token_hex(32))
     config = merge(request, image)
     warnings = check(services, config, host)
+    if host.network_mode == "host" and host.port_bindings:
+        warnings.append("Published ports are discarded when using host network mode")
     check_network(services, config, host, request)
     if not config.hostname:
         config.hostname = _default_hostname(services, host.network_mode, id)
@@ -70,7 +70,7 @@ async def create_container(
         undo.callback(services.containers.release, record.name)
         volume_rows = []
         for point in record.mounts:
-            if (row := await _prepare_mount(services, point, undo)) is not None:
+            if (row := await _prepare_mount(services, point, host, undo)) is not None:
                 volume_rows.append(row)
         await services.snapshots.prepare(id, image.layers[-1] if image.layers else None)
         undo.push_async_callback(services.snapshots.remove, id)
@@ -103,10 +103,13 @@ def _reserve_name(services: Services, wanted: str | None, id: ContainerId) -> st
     return name
 
 
-async def _prepare_mount(services: Services, point: MountPoint, undo: AsyncExitStack) -> RowChange | None:
+async def _prepare_mount(
+    services: Services, point: MountPoint, host: HostConfig, undo: AsyncExitStack
+) -> RowChange | None:
     """→ what makes a new volume last; called in the transaction of the container's row."""
     if point.type == "volume":
-        row = await services.volumes.stage(point.name, {ANONYMOUS_LABEL: ""} if point.anonymous else {})
+        labels, options = mounts.volume_settings(host, point)
+        row = await services.volumes.stage(point.name, labels, options)
         if row is not None:
             undo.push_async_callback(services.volumes.remove, point.name, force=True)
         return row
@@ -130,7 +133,7 @@ def merge(request: ContainerCreate, image: Image) -> ContainerConfig:
     config = ContainerConfig(**{name: getattr(request, name) for name in ContainerConfig.__struct_fields__})
     base = image.config.get("config") or {}
     config.user = config.user or base.get("User") or ""
-    config.working_dir = config.working_dir or base.get("WorkingDir") or "/"
+    config.working_dir = config.working_dir or base.get("WorkingDir") or ""
     config.stop_signal = config.stop_signal or base.get("StopSignal") or ""
     config.exposed_ports = {
         **{port: {} for port in base.get("ExposedPorts") or {}},
@@ -168,10 +171,14 @@ def check(services: Services, config: ContainerConfig, host: HostConfig) -> list
     options = security.parse_options(host.security_opt)
     if options.seccomp not in ("builtin", "unconfined"):
         seccomp.parse_profile(options.seccomp)
-    if not config.working_dir.startswith("/"):
+    if config.working_dir and not config.working_dir.startswith("/"):
         raise InvalidArgument(
             f"the working directory '{config.working_dir}' is invalid, it needs to be an absolute path"
         )
+    if config.working_dir:
+        config.working_dir = posixpath.normpath("/" + config.working_dir.lstrip("/"))
+    if config.healthcheck and (config.healthcheck.test or ["NONE"]) != ["NONE"]:
+        raise errors.NotImplemented("wherry does not support Healthcheck yet")
     signals.parse(config.stop_signal or "SIGTERM")
     for item in [
         *(config.env or []),
@@ -187,21 +194,33 @@ def check(services: Services, config: ContainerConfig, host: HostConfig) -> list
             raise InvalidArgument(f"invalid environment variable: {item}")
     if len(config.hostname) > 64:
         raise InvalidArgument(f"invalid hostname format: {config.hostname[:80]}")
-    _check_logging(host)
+    log_options.check(host)
     restart = host.restart_policy
     if restart:
         if restart.name not in ("", "no", "always", "on-failure", "unless-stopped"):
             raise InvalidArgument(
                 f"invalid restart policy: unknown policy '{restart.name}'; use one of 'no', 'always', 'on-failure', or 'unless-stopped'"
             )
-        if restart.maximum_retry_count and restart.name != "on-failure":
-            raise InvalidArgument("invalid restart policy: maximum retry count can only be used with 'on-failure'")
+        count = restart.maximum_retry_count
+        if count and restart.name not in ("", "on-failure"):
+            raise InvalidArgument(
+                "invalid restart policy: maximum retry count can only be used with 'on-failure'"
+                + (" and cannot be negative" if count < 0 else "")
+            )
+        if count < 0:
+            raise InvalidArgument("invalid restart policy: maximum retry count cannot be negative")
         if host.auto_remove and restart.name not in ("", "no"):
             raise InvalidArgument("can't create 'AutoRemove' container with restart policy")
     if host.runtime and host.runtime != "wherry" and host.runtime not in services.settings.runtimes:
         raise InvalidArgument(f"unknown or invalid runtime name: {host.runtime}")
     if host.init and not services.settings.init_path:
         raise InvalidArgument("--init: no init binary: install the package tini, or set init-path in daemon.json")
+    if host.isolation not in ("", "default"):
+        raise InvalidArgument(f"invalid isolation '{host.isolation}' on linux")
+    if host.volume_driver not in ("", "local"):
+        raise InvalidArgument(
+            f'error looking up volume plugin {host.volume_driver}: plugin "{host.volume_driver}" not found'
+        )
     if host.userns_mode not in ("", "host"):
         raise InvalidArgument(f"invalid userns mode: {host.userns_mode}")
     if host.uts_mode not in ("", "host"):
@@ -219,41 +238,6 @@ def check(services: Services, config: ContainerConfig, host: HostConfig) -> list
     for key in host.sysctls or {}:
         _check_sysctl(key, host)
     return warnings
-
-
-def _check_logging(host: HostConfig) -> None:
-    log = host.log_config
-    if log is None:
-        return
-    if log.type not in LOG_DRIVERS:
-        raise InvalidArgument(f"logger: no log driver named '{log.type}' is registered")
-    for option in log.config or {}:
-        if log.type == "none" or option not in _JSON_FILE_OPTIONS:
-            raise InvalidArgument(f"unknown log opt '{option}' for {log.type or 'json-file'} log driver")
-    log_limits(host)
-
-
-def log_limits(host: HostConfig) -> tuple[int | None, int]:
-    """The json-file driver's max-size (bytes; None: no limit) and max-file."""
-    options = (host.log_config.config if host.log_config else None) or {}
-    size_text, file_text = options.get("max-size", "-1"), options.get("max-file", "1")
-    size = None if size_text == "-1" else _parse_size(size_text)
-    if not file_text.isdecimal() or int(file_text) < 1:
-        raise InvalidArgument("max-file cannot be less than 1")
-    return size, int(file_text)
-
-
-def _parse_size(text: str) -> int:
-    lower = text.lower().removesuffix("b").removesuffix("i")
-    units = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30, "t": 1 << 40}
-    number, unit = (lower[:-1], units[lower[-1]]) if lower[-1:] in units else (lower, 1)
-    try:
-        size = int(float(number) * unit)
-    except ValueError:
-        raise InvalidArgument(f"invalid size: '{text}'") from None
-    if size <= 0:
-        raise InvalidArgument(f"invalid size: '{text}'")
-    return size
 
 
 _NAMESPACED_SYSCTLS = (
@@ -338,6 +322,8 @@ def check_network(services: Services, config: ContainerConfig, host: HostConfig,
             raise InvalidArgument("conflicting options: custom host-to-IP mapping and the network mode")
         if host.port_bindings or host.publish_all_ports:
             raise InvalidArgument("conflicting options: port publishing and the container type network mode")
+        if request.exposed_ports:
+            raise InvalidArgument("conflicting options: port exposing and the container type network mode")
     elif mode == "host" and host.uts_mode == "host" and request.hostname:
         raise InvalidArgument("conflicting options: hostname and the UTS mode")
     elif mode not in ("bridge", "none", "host"):

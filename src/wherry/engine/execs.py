@@ -13,7 +13,7 @@ from wherry.core.tasks import AttachRequest, ExitEvent, UserWish
 from wherry.engine import oci_config, security
 from wherry.engine.records import Container, Status
 from wherry.engine.services import Services
-from wherry.engine.start import Starter
+from wherry.engine.start import Starter, worded
 from wherry.engine.store import describe
 from wherry.errors import Conflict, InvalidArgument, NotFound, StartError
 from wherry.spec.calls import AttachedStream, Json
@@ -49,10 +49,6 @@ class Execs:
         self._check_running(container)
         if not request.cmd:
             raise InvalidArgument("No exec command specified")
-        if request.working_dir and not request.working_dir.startswith("/"):
-            raise InvalidArgument(
-                f"the working directory '{request.working_dir}' is invalid, it needs to be an absolute path"
-            )
         for text in [*request.cmd, *(request.env or []), request.working_dir, request.user]:
             if "\0" in text:
                 raise InvalidArgument("invalid exec configuration: a string has a NUL byte")
@@ -79,7 +75,7 @@ class Execs:
     @staticmethod
     def _check_running(container: Container) -> None:
         if container.status is Status.PAUSED:
-            raise Conflict(f"container {container.name} is paused, unpause the container before exec")
+            raise Conflict(f"Container {container.name} is paused, unpause the container before exec")
         if container.status is Status.RESTARTING:
             raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
         if not container.is_running or container.task is None:
@@ -133,7 +129,7 @@ class Execs:
             if isinstance(error, StartError):
                 if "executable file not found" in error.message or "no such file or directory" in error.message:
                     exec.exit_code = 127
-                raise StartError(error.step, f"{_PREFIX}{error.message}", error.errno) from error
+                raise worded(error, _PREFIX) from error
             raise
         finally:
             for item in attach:
@@ -143,11 +139,10 @@ class Execs:
     def _process(self, exec: Exec, start: ExecStart) -> oci.Process:
         record, wanted = exec.container.record, exec.request
         described = oci_config.process(record, security.parse_options(record.host_config.security_opt))
-        given = {item.partition("=")[0] for item in wanted.env or []}
-        environment = [item for item in described["env"] if item.partition("=")[0] not in given]
-        if wanted.tty and not any(item.startswith("TERM=") for item in environment) and "TERM" not in given:
-            environment.append("TERM=xterm")
-        described["env"] = [*environment, *(item for item in wanted.env or [] if "=" in item)]
+        environment = described["env"]
+        if wanted.tty and not any(item.startswith("TERM=") for item in environment):
+            environment = [*environment, "TERM=xterm"]
+        described["env"] = oci_config.merge_environment(environment, wanted.env or [])
         described["args"] = list(wanted.cmd or [])
         described["terminal"] = wanted.tty
         described["cwd"] = wanted.working_dir or record.config.working_dir or "/"

@@ -82,7 +82,7 @@ def _config(record: Record) -> Json:
     config["Image"] = record.image_ref
     config["OnBuild"] = None
     config.pop("ArgsEscaped", None)
-    for key in ("ExposedPorts", "StopTimeout", "StopSignal"):
+    for key in ("ExposedPorts", "StopTimeout", "StopSignal", "Healthcheck"):
         if not config.get(key):
             config.pop(key, None)
     config["Entrypoint"] = config["Entrypoint"] or None
@@ -110,12 +110,17 @@ def host_config(services: Services, record: Record) -> Json:
     if record.host_config.privileged:
         host["MaskedPaths"] = host["ReadonlyPaths"] = None
     host["ConsoleSize"] = host["ConsoleSize"] or [0, 0]
+    for key in ("Annotations", "Init", "Mounts", "Sysctls", "Tmpfs"):
+        if host[key] is None:
+            del host[key]
+    for mount in host.get("Mounts", ()):
+        for key in ("BindOptions", "Consistency", "ReadOnly", "TmpfsOptions", "VolumeOptions"):
+            if not mount[key]:
+                del mount[key]
     host.update(
         {
-            "VolumeDriver": "",
             "VolumesFrom": None,
             "Links": None,
-            "Isolation": "",
             "CpuRealtimePeriod": 0,
             "CpuRealtimeRuntime": 0,
         }

@@ -178,11 +178,15 @@ class Lifecycle:
     def task(self, container: Container, verb: str) -> Task:
         """The running task. Conflict in Docker's words otherwise."""
         if container.task is None or not container.is_running:
-            raise Conflict(f"cannot {verb} container: {container.name}: container {container.id} is not running")
+            text = f"container {container.id} is not running"
+            raise Conflict(f"cannot kill container: {container.name}: {text}" if verb == "kill" else text)
         return container.task
 
     async def kill(self, container: Container, signal: str | None) -> None:
         number = signals.parse(signal or "SIGKILL")
+        if await self._end_restarting(container):
+            self._publish(container, "kill", signal=str(number))
+            return
         task = self.task(container, "kill")
         if number in (signals.KILL, signals.stop_signal(container.record)):
             await self._note_manual_stop(container)
@@ -193,19 +197,27 @@ class Lifecycle:
 
     async def stop(self, container: Container, *, timeout: int | None, signal: str | None) -> None:
         number = signals.parse(signal) if signal else signals.stop_signal(container.record)
-        if container.status is Status.RESTARTING:
-            async with container.lock:
-                if container.status is Status.RESTARTING:  # otherwise the restart was quicker
-                    self._cancel_restart(container)
-                    container.record.state.status = Status.EXITED
-                    container.record.state.manually_stopped = True
-                    await self._services.containers.save(container)
-                    container.wake(("not-running", "next-exit", ""), container.record.state.exit_code)
-                    return
+        if await self._end_restarting(container):
+            self._publish(container, "stop")
+            return
         if not container.is_running:
             raise NotModified(f"container {container.id} is already stopped")
         await self._stop(container, number, timeout)
         self._publish(container, "stop")
+
+    async def _end_restarting(self, container: Container) -> bool:
+        """Whether it waited for its restart policy's next start, which does not come any more: a user's stop or kill."""
+        if container.status is not Status.RESTARTING:
+            return False
+        async with container.lock:
+            if container.status is not Status.RESTARTING:
+                return False  # the restart was quicker
+            self._cancel_restart(container)
+            container.record.state.status = Status.EXITED
+            container.record.state.manually_stopped = True
+            await self._services.containers.save(container)
+            container.wake(("not-running", "next-exit", ""), container.record.state.exit_code)
+            return True
 
     async def _stop(self, container: Container, number: int, timeout: int | None, *, manually: bool = True) -> None:
         """Signal, wait, SIGKILL, wait. `timeout` seconds; -1: for ever. `manually`: a user's wish, which restart policies respect."""
@@ -269,6 +281,8 @@ class Lifecycle:
         async with container.lock:
             if container.status is Status.PAUSED:
                 raise Conflict(f"container {container.id} is already paused")
+            if container.status is Status.RESTARTING:
+                raise Conflict(f"Container {container.id} is restarting, wait until the container is running")
             task = self.task(container, "pause")
             await task.pause()
             container.record.state.status = Status.PAUSED
@@ -343,9 +357,7 @@ class Lifecycle:
         await services.containers.delete(container)
         await services.snapshots.remove(container.id)
         services.snapshots.trash.put(services.settings.container_dir(container.id))
-        for request in container.pending_attach:
-            request.socket.close()
-        container.pending_attach = []
+        container.drop_pending_attach()
         self._publish(container, "destroy")
         container.exited.set()
         container.wake(("removed", "not-running", "next-exit", ""), record.state.exit_code)

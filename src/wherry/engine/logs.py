@@ -10,6 +10,7 @@ import asyncio
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
+from urllib.parse import quote_plus
 
 import msgspec
 
@@ -27,6 +28,7 @@ class _Line(msgspec.Struct):
     log: str
     stream: str
     time: str
+    attrs: dict[str, str] | None = None
 
 
 _decoder = msgspec.json.Decoder(_Line)
@@ -228,9 +230,16 @@ def _encode(line: bytes, options: LogOptions, multiplexed: bool) -> bytes:
             options.until_ns is not None and at > options.until_ns
         ):
             return b""
-    text = f"{_padded(parsed.time)} {parsed.log}" if options.timestamps else parsed.log
+    text = f"{_details(parsed.attrs or {})} {parsed.log}" if options.details else parsed.log
+    if options.timestamps:
+        text = f"{_padded(parsed.time)} {text}"
     data = text.encode("utf-8", "surrogatepass")
     return stdcopy.frame(stream, data) if multiplexed else data
+
+
+def _details(attrs: dict[str, str]) -> str:
+    """As dockerd: query-escaped pairs, sorted."""
+    return ",".join(f"{quote_plus(key)}={quote_plus(value)}" for key, value in sorted(attrs.items()))
 
 
 def _padded(time: str) -> str:

@@ -13,7 +13,8 @@ from collections.abc import Iterable
 
 from wherry.engine.records import MountPoint
 from wherry.errors import InvalidArgument
-from wherry.wire.engine import HostConfig, Mount
+from wherry.volumes.model import ANONYMOUS_LABEL
+from wherry.wire.engine import HostConfig, Mount, VolumeOptions
 
 _PROPAGATION = {"private", "rprivate", "shared", "rshared", "slave", "rslave"}
 _CONSISTENCY = {"consistent", "cached", "delegated"}  # hints for virtual machines; a kernel mount is always consistent
@@ -85,6 +86,10 @@ def _parse_bind(text: str) -> MountPoint:
     options = _parse_mode(mode, text)
     clean = _destination(destination, text)
     if source.startswith("/"):
+        if "nocopy" in options:
+            raise InvalidArgument(
+                f"invalid volume specification: '{text}': invalid mount config for type \"bind\": field VolumeOptions must not be specified"
+            )
         return MountPoint(
             type="bind",
             source=posixpath.normpath(source),
@@ -141,14 +146,13 @@ def _from_mount(mount: Mount) -> MountPoint:
             options = mount.volume_options
             if mount.bind_options or mount.tmpfs_options:
                 raise bad("options of another mount type are set")
-            if options and options.subpath:
-                raise bad("wherry does not support VolumeOptions.Subpath yet")
+            subpath = options.subpath if options else ""
+            if subpath and not mount.source:
+                raise bad("must not set Subpath when using anonymous volumes")
+            if subpath and (subpath.startswith("/") or ".." in subpath.split("/") or "\0" in subpath):
+                raise bad("subpath must be a relative path within the volume")
             if options and options.driver_config and options.driver_config.name not in ("", "local"):
                 raise bad(f"wherry has no volume driver {options.driver_config.name!r}")
-            if options and options.driver_config and options.driver_config.options:
-                raise bad("wherry does not support driver options of a volume in a mount; create the volume first")
-            if options and options.labels:
-                raise bad("wherry does not support VolumeOptions.Labels of a mount yet; create the volume first")
             return MountPoint(
                 type="volume",
                 source="",
@@ -156,20 +160,17 @@ def _from_mount(mount: Mount) -> MountPoint:
                 name=mount.source or secrets.token_hex(32),
                 read_only=mount.read_only,
                 mode="z",
-                copy_up=not (options and options.no_copy),
+                copy_up=not subpath and not (options and options.no_copy),
                 anonymous=not mount.source,
                 from_mounts_api=True,
+                subpath=subpath,
             )
         case "tmpfs":
             return _tmpfs_mount(mount, destination)
-        case "":
-            raise InvalidArgument("mount type unknown")
+        case "npipe" | "cluster" | "image":
+            raise InvalidArgument(f"wherry does not support mounts of type {mount.type!r} yet")
         case _:
-            raise InvalidArgument(
-                f"mount type unknown: {mount.type!r}"
-                if mount.type not in ("npipe", "cluster", "image")
-                else f"wherry does not support mounts of type {mount.type!r} yet"
-            )
+            raise bad("mount type unknown")
 
 
 def _bind_mount(mount: Mount, destination: str) -> MountPoint:
@@ -250,10 +251,51 @@ def _tmpfs_options(text: str) -> tuple[str, ...]:
     for word in asked:
         key, _, value = word.partition("=")
         if not (word in _TMPFS_FLAGS or (key in _TMPFS_VALUES and value)):
-            raise InvalidArgument(f"invalid tmpfs option [{word!r}]")
+            raise InvalidArgument(f'invalid tmpfs option ["{word}"]')
     opposites = {"exec": "noexec", "suid": "nosuid", "dev": "nodev"}
     taken_back = {opposites[word] for word in asked if word in opposites}
     return tuple(word for word in _TMPFS_DEFAULTS if word not in taken_back and word not in asked) + tuple(asked)
+
+
+def volume_settings(host: HostConfig, point: MountPoint) -> tuple[dict[str, str], dict[str, str]]:
+    """Labels and driver options that the volume of `point` gets if it is made now."""
+    if point.anonymous and not point.from_mounts_api:
+        return {ANONYMOUS_LABEL: ""}, {}
+    for mount in host.mounts or []:
+        if mount.type == "volume" and posixpath.normpath(mount.target) == point.destination:
+            options = mount.volume_options or VolumeOptions()
+            driver = options.driver_config
+            labels = {**(options.labels or {}), **({ANONYMOUS_LABEL: ""} if point.anonymous else {})}
+            return labels, dict((driver.options if driver else None) or {})
+    return {}, {}
+
+
+def check_propagation(point: MountPoint) -> None:
+    """InvalidArgument when the mount that a bind's source lies on cannot propagate as `point` wants it (mount_namespaces(7)).
+
+    As dockerd, at each start: a mount may be made shared meanwhile.
+    """
+    wanted = point.propagation.removeprefix("r")
+    if point.type != "bind" or wanted not in ("shared", "slave"):
+        return
+    try:
+        fd = os.open(point.source, os.O_PATH | os.O_CLOEXEC)
+    except OSError:
+        return  # the runtime says it better
+    try:
+        with open(f"/proc/self/fdinfo/{fd}", encoding="ascii") as file:
+            number = next(line.split()[1] for line in file if line.startswith("mnt_id:"))
+    finally:
+        os.close(fd)
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as file:
+        fields = next((fields for line in file if (fields := line.split(" "))[0] == number), None)
+    if fields is None:
+        return
+    tags = {tag.partition(":")[0] for tag in fields[6 : fields.index("-")]}
+    if "shared" in tags or (wanted == "slave" and "master" in tags):
+        return
+    kind = "a shared mount" if wanted == "shared" else "a shared or slave mount"
+    raise InvalidArgument(f"path {point.source} is mounted on {fields[4]} but it is not {kind}")
 
 
 def create_bind_source(point: MountPoint) -> None:

@@ -91,21 +91,27 @@ def build(record: Record, around: Surroundings) -> oci.Config:
     return config
 
 
+def merge_environment(base: list[str], changes: list[str]) -> list[str]:
+    """`base` with each of `changes` in the place of what it replaces, the others behind. "KEY" alone takes a variable away. As dockerd."""
+    merged = {item.partition("=")[0]: item for item in base}
+    for item in changes:
+        key, equals, _ = item.partition("=")
+        if equals:
+            merged[key] = item
+        else:
+            merged.pop(key, None)
+    return list(merged.values())
+
+
 def process(record: Record, options: security.SecurityOptions) -> oci.Process:
     """The first process. Its user's numbers and HOME come from the container's own files, later."""
     config, host = record.config, record.host_config
-    environment = list(config.env or [])
-    given = {item.partition("=")[0] for item in environment}
-    head = [DEFAULT_PATH] if "PATH" not in given else []
-    if "HOSTNAME" not in given:
-        head.append(f"HOSTNAME={config.hostname}")
-    if config.tty and "TERM" not in given:
-        head.append("TERM=xterm")
+    defaults = [DEFAULT_PATH, f"HOSTNAME={config.hostname}", *(["TERM=xterm"] if config.tty else [])]
     names = security.effective_capabilities(host)
     described: oci.Process = {
         "terminal": config.tty,
         "cwd": config.working_dir or "/",
-        "env": head + environment,
+        "env": merge_environment(defaults, config.env or []),
         "args": [record.path, *record.args],
         "user": {"uid": 0, "gid": 0},
         "capabilities": {"bounding": names, "effective": names, "permitted": names},

@@ -52,6 +52,7 @@ class MountPoint(msgspec.Struct, frozen=True):
     from_mounts_api: bool = False
     force_recursive_read_only: bool = False
     create_source: bool = False
+    subpath: str = ""  # of a volume: what of it is mounted
 
 
 class State(msgspec.Struct):
@@ -123,6 +124,12 @@ class Container:
     def is_running(self) -> bool:
         """Has a process: running or paused."""
         return self.record.state.status in (Status.RUNNING, Status.PAUSED)
+
+    def drop_pending_attach(self) -> None:
+        """Close this side of the streams that wait for a start."""
+        for request in self.pending_attach:
+            request.socket.close()
+        self.pending_attach = []
 
     def wake(self, conditions: tuple[str, ...], status_code: int) -> None:
         """Answer the waiters for any of `conditions`."""

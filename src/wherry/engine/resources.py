@@ -62,8 +62,9 @@ def check(host: HostConfig) -> list[str]:
     if host.nano_cpus < 0 or host.nano_cpus > (os.cpu_count() or 1) * 1_000_000_000:
         count = os.cpu_count() or 1
         raise InvalidArgument(f"range of CPUs is from 0.01 to {count}.00, as there are only {count} CPUs available")
-    if host.nano_cpus and (host.cpu_period or host.cpu_quota):
-        raise InvalidArgument("Conflicting options: Nano CPUs and CPU Period cannot both be set")
+    for asked, what in ((host.cpu_period, "Period"), (host.cpu_quota, "Quota")):
+        if host.nano_cpus and asked > 0:
+            raise InvalidArgument(f"Conflicting options: Nano CPUs and CPU {what} cannot both be set")
     if host.cpu_period and not 1000 <= host.cpu_period <= 1_000_000:
         raise InvalidArgument("CPU cfs period can not be less than 1ms (i.e. 1000) or larger than 1s (i.e. 1000000)")
     if 0 < host.cpu_quota < 1000:
@@ -80,33 +81,33 @@ def check(host: HostConfig) -> list[str]:
         warnings.append(
             "OOM killer is disabled for the container, but no memory limit is set, this can result in the system running out of resources."
         )
-    _check_set(host.cpuset_cpus, "CPUs", "/sys/devices/system/cpu/online")
-    _check_set(host.cpuset_mems, "memory nodes", "/sys/devices/system/node/online")
+    _check_set(host.cpuset_cpus, "cpus", "CPUs", "/sys/devices/system/cpu/online")
+    _check_set(host.cpuset_mems, "mems", "memory nodes", "/sys/devices/system/node/online")
     return warnings
 
 
-def _check_set(text: str, what: str, online: str) -> None:
+def _check_set(text: str, kind: str, what: str, online: str) -> None:
     """A list like "0-2,7", all of it there. `online` is the kernel's own list of what is; without it (no NUMA) nothing is said."""
     if not text:
         return
-    wanted = _parse_set(text)
+    wanted = _parse_set(text, kind)
     try:
         with open(online, encoding="ascii") as file:
             available = file.read().strip()
     except FileNotFoundError:
         return
-    if not wanted <= _parse_set(available):
+    if not wanted <= _parse_set(available, kind):
         raise InvalidArgument(f"Requested {what} are not available - requested {text}, available: {available}")
 
 
-def _parse_set(text: str) -> set[int]:
+def _parse_set(text: str, kind: str) -> set[int]:
     found: set[int] = set()
     for part in text.split(","):
         first, dash, last = part.partition("-")
         if not first.isdecimal() or (dash and (not last.isdecimal() or int(last) < int(first))) or len(text) > 4096:
-            raise InvalidArgument(f"Invalid value {text} for cpuset cpus")
+            raise InvalidArgument(f"Invalid value {text} for cpuset {kind}")
         if len(first) > 5 or len(last) > 5:
-            raise InvalidArgument(f"Invalid value {text} for cpuset cpus")
+            raise InvalidArgument(f"Invalid value {text} for cpuset {kind}")
         found.update(range(int(first), int(last or first) + 1))
     return found
 
@@ -185,7 +186,7 @@ def lookup_device(path: str) -> tuple[int, int]:
     try:
         info = os.stat(path)
     except OSError as error:
-        raise InvalidArgument(f"{path}: {(error.strerror or '').lower()}") from error
+        raise InvalidArgument(f"stat {path}: {(error.strerror or '').lower()}") from error
     if not (stat.S_ISBLK(info.st_mode) or stat.S_ISCHR(info.st_mode)):
         raise InvalidArgument(f"{path}: not a device node")
     return os.major(info.st_rdev), os.minor(info.st_rdev)
@@ -254,8 +255,9 @@ def _mapped(mapping: DeviceMapping) -> list[oci.Device]:
         device = _node(source, target)
         found = [device] if device else []
     if not found:
+        why = "not a device node" if os.path.lexists(source) else "no such file or directory"
         raise InvalidArgument(
-            f'error gathering device information while adding custom device "{mapping.path_on_host}": no such file or directory'
+            f'error gathering device information while adding custom device "{mapping.path_on_host}": {why}'
         )
     return found
 

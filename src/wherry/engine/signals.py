@@ -7,9 +7,11 @@ import signal
 from wherry.engine.records import Record
 from wherry.errors import InvalidArgument
 
-_NAMES = {name.removeprefix("SIG"): int(value) for name, value in signal.Signals.__members__.items()} | {
-    f"RTMIN+{offset}": int(signal.SIGRTMIN) + offset for offset in range(1, 16)
-}
+_NAMES = (
+    {name.removeprefix("SIG"): int(value) for name, value in signal.Signals.__members__.items()}
+    | {f"RTMIN+{offset}": int(signal.SIGRTMIN) + offset for offset in range(1, 16)}
+    | {f"RTMAX-{offset}": int(signal.SIGRTMAX) - offset for offset in range(1, 15)}
+)
 
 
 def parse(text: str) -> int:

@@ -11,7 +11,8 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from wherry.core.tasks import CopyUp, ExternalRuntime, JsonFileLogConfig, OverlayRoot, TaskSpec, UserWish
-from wherry.engine import create, oci_config, security
+from wherry.engine import log_options, oci_config, security
+from wherry.engine.mounts import check_propagation
 from wherry.engine.records import Container, Record, Status
 from wherry.engine.seccomp import SeccompFilters
 from wherry.engine.services import Services
@@ -41,28 +42,30 @@ class Starter:
         netns_fd: int | None = None
         try:
             netns_fd = await self._connect(container)
+            for point in record.mounts:
+                check_propagation(point)
             around = self._surroundings(container)
             await self._write_files(container)
             config = oci_config.build(record, around)
             note = {"started_at_ns": time.time_ns(), "network": record.network}
             spec = self._task_spec(record, config, note)
-            attach, container.pending_attach = container.pending_attach, []
-            try:
-                task = await services.tasks.start(container.id, spec, netns_fd=netns_fd, attach=attach)
-            finally:
-                for request in attach:
-                    request.socket.close()
-                if netns_fd is not None and container.endpoint is None:
-                    os.close(
-                        netns_fd
-                    )  # an isolated namespace is the container's alone; an endpoint's belongs to Networks
+            attach = list(container.pending_attach)
+            task = await services.tasks.start(container.id, spec, netns_fd=netns_fd, attach=attach)
+            for request in container.pending_attach[len(attach) :]:  # came while it started
+                await task.attach(request)
         except BaseException as error:
+            if netns_fd is not None and container.endpoint is None:
+                os.close(netns_fd)
             await self.disconnect(container)
+            if isinstance(error, StartError):
+                error = worded(error, _PREFIX)
             if isinstance(error, WherryError):
                 await self._record_failure(container, error)
-            if isinstance(error, StartError):
-                raise StartError(error.step, f"{_PREFIX}{error.message}", error.errno) from error
-            raise
+            raise error
+        finally:
+            container.drop_pending_attach()  # the shim has its own, or nobody will ever hear anything
+        if netns_fd is not None and container.endpoint is None:
+            os.close(netns_fd)  # an isolated namespace is the container's alone; an endpoint's belongs to Networks
         container.task = task
         container.exited.clear()
         self.note_start(container, task.pid, note)
@@ -94,7 +97,7 @@ class Starter:
         state = container.record.state
         state.status = Status.CREATED if not state.started_at_ns else Status.EXITED
         state.exit_code = _exit_code(error)
-        state.error = f"{_PREFIX}{error}" if isinstance(error, StartError) else str(error)
+        state.error = str(error)
         state.pid = 0
         await self._services.containers.save(container)
 
@@ -212,8 +215,8 @@ class Starter:
         mounts = services.snapshots.mounts(record.id)
         log = None
         if (host.log_config.type if host.log_config else "") != "none":
-            max_size, max_file = create.log_limits(host)
-            log = JsonFileLogConfig(log_path(services, record.id), max_size, max_file)
+            max_size, max_file = log_options.limits(host)
+            log = JsonFileLogConfig(log_path(services, record.id), max_size, max_file, log_options.attributes(record))
         return TaskSpec(
             config=config,
             rootfs=OverlayRoot(mounts.lower, mounts.upper, mounts.work),
@@ -225,6 +228,7 @@ class Starter:
             copy_up=[
                 CopyUp(services.volumes.path(point.name), point.destination) for point in record.mounts if point.copy_up
             ],
+            subpaths={point.destination: point.subpath for point in record.mounts if point.subpath},
             runtime=ExternalRuntime(runtime) if runtime is not None else None,
             note=note,
         )
@@ -235,6 +239,11 @@ class Starter:
         if privileged or record.host_config.privileged or options.seccomp == "unconfined":
             return None
         return self._seccomp.compiled(options.seccomp, tuple(security.effective_capabilities(record.host_config)))
+
+
+def worded(error: StartError, prefix: str) -> StartError:
+    """As Docker says it: the runtime's failures behind `prefix`; that there is no such user the engine finds out itself."""
+    return error if error.step == "user" else StartError(error.step, prefix + error.message, error.errno)
 
 
 def log_path(services: Services, id: str) -> str:

@@ -50,7 +50,7 @@ async def _run_ps(arguments: list[str]) -> str:
             continue
         output, complaint = await process.communicate()
         if process.returncode != 0:
-            text = complaint.decode("utf-8", "replace").strip()
-            raise Internal(f"error running ps: exit status {process.returncode}: {text}")
+            text = complaint.decode("utf-8", "replace").strip().partition("\n")[0]
+            raise Internal(f"ps: {text or f'exit status {process.returncode}'}")
         return output.decode("utf-8", "replace")
     raise FailedPrecondition("docker top needs the program ps: install the package procps")

@@ -62,7 +62,7 @@ class Plan:
         """`keyring`: the container whose session keyring is joined, "" for one without a name, None to keep the caller's."""
         user = process.get("user") or {}
         self.argv = [_bytes(word, "process.args") for word in process.get("args") or ()]
-        if not self.argv or not self.argv[0]:
+        if not self.argv:
             raise InvalidArgument("process.args: there is no program to run")
         self.env = [_bytes(word, "process.env") for word in process.get("env") or ()]
         self.cwd = _bytes(process.get("cwd") or "/", "process.cwd")
@@ -421,7 +421,7 @@ def find_executable(plan: Plan) -> bytes:
         if entry.startswith(b"PATH="):
             search = entry[5:]
     denied = False
-    for directory in search.split(b":"):
+    for directory in search.split(b":") if name else ():
         if not directory.startswith(b"/"):
             continue  # a relative directory in PATH would make the working directory a place to run things from
         candidate = directory.rstrip(b"/") + b"/" + name

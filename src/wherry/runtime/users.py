@@ -35,6 +35,7 @@ def resolve(root_fd: int, user: str, group_add: list[str]) -> Identity:
     InvalidArgument in Docker's words when a name is unknown or a number is out of range.
     """
     name, _, group = user.partition(":")
+    group = group.partition(":")[0]  # what comes behind is ignored, as by runc
     passwd = _read_table(root_fd, "/etc/passwd", 7)
     groups = _read_table(root_fd, "/etc/group", 4)
     uid, gid, login = 0, 0, ""

@@ -79,6 +79,35 @@ def clone_foreign_mounts(config: oci.Config) -> dict[str, int]:
     return found
 
 
+def clone_subpaths(config: oci.Config, subpaths: dict[str, str]) -> dict[str, int]:
+    """Detached copies, by destination, of what `subpaths` names below the sources of bind mounts.
+
+    A volume's content is its containers' work: the path is resolved inside the volume and used through its descriptor. StartError.
+    """
+    found: dict[str, int] = {}
+    for mount in config.get("mounts") or []:
+        subpath = subpaths.get(mount["destination"])
+        if not subpath:
+            continue
+        try:
+            root = os.open(mount["source"], os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+            try:
+                target = paths.open_in_root(root, subpath)
+            finally:
+                os.close(root)
+            try:
+                found[mount["destination"]] = mounts.clone_tree("", fd=target, recursive=True)
+            finally:
+                os.close(target)
+        except (SyscallError, OSError) as error:
+            for fd in found.values():
+                os.close(fd)
+            why = os.strerror(error.errno or 0).lower()
+            where = f"cannot access path {mount['source']}/{subpath}"
+            raise StartError("mounts", f"{where}: {why}", error.errno or 0) from None
+    return found
+
+
 def _clone_from(pid: str, path: str) -> int:
     own = namespaces.open_namespace("mount", "/proc/self/ns/mnt")
     try:
@@ -114,12 +143,13 @@ class BuiltinRuntime:
 
         def fill_volumes(root: int) -> None:
             if copy_up:
-                copyup.fill_volumes(root, copy_up)
+                copyup.fill_volumes(root, copy_up, self._config.get("mounts") or [])
 
         rootfs = open_rootfs(request["rootfs"])
         shared: dict[str, int] = {}
         try:
             shared = clone_foreign_mounts(self._config)
+            shared |= clone_subpaths(self._config, request.get("subpaths") or {})
             set_user(rootfs, self._config["process"], request.get("user"))
             init = container.create(
                 self._config,

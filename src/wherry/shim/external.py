@@ -12,6 +12,7 @@ log, in JSON) become the StartError. The end of the shim does not end these cont
 from __future__ import annotations
 
 import os
+import stat
 from _socket import AF_UNIX, CMSG_SPACE, MSG_CMSG_CLOEXEC, SCM_RIGHTS, SOCK_CLOEXEC, SOCK_STREAM, SOL_SOCKET
 from _socket import socket as Socket
 from _struct import unpack_from
@@ -20,7 +21,7 @@ from wherry.errors import Internal, StartError, SyscallError, WherryError
 from wherry.linux import cgroups, mounts, syscalls
 from wherry.linux.namespaces import NEWNS
 from wherry.shim import copyup
-from wherry.shim.builtin import Started, open_rootfs, set_user
+from wherry.shim.builtin import Started, clone_subpaths, open_rootfs, set_user
 from wherry.wire import fastjson
 
 TYPE_CHECKING = False
@@ -94,19 +95,25 @@ class ExternalRuntime:
         rootfs = open_rootfs(request["rootfs"])
         shared: list[tuple[oci.Mount, int]] = []
         try:
+            subpaths = clone_subpaths(self._config, request.get("subpaths") or {})
             for mount in self._config.get("mounts") or []:
-                if not {"shared", "rshared"}.isdisjoint(mount.get("options") or []):
+                if mount["destination"] in subpaths:
+                    shared.append((mount, subpaths[mount["destination"]]))
+                elif not {"shared", "rshared"}.isdisjoint(mount.get("options") or []):
                     shared.append((mount, mounts.clone_tree(mount["source"], recursive=True)))
             set_user(rootfs, self._config["process"], request.get("user"))
             if copy_up := request.get("copy_up"):
-                copyup.fill_volumes(rootfs, copy_up)
+                copyup.fill_volumes(rootfs, copy_up, self._config.get("mounts") or [])
             syscalls.unshare(NEWNS, "mount namespace")
             mounts.set_propagation("/", mounts.SLAVE)
             os.mkdir(f"{self._directory}/rootfs", 0o755)
             mounts.attach_at(rootfs, f"{self._directory}/rootfs")
             for number, (mount, fd) in enumerate(shared):
                 mount["source"] = f"{self._directory}/shared-{number}"
-                os.mkdir(mount["source"], 0o700)
+                if stat.S_ISDIR(os.fstat(fd).st_mode):
+                    os.mkdir(mount["source"], 0o700)
+                else:
+                    os.close(os.open(mount["source"], os.O_CREAT | os.O_WRONLY | os.O_CLOEXEC, 0o600))
                 mounts.attach_at(fd, mount["source"])
         except SyscallError as error:
             raise StartError("rootfs", str(error), error.errno) from None

@@ -57,6 +57,7 @@ class LogOptions:
     tail: int | None = None  # None: all
     since_ns: int | None = None
     until_ns: int | None = None
+    details: bool = False
 
 
 @dataclass(slots=True)

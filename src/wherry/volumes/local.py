@@ -103,16 +103,19 @@ class Volumes:
                 await self._insert(Volume(name, _now(), tuple(labels.items()), options))
             return self.inspect(name)
 
-    async def stage(self, name: str, labels: Mapping[str, str]) -> Callable[[sqlite3.Connection], None] | None:
+    async def stage(
+        self, name: str, labels: Mapping[str, str], options: Mapping[str, str] | None = None
+    ) -> Callable[[sqlite3.Connection], None] | None:
         """A volume for a container that is being made: it lasts once the answer has been called in the transaction that makes the
-        container. None when there is such a volume already. InvalidArgument for a bad name. `remove` undoes it.
+        container. None when there is such a volume already. InvalidArgument for a bad name, as for bad options. `remove` undoes it.
         """
         check_name(name)
+        checked = check_options(options)
         async with self._lock:
             if name in self._volumes:
                 return None
             await asyncio.to_thread(self._make_directory, name)
-            volume = self._volumes[name] = Volume(name, _now(), tuple(labels.items()))
+            volume = self._volumes[name] = Volume(name, _now(), tuple(labels.items()), checked)
             return lambda connection: _insert(connection, volume)
 
     async def remove(self, name: str, *, force: bool = False) -> None:

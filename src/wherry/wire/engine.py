@@ -122,6 +122,8 @@ class HostConfig(Body):
     shm_size: int = 0
     sysctls: dict[str, str] | None = None
     runtime: str = ""
+    isolation: str = ""
+    volume_driver: str = ""
     init: bool | None = None
     masked_paths: list[str] | None = None
     readonly_paths: list[str] | None = None
@@ -163,6 +165,12 @@ class NetworkingConfig(Body):
     endpoints_config: dict[str, EndpointSettings | None] | None = None
 
 
+class Healthcheck(Body):
+    """Of a create, only what says that there is none: `--no-healthcheck`."""
+
+    test: list[str] | None = None
+
+
 class ContainerConfig(Body):
     hostname: str = ""
     domainname: str = ""
@@ -183,6 +191,7 @@ class ContainerConfig(Body):
     labels: dict[str, str] | None = None
     stop_signal: str = ""
     stop_timeout: int | None = None
+    healthcheck: Healthcheck | None = None
     args_escaped: bool = False
 
 
@@ -230,7 +239,6 @@ class VolumeCreate(Body):
 
 # Fields that Docker's own clients send and that carry no wish: read, and left.
 _WITHOUT_EFFECT = {
-    "Isolation",  # Windows only
     "Container",  # of an exec: docker-py repeats what the path says
 }
 

@@ -77,6 +77,7 @@ if TYPE_CHECKING:
         netns_fd: int | None
         attach: list[AttachConfig]
         copy_up: list[CopyUp]
+        subpaths: dict[str, str]  # by a bind mount's destination: what of its source is mounted
         runtime: RuntimeConfig | None
         user: UserConfig | None  # None: the numbers in config.process.user count
         note: dict[str, object]  # goes into shim.json as it is
