@@ -38,7 +38,11 @@ def test_create_answers_the_id_and_hands_on_name_and_platform() -> None:
 def test_create_refuses_what_it_cannot_do_by_name() -> None:
     async def scenario(served: Served) -> None:
         body = json.dumps(
-            {"Image": "busybox", "Healthcheck": {"Test": ["CMD", "x"], "Interval": 9}, "HostConfig": {"VolumesFrom": ["a"]}}
+            {
+                "Image": "busybox",
+                "Healthcheck": {"Test": ["CMD", "x"], "Interval": 9},
+                "HostConfig": {"VolumesFrom": ["a"]},
+            }
         ).encode()
         answer = await served.request("POST", "/containers/create", body)
         assert answer.status == 501
