@@ -298,7 +298,7 @@ def _launch(
     """Forks, and accompanies the child until it runs or waits."""
     plan = init.namespaces
     init.joined = plan.needs_helper
-    init.state = hooks.state(config, container_id, "creating", 0, bundle) if any(init.hooks.values()) else b""
+    init.state = hooks.state_document(config, container_id, "creating", 0, bundle)
     procfs = Procfs.of_this_machine() if plan.new & {"user", "time"} else None
     if procfs is not None:
         undo.append(procfs.close)

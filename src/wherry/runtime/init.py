@@ -35,6 +35,7 @@ from wherry.linux import mounts as linux_mounts
 from wherry.runtime import channel as messages
 from wherry.runtime import hooks, process, spawn, sysctl
 from wherry.runtime import namespaces as runtime_namespaces
+from wherry.wire import fastjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -62,7 +63,7 @@ class Init:
     domainname: bytes
     sysctls: list[tuple[str, str]]
     hooks: dict[str, list[hooks.Hook]]
-    state: bytes  # for the hooks that run in here
+    state: dict[str, object]  # for the hooks that run in here, without status and pid
     stdio: tuple[int, int, int]  # what becomes 0, 1, 2 until a terminal does
     console_size: tuple[int, int] | None  # width, height
     hold: bool
@@ -156,7 +157,12 @@ class Init:
         if self.hooks["prestart"] or self.hooks["createRuntime"]:
             messages.send(self.channel, messages.HOOKS)
             messages.wait_for_go(self.channel)
-        hooks.run(self.hooks["createContainer"], self.state)
+        if self.hooks["createContainer"]:
+            hooks.run(self.hooks["createContainer"], self.state_json("creating"))
+
+    def state_json(self, status: str) -> bytes:
+        """The container's state as a hook in here sees it: the pid is that of the container's pid namespace."""
+        return fastjson.dumps({**self.state, "status": status, "pid": os.getpid()})
 
     def open_console(self) -> None:
         """The terminal, from the container's own devpts; also at /dev/console. Its master goes to the parent."""
@@ -250,7 +256,8 @@ class Init:
             os.read(self.hold_fifo, 1)
 
     def run_start_hooks(self) -> None:
-        hooks.run(self.hooks["startContainer"], self.state)
+        if self.hooks["startContainer"]:
+            hooks.run(self.hooks["startContainer"], self.state_json("created"))
 
     def load_filter(self) -> None:
         if spawn.modules_loaded() != self.modules:

@@ -3,6 +3,7 @@
     <root>/<id>/config.json     the configuration as it was when the container was created, byte for byte
     <root>/<id>/state.json      pid and its start time, cgroup paths, bundle, … ; written to a temporary name and renamed
     <root>/<id>/exec.fifo       there as long as the container is created and not started
+    <root>/<id>/notify/         the socket of a container that is a service manager's service
 
 Runs in `wherry-runc` only: the shim keeps its own files. **Invariant:** a directory without state.json is a container
 being made, or one whose making was killed: `delete --force` removes it. A pid counts only together with its start
@@ -170,9 +171,13 @@ class State:
         """Forgets the container: its directory goes, state.json first of all, so that half a removal is not taken for
         a container.
         """
-        for name in ["state.json", *sorted(_names(self.directory))]:
+        below = [f"notify/{name}" for name in _names(f"{self.directory}/notify")]
+        for name in ["state.json", *below, *sorted(_names(self.directory))]:
             try:
-                os.unlink(f"{self.directory}/{name}")
+                if name == "notify":
+                    os.rmdir(f"{self.directory}/{name}")
+                else:
+                    os.unlink(f"{self.directory}/{name}")
             except FileNotFoundError:
                 pass
         try:

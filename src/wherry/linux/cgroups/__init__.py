@@ -222,6 +222,26 @@ def reopen(paths: dict[str, str], *, layout: Layout | None = None) -> Cgroup:
     return v1.CgroupV1(paths, layout.v1)
 
 
+def below(group: Cgroup, paths: dict[str, str]) -> Cgroup:
+    """The group at `paths` below `group`: {controller: relative path}, "" for all controllers; `group` itself for none.
+
+    InvalidArgument for a controller that it does not have, and for a path that leads out.
+    """
+    if not paths:
+        return group
+    result = dict(group.paths)
+    for controller in paths:
+        if controller and (controller not in result or group.mode == "v2"):
+            raise InvalidArgument(f"unknown controller {controller} in --cgroup")
+    for controller, base in group.paths.items():
+        wanted = paths.get(controller, paths.get(""))
+        if wanted is not None:
+            result[controller] = os.path.normpath(f"{base}/{wanted}")
+            if not f"{result[controller]}/".startswith(f"{base}/"):
+                raise InvalidArgument(f"bad sub cgroup path: {wanted}")
+    return reopen(result)
+
+
 def _below(hierarchy: Hierarchy, group: str) -> str:
     """The host path of `group` without a trailing slash, where the mount may show only a part of the hierarchy (in a
     container).

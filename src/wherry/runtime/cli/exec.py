@@ -7,10 +7,17 @@ from __future__ import annotations
 import os
 
 from wherry.errors import Conflict, InvalidArgument, StartError
+from wherry.linux import cgroups
 from wherry.runtime import container, oci_validate
 from wherry.runtime import state as states
 from wherry.runtime.cli import filters, options
-from wherry.runtime.cli.foreground import Foreground, become_subreaper, require_terminal_or_socket, send_console
+from wherry.runtime.cli.foreground import (
+    Foreground,
+    become_subreaper,
+    require_terminal_or_socket,
+    send_console,
+    send_descriptor,
+)
 from wherry.runtime.cli.launch import preserved_fds, write_pid_file
 from wherry.runtime.cli.options import Option
 
@@ -25,7 +32,7 @@ USAGE = "exec [options] <container-id> <command> [argument...]   (or --process F
 EXAMPLES = "   wherry-runc exec web ls /\n   wherry-runc exec --tty --env TERM=xterm web sh\n   wherry-runc exec --user 1000:1000 web id\n"
 OPTIONS = (
     Option("console-socket", "path to an AF_UNIX socket which receives the master of the process's terminal"),
-    Option("pidfd-socket", "the pid file names the process", kind="refused"),
+    Option("pidfd-socket", "path to an AF_UNIX socket which receives a pidfd of the process"),
     Option("cwd", "current working directory in the container"),
     Option("env", "set environment variables (KEY=VALUE, may be repeated)", short="e", kind="many"),
     Option("tty", "allocate a pseudo-TTY", short="t", kind="switch"),
@@ -39,7 +46,11 @@ OPTIONS = (
     Option("no-new-privs", "set no_new_privs for the process", kind="switch"),
     Option("cap", "add a capability to the process (may be repeated)", short="c", kind="many"),
     Option("preserve-fds", "pass N additional file descriptors to the process", kind="number", default=0),
-    Option("cgroup", "the process joins the container's own cgroup", kind="refused"),
+    Option(
+        "cgroup",
+        "run the process in an existing group below the container's: [controller[,controller]:]path",
+        kind="many",
+    ),
     Option("ignore-paused", "allow exec in a paused container: it begins when the container is resumed", kind="switch"),
 )
 
@@ -59,7 +70,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     require_terminal_or_socket(
         terminal=bool(process.get("terminal")), detached=detached, socket=values["console-socket"]
     )
-    preserved = preserved_fds({"process": process}, values["preserve-fds"])
+    preserved = preserved_fds(process, values["preserve-fds"], activated=False)
     program, flags = filters.program_for(settings.root, config)
     pidfd = state.pidfd()
     if pidfd is None:
@@ -73,7 +84,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
             pidfd,
             config,
             process,
-            cgroup=state.cgroup(),
+            cgroup=cgroups.below(state.cgroup(), sub_groups(values["cgroup"])),
             stdio=container.Stdio(0, 1, 2),
             seccomp_bpf=program,
             seccomp_flags=flags,
@@ -89,6 +100,8 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         os.close(pidfd)
     for warning in started.warnings:
         settings.write("warning", warning)
+    if values["pidfd-socket"]:
+        send_descriptor(values["pidfd-socket"], b"setns", started.pidfd, "--pidfd-socket")
     if values["pid-file"]:
         write_pid_file(values["pid-file"], started.pid)
     if started.console is not None and values["console-socket"]:
@@ -100,6 +113,24 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     status_code = foreground.wait(started.pid, console)
     started.close()
     return status_code
+
+
+def sub_groups(words: list[str]) -> dict[str, str]:
+    """--cgroup's values: {controller: path below the container's group}, "" for all of them."""
+    groups: dict[str, str] = {}
+    for word in words:
+        controllers, colon, path = word.partition(":")
+        if not colon:
+            if len(words) != 1:
+                raise InvalidArgument(f"invalid --cgroup argument: {word} (missing <controller>: prefix)")
+            return {"": word}
+        for controller in controllers.split(","):
+            if not controller:
+                raise InvalidArgument(f"invalid --cgroup argument: {word} (empty <controller> prefix)")
+            if controller in groups:
+                raise InvalidArgument(f"invalid --cgroup argument(s): controller {controller} specified multiple times")
+            groups[controller] = path
+    return groups
 
 
 def described(values: dict[str, Any], config: Config, command: list[str]) -> Process:
@@ -135,7 +166,9 @@ def described(values: dict[str, Any], config: Config, command: list[str]) -> Pro
     process["user"] = user
     if values["cap"]:
         have = process.get("capabilities", {})
-        added = {name: [*have.get(name, ()), *values["cap"]] for name in ("bounding", "effective", "permitted")}
+        # an ambient capability has to be inheritable: without any of those there is no use in asking
+        kinds = ("bounding", "effective", "permitted", *(("ambient",) if "inheritable" in have else ()))
+        added = {name: [*have.get(name, ()), *values["cap"]] for name in kinds}
         process["capabilities"] = {**have, **added}
     oci_validate.check_process(process)
     return process  # type: ignore[no-any-return]

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 
     from wherry.runtime.cli.main import Globals
 
+SPECIFICATION = "1.3.0"
+"""The version of the OCI runtime specification that this is an implementation of."""
 USAGE = "features"
 EXAMPLES = "   wherry-runc features\n"
 OPTIONS = ()
@@ -29,11 +31,11 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
 def features() -> dict[str, Any]:
     from wherry import __version__
     from wherry.linux import capabilities, seccomp
-    from wherry.runtime import mount_options
+    from wherry.runtime import mount_options, scheduling
 
     return {
         "ociVersionMin": "1.0.0",
-        "ociVersionMax": "1.2.0",
+        "ociVersionMax": SPECIFICATION,
         "hooks": ["prestart", "createRuntime", "createContainer", "startContainer", "poststart", "poststop"],
         "mountOptions": mount_options.known(),
         "linux": {
@@ -50,8 +52,12 @@ def features() -> dict[str, Any]:
             },
             "apparmor": {"enabled": True},
             "selinux": {"enabled": True},
-            "intelRdt": {"enabled": False},
+            "intelRdt": {"enabled": True, "schemata": True, "monitoring": True},
+            "memoryPolicy": {"modes": sorted(scheduling.MEMORY_MODES), "flags": sorted(scheduling.MEMORY_FLAGS)},
+            "mountExtensions": {"idmap": {"enabled": True}},
+            "netDevices": {"enabled": True},
         },
+        "potentiallyUnsafeConfigAnnotations": ["org.systemd.property.", "org.criu.config"],
         "annotations": {
             "org.wherry.runc.version": __version__,
             "io.github.seccomp.libseccomp.version": libseccomp_version() or "",

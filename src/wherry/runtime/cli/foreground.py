@@ -81,15 +81,19 @@ def send_console(path: str, console: int) -> None:
     """Hands the terminal's master to whoever listens at the AF_UNIX socket `path` (runc's terminals.md: one message,
     the tty's name and the descriptor).
     """
+    send_descriptor(path, os.readlink(f"/proc/self/fd/{console}").encode(), console, "--console-socket")
+
+
+def send_descriptor(path: str, text: bytes, fd: int, option: str) -> None:
+    """One message with one descriptor to whoever listens at the AF_UNIX socket `path`. InvalidArgument naming `option`."""
     import _socket
 
-    with_name = os.readlink(f"/proc/self/fd/{console}").encode()
     peer = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
         peer.connect(path)
-        peer.sendmsg([with_name], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, console.to_bytes(4, _byteorder()))])
+        peer.sendmsg([text], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, _byteorder()))])
     except OSError as error:
-        raise InvalidArgument(f"--console-socket {path}: {(error.strerror or '').lower()}") from None
+        raise InvalidArgument(f"{option} {path}: {(error.strerror or '').lower()}") from None
     finally:
         peer.close()
 

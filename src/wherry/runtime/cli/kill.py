@@ -22,7 +22,7 @@ OPTIONS = (Option("all", "send the signal to all processes inside the container"
 
 def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     options.expect(arguments, 1, 2, USAGE)
-    number = parse_signal(arguments[1] if len(arguments) > 1 else "SIGTERM")
+    number = parse_signal((arguments[1] if len(arguments) > 1 else "") or "SIGTERM")
     state = states.load(settings.root, arguments[0])
     if values["all"]:
         state.cgroup().kill(number)
@@ -56,9 +56,9 @@ def send(state: states.State, number: int) -> None:
 
 
 def parse_signal(text: str) -> int:
-    """ "KILL", "SIGKILL", "9", "RTMIN+3" as a number. InvalidArgument for no signal of this machine."""
+    """ "KILL", "SIGKILL", "9", "RTMIN+3" as a number; "0" only asks whether the process is there. InvalidArgument for no signal of this machine."""
     if text.isascii() and text.isdigit():
-        if 0 < len(text) < 4 and 1 <= int(text) < _signal.NSIG:
+        if 0 < len(text) < 4 and int(text) < _signal.NSIG:
             return int(text)
         raise InvalidArgument(f"unknown signal {text!r}")
     name = text.upper().removeprefix("SIG")

@@ -11,7 +11,7 @@ from wherry.errors import InvalidArgument, NotFound, StartError, WherryError
 from wherry.runtime import container, oci_validate
 from wherry.runtime import state as states
 from wherry.runtime.cli import filters
-from wherry.runtime.cli.foreground import require_terminal_or_socket, send_console
+from wherry.runtime.cli.foreground import require_terminal_or_socket, send_console, send_descriptor
 from wherry.runtime.cli.options import Option
 from wherry.runtime.state import State
 
@@ -20,16 +20,17 @@ if TYPE_CHECKING:
     from typing import Any
 
     from wherry.runtime.cli.main import Globals
+    from wherry.runtime.cli.notify_socket import Proxy
     from wherry.runtime.container import InitProcess
     from wherry.runtime.rdt import Group as Resctrl
-    from wherry.spec.oci import Config
+    from wherry.spec.oci import Config, Process
 
 OPTIONS = (
     Option("bundle", "path to the root of the bundle directory, defaults to the current directory", short="b"),
     Option("console-socket", "path to an AF_UNIX socket which receives the master of the container's terminal"),
-    Option("pidfd-socket", "the pid file names the process", kind="refused"),
+    Option("pidfd-socket", "path to an AF_UNIX socket which receives a pidfd of the container's first process"),
     Option("pid-file", "the file to write the process id to"),
-    Option("no-pivot", "the root of a container is always changed by pivot_root", kind="refused", default=False),
+    Option("no-pivot", "enter the root by chroot(2): where the host's root is a ramdisk", kind="switch"),
     Option("no-new-keyring", "do not create a new session keyring for the container", kind="switch"),
     Option(
         "preserve-fds",
@@ -42,7 +43,7 @@ OPTIONS = (
 
 def launch(
     settings: Globals, values: dict[str, Any], container_id: str, *, verb: str, hold: bool, detached: bool
-) -> tuple[State, Config, InitProcess]:
+) -> Launched:
     """Makes the container. With `hold` it waits for `start`; else its program runs. Whatever fails, nothing is left."""
     states.check_id(container_id)
     bundle = os.path.abspath(values["bundle"] or ".")
@@ -55,11 +56,16 @@ def launch(
     rootfs = os.path.realpath(os.path.join(bundle, config["root"]["path"]))
     if not os.path.isdir(rootfs):
         raise NotFound(f"invalid rootfs: {rootfs} is not a directory")
-    preserved = preserved_fds(config, values["preserve-fds"])
+    preserved = preserved_fds(config["process"], values["preserve-fds"])
     program, flags = filters.program_for(settings.root, config)
     state = states.make(settings.root, container_id)
-    process = None
+    process = notify = None
     try:
+        if manager := os.environ.get("NOTIFY_SOCKET"):
+            from wherry.runtime.cli import notify_socket
+
+            notify_socket.prepare(state, config)
+            notify = None if hold else notify_socket.Proxy(manager, state)
         if hold:
             os.mkfifo(f"{state.directory}/{states.FIFO}", 0o600)
         states.write_file(f"{state.directory}/config.json", raw)
@@ -76,6 +82,7 @@ def launch(
             parent_death_signal=0,
             hold_fifo=f"{state.directory}/{states.FIFO}" if hold else None,
             preserve_fds=preserved,
+            pivot=not values["no-pivot"],
         )
         state.pid, state.start = process.pid, states.start_time(process.pid) or 0
         state.bundle, state.rootfs, state.oci_version = bundle, rootfs, config["ociVersion"]
@@ -89,9 +96,14 @@ def launch(
             settings.write("warning", warning)
         if process.console is not None and values["console-socket"]:
             send_console(values["console-socket"], process.console)
+        if values["pidfd-socket"]:
+            send_descriptor(values["pidfd-socket"], b"standard", process.pidfd, "--pidfd-socket")
         if values["pid-file"]:
             write_pid_file(values["pid-file"], process.pid)
+        settings.write("debug", f"container {container_id}: process {process.pid} in {process.cgroup.paths}")
     except BaseException as error:
+        if notify is not None:
+            notify.close()
         if process is not None:
             _abandon(process)
         state.remove()
@@ -102,7 +114,19 @@ def launch(
         if isinstance(error, WherryError):
             raise type(error)(f"wherry-runc {verb} failed: {error}") from None
         raise
-    return state, config, process
+    return Launched(state, config, process, notify)
+
+
+class Launched:
+    """A container that was made: its state, its configuration, its first process, and whom it may notify."""
+
+    __slots__ = ("config", "notify", "process", "state")
+
+    def __init__(self, state: State, config: Config, process: InitProcess, notify: Proxy | None) -> None:
+        self.state = state
+        self.config = config
+        self.process = process
+        self.notify = notify
 
 
 def _abandon(process: InitProcess) -> None:
@@ -119,16 +143,18 @@ def _abandon(process: InitProcess) -> None:
         process.resctrl.delete()
 
 
-def preserved_fds(config: Config, extra: int) -> int:
-    """How many descriptors from 3 on the program gets: those of socket activation, announced in its environment, and
-    `extra`.
+def preserved_fds(process: Process, extra: int, *, activated: bool = True) -> int:
+    """How many descriptors from 3 on the program gets: those of socket activation meant for us (sd_listen_fds(3)),
+    announced in its environment, and `extra`.
     """
     if extra < 0:
         raise InvalidArgument(f"--preserve-fds: {extra} is negative")
-    listening = os.environ.get("LISTEN_FDS", "0")
-    count = int(listening) if listening.isascii() and listening.isdigit() and len(listening) < 5 else 0
+    count = 0
+    if activated and os.environ.get("LISTEN_PID") == str(os.getpid()):
+        listening = os.environ.get("LISTEN_FDS", "0")
+        count = int(listening) if listening.isascii() and listening.isdigit() and len(listening) < 5 else 0
     if count:
-        config["process"]["env"] = [*config["process"].get("env", []), f"LISTEN_FDS={count}", "LISTEN_PID=1"]
+        process["env"] = [*process.get("env", []), f"LISTEN_FDS={count}", "LISTEN_PID=1"]
     for fd in range(3, 3 + count + extra):
         try:
             os.fstat(fd)

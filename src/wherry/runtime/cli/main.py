@@ -13,7 +13,7 @@ import time
 
 from wherry import errors
 from wherry.runtime.cli import options
-from wherry.runtime.cli.options import Option
+from wherry.runtime.cli.options import DEFAULT_ROOT, Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,7 +39,6 @@ VERBS = {
 _ENTERING = ("create", "exec", "run")
 """Verbs whose process, or a child of it, goes into a container."""
 _REFUSED = ("checkpoint", "restore")
-DEFAULT_ROOT = "/run/wherry-runc"
 GLOBAL = (
     Option("debug", "enable debug logging", kind="switch"),
     Option("log", "the file to write logs to (default: stderr)"),
@@ -104,7 +103,9 @@ def main(arguments: list[str]) -> int:
     try:
         values, rest = options.parse(GLOBAL, arguments)
         settings = Globals(values)
-        if values["log-format"] not in ("text", "json"):
+        if settings.root == "/":
+            raise errors.InvalidArgument("Option --root argument should not be set to /")
+        if values["log-format"] not in ("", "text", "json"):
             raise errors.InvalidArgument(f"invalid log-format: {values['log-format']!r}")
         if values["rootless"] not in ("true", "false", "auto"):
             raise errors.InvalidArgument(f"invalid rootless: {values['rootless']!r}")
@@ -162,9 +163,9 @@ def _run(settings: Globals, verb: str, words: list[str]) -> int:
 
 def _print_version() -> int:
     from wherry import __version__
-    from wherry.runtime.cli.features import libseccomp_version
+    from wherry.runtime.cli.features import SPECIFICATION, libseccomp_version
 
-    lines = [f"wherry-runc version {__version__}", "spec: 1.2.0"]
+    lines = [f"wherry-runc version {__version__}", f"spec: {SPECIFICATION}"]
     if version := libseccomp_version():
         lines.append(f"libseccomp: {version}")
     os.write(1, ("\n".join(lines) + "\n").encode())

@@ -21,7 +21,7 @@ def pretty(value: object, indent: str = "  ", level: int = 0) -> bytes:
 
 
 def table(rows: Sequence[Sequence[str]]) -> bytes:
-    """Columns two blanks apart, the last one unpadded."""
-    widths = [max(len(row[column]) for row in rows) for column in range(len(rows[0]))]
-    lines = ["  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
+    """Columns as runc prints them: at least nine wide, three blanks apart, the last one unpadded."""
+    widths = [max(9, *(len(row[column]) for row in rows)) for column in range(len(rows[0]))]
+    lines = ["   ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip() for row in rows]
     return ("\n".join(lines) + "\n").encode("utf-8", "replace")

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+
 from wherry.runtime.cli import launch, options
 from wherry.runtime.cli.foreground import Foreground, become_subreaper
 from wherry.runtime.cli.options import Option
@@ -29,8 +31,15 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     foreground = None if detached else Foreground()
     if not detached and not values["no-subreaper"]:
         become_subreaper()
-    state, config, process = launch.launch(settings, values, arguments[0], verb="run", hold=False, detached=detached)
+    made = launch.launch(settings, values, arguments[0], verb="run", hold=False, detached=detached)
+    state, config, process = made.state, made.config, made.process
     launch.run_late_hooks(settings, state, config, "poststart", RUNNING)
+    if made.notify is not None:
+        if foreground is None:
+            made.notify.wait_until_ready(process.pid, process.pidfd)
+        else:
+            made.notify.follow(os.getpid(), process.pidfd)
+        made.notify.close()
     if foreground is None:
         process.close()
         return 0

@@ -10,6 +10,7 @@ from wherry.errors import AlreadyExists
 from wherry.linux import cgroups
 from wherry.runtime import state as states
 from wherry.runtime.cli import options
+from wherry.runtime.cli.features import SPECIFICATION
 from wherry.runtime.cli.options import Option
 from wherry.runtime.cli.output import pretty
 
@@ -24,7 +25,7 @@ USAGE = "spec [options]"
 EXAMPLES = "   mkdir web && cd web && mkdir rootfs && wherry-runc spec\n"
 OPTIONS = (
     Option("bundle", "path to the root of the bundle directory", short="b"),
-    Option("rootless", "generate a configuration for a rootless container", kind="refused", default=False),
+    Option("rootless", "generate a configuration for a rootless container", kind="switch"),
 )
 _CAPABILITIES = ["CAP_AUDIT_WRITE", "CAP_KILL", "CAP_NET_BIND_SERVICE"]
 
@@ -34,8 +35,26 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     path = os.path.join(os.path.abspath(values["bundle"] or "."), "config.json")
     if os.path.lexists(path):
         raise AlreadyExists(f"File {path} exists. Remove it first")
-    states.write_file(path, pretty(default(), "\t") + b"\n", 0o666)
+    config = default()
+    if values["rootless"]:
+        make_rootless(config)
+    states.write_file(path, pretty(config, "\t") + b"\n", 0o666)
     return 0
+
+
+def make_rootless(config: Config) -> None:
+    """For the user who runs this and no other: a user namespace with one id, the host's network and its /sys, no limits."""
+    linux = config["linux"]
+    linux["namespaces"] = [entry for entry in linux["namespaces"] if entry["type"] not in ("network", "user")]
+    linux["namespaces"].append({"type": "user"})
+    linux["uidMappings"] = [{"containerID": 0, "hostID": os.geteuid(), "size": 1}]
+    linux["gidMappings"] = [{"containerID": 0, "hostID": os.getegid(), "size": 1}]
+    del linux["resources"]
+    for index, mount in enumerate(config["mounts"]):
+        if mount["destination"] == "/sys":
+            config["mounts"][index] = _mount("/sys", "none", "/sys", "rbind", "nosuid", "noexec", "nodev", "ro")
+        elif "options" in mount:
+            mount["options"] = [word for word in mount["options"] if not word.startswith(("gid=", "uid="))]
 
 
 def default() -> Config:
@@ -44,7 +63,7 @@ def default() -> Config:
     if cgroups.detect().v1:
         kinds.remove("cgroup")
     return {
-        "ociVersion": "1.2.0",
+        "ociVersion": SPECIFICATION,
         "process": {
             "terminal": True,
             "user": {"uid": 0, "gid": 0},

@@ -28,6 +28,12 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         raise Conflict("cannot start a container that has stopped")
     if status != states.CREATED:
         raise Conflict("cannot start an already running container")
+    notify = None
+    if (manager := os.environ.get("NOTIFY_SOCKET")) and os.path.isdir(f"{state.directory}/notify"):
+        from wherry.runtime.cli import notify_socket
+
+        notify = notify_socket.Proxy(manager, state)
+    pidfd = state.pidfd() if notify is not None else None
     path = f"{state.directory}/{states.FIFO}"
     try:
         fd = os.open(path, os.O_WRONLY | os.O_NONBLOCK | os.O_CLOEXEC)
@@ -41,4 +47,6 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     finally:
         os.close(fd)
     run_late_hooks(settings, state, state.config(), "poststart", states.RUNNING)
+    if notify is not None and pidfd is not None:
+        notify.wait_until_ready(state.pid, pidfd)
     return 0

@@ -93,14 +93,15 @@ def test_what_is_no_size(text: str) -> None:
 
 
 @pytest.mark.parametrize(
-    ("text", "number"), [("9", 9), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN+3", 37), ("RTMAX", 64), ("usr1", 10)]
+    ("text", "number"),
+    [("9", 9), ("KILL", 9), ("sigterm", 15), ("SIGRTMIN+3", 37), ("RTMAX", 64), ("usr1", 10), ("0", 0)],
 )
 def test_signals(text: str, number: int) -> None:
     assert kill.parse_signal(text) == number
 
 
 @pytest.mark.parametrize(
-    "text", ["", "0", "65", "999", "-1", "NOPE", "RTMIN+99", "_DFL", "SIG_IGN", "KILL9", "RTMIN+", "SIGSIGKILL"]
+    "text", ["", "65", "999", "-1", "NOPE", "RTMIN+99", "_DFL", "SIG_IGN", "KILL9", "RTMIN+", "SIGSIGKILL"]
 )
 def test_what_is_no_signal(text: str) -> None:
     with pytest.raises(InvalidArgument, match="unknown signal"):
