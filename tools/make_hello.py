@@ -27,24 +27,25 @@ TEXT = """\
 Hello from wherry: a container has just run on this machine.
 
 What happened, step by step:
- 1. The client sent your wish to the engine, wherryd, over its socket.
- 2. The engine needed the image "hello-world". It came with wherry's own
-    package, so no registry was asked.
+ 1. The client sent your request to the engine, wherryd, over its socket.
+ 2. The engine looked for the image "hello-world". wherry's own package
+    contains it, so no registry was needed.
  3. The engine unpacked the image's layer ({architecture}) and made a snapshot:
     a writable directory on top of it, for this container alone.
- 4. The zygote, a small process that waits for this, forked a shim to look
+ 4. The zygote, a small process that is always ready, forked a shim to look
     after the container.
  5. The shim made namespaces and a cgroup, mounted the snapshot as the root
-    file system, gave up what a container may not have, and started the
-    program that prints this text: the only process in here, with PID 1.
- 6. The text went through a pipe to the shim, into the container's log, and
-    over the engine to your terminal.
+    file system, dropped the privileges that containers do not get, and
+    started the program that prints this text: the only process in here,
+    with PID 1.
+ 6. The text went through a pipe to the shim, which wrote it to the
+    container's log and sent it through the engine to your terminal.
 
 Try next:
-    wherry run -it --rm debian bash      a shell in a Debian of its own
+    wherry run -it --rm debian bash      a shell in a Debian container
     wherry run -d -p 8080:80 nginx       a web server on port 8080
-    wherry ps -a                         the containers that there are
-    wherry doctor                        what this kernel offers
+    wherry ps -a                         all containers, stopped ones too
+    wherry doctor                        what this machine can do
 
 """
 

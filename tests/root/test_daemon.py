@@ -187,6 +187,21 @@ def test_a_configuration_error_is_told_before_anything_is_made(daemon: Daemon) -
     assert not (daemon.root / "data").exists()
 
 
+def test_a_machine_without_cgroups_is_told_so_in_one_line(daemon: Daemon) -> None:
+    script = 'umount -l /sys/fs/cgroup; exec "$@"'
+    done = subprocess.run(
+        ["unshare", "-m", "sh", "-c", script, "sh", *daemon.arguments()],
+        env={**os.environ, "PYTHONPATH": str(REPOSITORY / "src")},
+        capture_output=True,
+        text=True,
+        timeout=WAIT_SECONDS,
+        check=False,
+    )
+    assert (done.returncode, done.stderr.count("\n")) == (1, 1)
+    assert "failed to start: no cgroup file system is mounted" in done.stderr
+    assert not daemon.socket.exists()
+
+
 def test_a_socket_from_the_service_manager_is_served(daemon: Daemon) -> None:
     with socket.socket(socket.AF_UNIX) as listening:
         listening.bind(str(daemon.socket))

@@ -72,6 +72,20 @@ def test_a_capability_that_is_not_held_is_named() -> None:
     assert "CAP_SYS_ADMIN" in finding["found"]
 
 
+@pytest.mark.parametrize(
+    ("hidden", "name", "status", "remedy"),
+    [
+        ("umount -l /sys/fs/cgroup", "cgroups", MISSING, "mount -t cgroup2"),
+        ("mount --bind /dev/null /usr/bin/ps", "programs", DEGRADED, "install procps"),
+    ],
+)
+def test_what_is_hidden_is_missed(hidden: str, name: str, status: str, remedy: str) -> None:
+    done = doctor("--json", prefix=("unshare", "-m", "sh", "-c", f'{hidden}; exec "$@"', "sh"))
+    [finding] = [item for item in report(done)["findings"] if item["name"] == name]
+    assert (finding["status"], done.returncode) == (status, int(status == MISSING))
+    assert remedy in finding["remedy"]
+
+
 def test_overlayfs_is_tried_where_the_data_is_to_be(tmp_path: Path) -> None:
     assert storage.overlay(str(tmp_path / "not" / "yet" / "there")).status == OK
     assert list(tmp_path.iterdir()) == []

@@ -32,7 +32,7 @@ def program() -> str:
     lines = ["Usage:  wherry [OPTIONS] COMMAND", "", "A container engine: images, containers, volumes, networks", ""]
     for heading, rows in commands.sections():
         lines += [f"{heading}:", *_rows(rows), ""]
-    lines += ["Global Options:", *flag_lines(GLOBAL_FLAGS), ""]
+    lines += ["Global Options:", *flag_lines([flag for flag in GLOBAL_FLAGS if not flag.refused]), ""]
     lines += [
         "Examples:",
         "  wherry run --rm hello-world",
@@ -64,7 +64,7 @@ def verb(path: str, command: Command) -> str:
         lines += ["", "Options:", *flag_lines(shown)]
     refused = [f"--{flag.name}" for flag in command.flags if flag.refused]
     if refused:
-        lines += ["", "Docker's options that wherry does not have:", *_wrap(", ".join(refused), width() - 2, "  ")]
+        lines += ["", "Docker options that wherry does not support:", *_wrap(", ".join(refused), width() - 2, "  ")]
     return "\n".join(lines) + "\n"
 
 

@@ -22,13 +22,13 @@ if TYPE_CHECKING:
     from .command import Command
 
 GLOBAL_FLAGS: tuple[Flag, ...] = (
-    Flag("config", "string", "Directory of the client's configuration (registry logins), Docker's format"),
+    Flag("config", "string", "Directory of the client's configuration files (registry logins), in Docker's format"),
     Flag("context", "string", "", short="c", refused="name the engine with -H or WHERRY_HOST"),
-    Flag("debug", "bool", "Say more about what is done", short="D"),
+    Flag("debug", "bool", "Print debugging information", short="D"),
     Flag("host", "list", "The engine's address (unix:///path or tcp://host:port)", short="H"),
     Flag("log-level", "string", "debug, info, warn, error or fatal", short="l", default="info"),
     Flag("tls", "bool", "Use TLS"),
-    Flag("tlscacert", "string", "Trust certificates that this CA has signed"),
+    Flag("tlscacert", "string", "Trust certificates signed by this CA"),
     Flag("tlscert", "string", "The client's certificate"),
     Flag("tlskey", "string", "The client's key"),
     Flag("tlsverify", "bool", "Use TLS, and check the engine's certificate"),

@@ -174,6 +174,11 @@ def _checked(values: dict[str, Any], path: str) -> Config:
     for name in ("data-root", "exec-root", "pidfile"):
         if name in values and not os.path.isabs(values[name]):
             raise InvalidArgument(f"{name} must be an absolute path: {values[name]!r}")
+    defaults = Config()
+    data_root = os.path.normpath(values.get("data-root", defaults.data_root))
+    exec_root = os.path.normpath(values.get("exec-root", defaults.exec_root))
+    if data_root == exec_root:
+        raise InvalidArgument(f"data-root and exec-root must be different directories: {data_root}")
     mtu, timeout = values.get("mtu", 1500), values.get("shutdown-timeout", 15)
     if not 68 <= mtu <= 65535:
         raise InvalidArgument(f"invalid mtu: {mtu}")
@@ -185,15 +190,14 @@ def _checked(values: dict[str, Any], path: str) -> Config:
         raise InvalidArgument(f"specified default runtime '{default_runtime}' does not exist")
     insecure_registries = tuple(values.get("insecure-registries", ()))
     RegistryHosts(insecure_registries)  # InvalidArgument
-    defaults = Config()
     hosts = tuple(values.get("hosts", ())) or defaults.hosts
     allow_plain_tcp = values.get("tls") is False
     for host in hosts:
         check_host(host, allow_plain_tcp=allow_plain_tcp)
     return Config(
         hosts=hosts,
-        data_root=os.path.normpath(values.get("data-root", defaults.data_root)),
-        exec_root=os.path.normpath(values.get("exec-root", defaults.exec_root)),
+        data_root=data_root,
+        exec_root=exec_root,
         pidfile=values.get("pidfile", defaults.pidfile),
         group=values.get("group"),
         debug=debug,

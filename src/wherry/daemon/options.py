@@ -6,6 +6,7 @@ unknown: nothing is accepted and ignored.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 from enum import Enum
@@ -195,6 +196,8 @@ def _read(kind: Kind, text: str) -> Any:
                 return False
             raise ValueError("must be true or false")
         case Kind.INT:
+            if not re.fullmatch(r"[+-]?[0-9]{1,18}", text):
+                raise ValueError("must be a whole number")
             return int(text)
         case Kind.MAP:
             name, equals, value = text.partition("=")

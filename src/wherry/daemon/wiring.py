@@ -42,7 +42,8 @@ log = logging.getLogger("wherry.daemon")
 
 @asynccontextmanager
 async def compose(config: Config) -> AsyncIterator[RunningEngine]:
-    """The engine, open; closed at the end."""
+    """The engine, open; closed at the end. FailedPrecondition when this machine cannot have one."""
+    cgroups.detect()
     instance = instance_of(config.data_root)
     async with AsyncExitStack() as stack:
         database = Database(os.path.join(config.data_root, "wherry.db"))

@@ -32,6 +32,7 @@ def all_findings(data_root: str) -> Iterator[Finding]:
         security.apparmor,
         network.forwarding,
         machine.open_files,
+        machine.programs,
         machine.docker_cli,
     ]
     privileged: list[Callable[[], Finding]] = [

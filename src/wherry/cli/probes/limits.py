@@ -18,7 +18,7 @@ _WANTED = {
     "blkio": "--blkio-weight",
 }
 _V2_NAMES = {"io": "blkio"}
-_REMEDY = "kernel command line: cgroup_enable=memory cgroup_memory=1; systemd mounts cgroups, else mount -t cgroup2 none /sys/fs/cgroup"
+_REMEDY = "mount the hierarchy (mount -t cgroup2 none /sys/fs/cgroup), or enable what is missing on the kernel command line (cgroup_enable=memory)"
 
 
 def cgroups() -> Finding:
@@ -29,7 +29,7 @@ def cgroups() -> Finding:
     try:
         layout = groups.detect()
     except WherryError as error:
-        return missing("cgroups", str(error), "containers are supervised and limited by them", _REMEDY)
+        return missing("cgroups", str(error), "containers are supervised and limited through them", _REMEDY)
     shown = {"v1": "version 1", "hybrid": "version 1 (hybrid)", "v2": "version 2"}[layout.mode]
     group = groups.open_group(name, layout=layout)
     try:

@@ -1,4 +1,4 @@
-"""Probes of the process's own powers: Python, privileges, descriptors, Docker's CLI."""
+"""Probes of the process's own powers: Python, privileges, descriptors, other programs, Docker's CLI."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ import sys
 
 from .finding import Finding, degraded, missing, ok
 
+INITS = ("docker-init", "tini-static")
+"""What the engine runs as process 1 for --init, unless its configuration names another."""
 _NEEDED = (
     "CAP_SYS_ADMIN",
     "CAP_NET_ADMIN",
@@ -61,17 +63,17 @@ def privileges() -> Finding:
         return missing(
             "privileges",
             f"user {os.geteuid()}",
-            "the engine mounts, makes namespaces and devices",
+            "the engine mounts file systems and makes namespaces and devices",
             "run it as root: sudo wherry doctor",
         )
     if lacking:
         return missing(
             "privileges",
             f"root without {', '.join(lacking)}",
-            "the engine cannot do all that a container takes",
-            "if this is a container itself, start it with --privileged",
+            "the engine cannot do all that containers need",
+            "in a container, start it with --privileged",
         )
-    return ok("privileges", "root, CAP_SYS_ADMIN and what else is needed")
+    return ok("privileges", "root, with CAP_SYS_ADMIN and the other capabilities needed")
 
 
 def resource_capability() -> Finding:
@@ -101,9 +103,35 @@ def open_files() -> Finding:
     return ok("open files", f"{soft}, at most {'unlimited' if hard < 0 else hard}")
 
 
+def programs() -> Finding:
+    """What the engine has others do; none of it is on the way of a plain `run`."""
+    have = {name for name in ("ps", *INITS) if _find(name, f"{os.environ.get('PATH', '')}:/usr/bin:/bin")}
+    lacking = []
+    if "ps" not in have:
+        lacking.append(("ps", "top is refused", "procps"))
+    if not have & set(INITS):
+        lacking.append((" or ".join(INITS), "--init is refused", "tini"))
+    if not lacking:
+        return ok("programs", ", ".join(sorted(have)))
+    names, meanings, packages = zip(*lacking, strict=True)
+    return degraded(
+        "programs",
+        f"not installed: {', '.join(names)}",
+        ", ".join(meanings),
+        f"install {' and '.join(packages)}",
+    )
+
+
+def _find(name: str, path: str) -> str | None:
+    for folder in path.split(":"):
+        if folder and os.access(f"{folder}/{name}", os.X_OK):
+            return f"{folder}/{name}"
+    return None
+
+
 def docker_cli() -> Finding:
     """Docker's own command line works with the engine, too."""
-    for folder in os.environ.get("PATH", "").split(":"):
-        if folder and os.access(f"{folder}/docker", os.X_OK):
-            return ok("docker CLI", f"{folder}/docker (use it with DOCKER_HOST=unix:///run/wherry.sock)")
+    found = _find("docker", os.environ.get("PATH", ""))
+    if found:
+        return ok("docker CLI", f"{found} (use it with DOCKER_HOST=unix:///run/wherry.sock)")
     return ok("docker CLI", "not installed (not needed: wherry has the same commands)")

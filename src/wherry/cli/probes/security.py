@@ -31,7 +31,7 @@ def seccomp() -> Finding:
     except (WherryError, OSError) as error:
         return missing(
             "seccomp",
-            f"libseccomp: {error}",
+            str(error),
             "the default profile cannot be compiled; containers run only with --security-opt seccomp=unconfined",
             "install libseccomp2 (Debian, Ubuntu) or libseccomp (Fedora)",
         )

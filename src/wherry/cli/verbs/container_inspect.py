@@ -23,7 +23,7 @@ COMMAND = Command(
     arguments="CONTAINER [CONTAINER...]",
     flags=(
         Flag("format", "string", "json, or a template", short="f"),
-        Flag("size", "bool", "Tell how much disk it takes", short="s"),
+        Flag("size", "bool", "Include the disk usage", short="s"),
     ),
     at_least=1,
     examples=("wherry container inspect web",),

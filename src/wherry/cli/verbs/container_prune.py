@@ -25,8 +25,8 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
 COMMAND = Command(
     run,
     flags=(
-        Flag("filter", "filter", "Only those that match (until=24h, label=x=y)"),
-        Flag("force", "bool", "Do not ask", short="f"),
+        Flag("filter", "filter", "Remove only those that match (until=24h, label=x=y)"),
+        Flag("force", "bool", "Do not ask for confirmation", short="f"),
     ),
     at_most=0,
     examples=("wherry container prune -f",),

@@ -1,4 +1,4 @@
-"""`wherry doctor`: what this machine offers to containers, what is missing, how to mend it. Needs no engine."""
+"""`wherry doctor`: what this machine offers to containers, what is missing, how to fix it. Needs no engine."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def _text(finding: Finding, *, colour: bool) -> str:
     if finding.meaning:
         lines.append(f"{'':10}  {finding.meaning}")
     if finding.remedy:
-        lines.append(f"{'':10}  to mend it: {finding.remedy}")
+        lines.append(f"{'':10}  to fix it: {finding.remedy}")
     return "\n".join(lines) + "\n"
 
 
@@ -52,14 +52,14 @@ def _verdict(count: dict[str, int]) -> str:
     if count["missing"]:
         return f"\nThe engine cannot work here: {count['missing']} missing, {count['degraded']} degraded.\n"
     if count["degraded"]:
-        return f"\nThe engine works here; {count['degraded']} of its features do not.\n"
+        return f"\nThe engine works here, within the limits above ({count['degraded']} degraded).\n"
     return "\nThe engine works here.\n"
 
 
 COMMAND = Command(
     run,
     flags=(
-        Flag("data-root", "string", "Where the engine is to keep its data", default="/var/lib/wherry"),
+        Flag("data-root", "string", "Data root of the engine", default="/var/lib/wherry"),
         Flag("json", "bool", "Report as JSON"),
     ),
     at_most=0,

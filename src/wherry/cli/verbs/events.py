@@ -63,9 +63,9 @@ def line(event: dict[str, Any]) -> str:
 COMMAND = Command(
     run,
     flags=(
-        Flag("filter", "filter", "Only those that match (event=die, container=web, type=image …)", short="f"),
+        Flag("filter", "filter", "Show only those that match (event=die, container=web, type=image …)", short="f"),
         Flag("format", "string", "json, or a template"),
-        Flag("since", "string", "Begin with what happened at this time (2026-01-02T13:23:37Z, or 42m ago)"),
+        Flag("since", "string", "Start with the events since this time (2026-01-02T13:23:37Z, or 42m ago)"),
         Flag("until", "string", "End at this time"),
     ),
     at_most=0,

@@ -62,10 +62,10 @@ COMMAND = Command(
     arguments="IMAGE",
     flags=(
         Flag("format", "string", "table, json, or a template"),
-        Flag("human", "bool", "Sizes and dates for people", short="H", default=True),
-        Flag("no-trunc", "bool", "Do not shorten anything"),
+        Flag("human", "bool", "Print sizes and dates in human-readable form", short="H", default=True),
+        Flag("no-trunc", "bool", "Do not truncate the output"),
         Flag("platform", "string", refused="images are of one platform each"),
-        Flag("quiet", "bool", "Only IDs", short="q"),
+        Flag("quiet", "bool", "Print only IDs", short="q"),
     ),
     at_least=1,
     at_most=1,

@@ -27,8 +27,8 @@ COMMAND = Command(
     run,
     flags=(
         Flag("all", "bool", "Remove all images that no container uses, not only those without a tag", short="a"),
-        Flag("filter", "filter", "Only those that match (until=24h, label=x=y)"),
-        Flag("force", "bool", "Do not ask", short="f"),
+        Flag("filter", "filter", "Remove only those that match (until=24h, label=x=y)"),
+        Flag("force", "bool", "Do not ask for confirmation", short="f"),
     ),
     at_most=0,
     examples=("wherry image prune -f",),

@@ -53,7 +53,7 @@ COMMAND = Command(
     arguments="NAME|ID [NAME|ID...]",
     flags=(
         Flag("format", "string", "json, or a template ('{{.State.Status}}')", short="f"),
-        Flag("size", "bool", "Tell how much disk a container takes", short="s"),
+        Flag("size", "bool", "Include the disk usage of containers", short="s"),
         Flag("type", "string", "Only objects of this type: container, image, network, volume"),
     ),
     at_least=1,

@@ -50,9 +50,9 @@ COMMAND = Command(
     run,
     arguments="CONTAINER",
     flags=(
-        Flag("details", "bool", "Show what the log driver was told to add"),
-        Flag("follow", "bool", "Go on showing what is written", short="f"),
-        Flag("since", "string", "From this time on (2026-01-02T13:23:37Z, or 42m: 42 minutes ago)"),
+        Flag("details", "bool", "Show the extra attributes of the log driver"),
+        Flag("follow", "bool", "Keep showing new output as it is written", short="f"),
+        Flag("since", "string", "Since this time (2026-01-02T13:23:37Z, or 42m: 42 minutes ago)"),
         Flag("tail", "string", "Number of lines from the end", short="n", default="all"),
         Flag("timestamps", "bool", "Show when each line was written", short="t"),
         Flag("until", "string", "Up to this time"),

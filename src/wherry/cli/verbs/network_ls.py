@@ -45,10 +45,10 @@ def _bool(value: object) -> str:
 COMMAND = Command(
     run,
     flags=(
-        Flag("filter", "filter", "Only those that match (driver=bridge, name=web …)", short="f"),
+        Flag("filter", "filter", "Show only those that match (driver=bridge, name=web …)", short="f"),
         Flag("format", "string", "table, json, or a template"),
-        Flag("no-trunc", "bool", "Do not shorten anything"),
-        Flag("quiet", "bool", "Only IDs", short="q"),
+        Flag("no-trunc", "bool", "Do not truncate the output"),
+        Flag("quiet", "bool", "Print only IDs", short="q"),
     ),
     at_most=0,
     examples=("wherry network ls",),

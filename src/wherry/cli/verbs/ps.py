@@ -154,14 +154,14 @@ def _port_range(key: str, first: int, last: int) -> str:
 COMMAND = Command(
     run,
     flags=(
-        Flag("all", "bool", "Show stopped containers too", short="a"),
-        Flag("filter", "filter", "Only those that match (status=exited, name=web, label=x=y …)", short="f"),
+        Flag("all", "bool", "Include stopped containers", short="a"),
+        Flag("filter", "filter", "Show only those that match (status=exited, name=web, label=x=y …)", short="f"),
         Flag("format", "string", "table, json, or a template ('{{.ID}} {{.Names}}')"),
-        Flag("last", "int", "The n containers created last, stopped ones too", short="n", default=-1),
-        Flag("latest", "bool", "The container created last, stopped or not", short="l"),
-        Flag("no-trunc", "bool", "Do not shorten anything"),
-        Flag("quiet", "bool", "Only IDs", short="q"),
-        Flag("size", "bool", "Show how much disk each takes", short="s"),
+        Flag("last", "int", "Show the n containers created last, including stopped ones", short="n", default=-1),
+        Flag("latest", "bool", "Show the container created last, running or not", short="l"),
+        Flag("no-trunc", "bool", "Do not truncate the output"),
+        Flag("quiet", "bool", "Print only IDs", short="q"),
+        Flag("size", "bool", "Show the disk usage of each", short="s"),
     ),
     at_most=0,
     examples=(

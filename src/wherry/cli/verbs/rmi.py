@@ -35,7 +35,7 @@ COMMAND = Command(
     run,
     arguments="IMAGE [IMAGE...]",
     flags=(
-        Flag("force", "bool", "Remove it although stopped containers use it, or with all its tags", short="f"),
+        Flag("force", "bool", "Remove it even if stopped containers use it or it has several tags", short="f"),
         Flag("no-prune", "bool", "Keep untagged parents"),
         Flag("platform", "strings", refused="images are of one platform each"),
     ),

@@ -204,10 +204,10 @@ COMMAND = Command(
     run,
     arguments="[CONTAINER...]",
     flags=(
-        Flag("all", "bool", "Show stopped containers too", short="a"),
+        Flag("all", "bool", "Include stopped containers", short="a"),
         Flag("format", "string", "table, json, or a template"),
-        Flag("no-stream", "bool", "Show one sample and end"),
-        Flag("no-trunc", "bool", "Do not shorten anything"),
+        Flag("no-stream", "bool", "Print one sample and exit"),
+        Flag("no-trunc", "bool", "Do not truncate the output"),
     ),
     examples=("wherry stats", "wherry stats --no-stream --format '{{.Name}} {{.MemUsage}}'"),
 )

@@ -31,7 +31,7 @@ COMMAND = Command(
     flags=(
         Flag("driver", "string", "Volume driver", short="d", default="local"),
         Flag("label", "list", "Set a label (key=value)", check=values.label),
-        Flag("opt", "map", "Option of the driver (type=tmpfs)", short="o"),
+        Flag("opt", "map", "Option of the driver (type=none, o=bind, device=/path)", short="o"),
         Flag("availability", "string", refused=_CLUSTER),
         Flag("group", "string", refused=_CLUSTER),
         Flag("limit-bytes", "string", refused=_CLUSTER),

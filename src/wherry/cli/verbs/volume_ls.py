@@ -60,9 +60,9 @@ COMMAND = Command(
     run,
     flags=(
         Flag("cluster", "bool", refused="there are no clusters"),
-        Flag("filter", "filter", "Only those that match (dangling=true, name=data …)", short="f"),
+        Flag("filter", "filter", "Show only those that match (dangling=true, name=data …)", short="f"),
         Flag("format", "string", "table, json, or a template"),
-        Flag("quiet", "bool", "Only names", short="q"),
+        Flag("quiet", "bool", "Print only names", short="q"),
     ),
     at_most=0,
     examples=("wherry volume ls", "wherry volume ls -q -f dangling=true"),

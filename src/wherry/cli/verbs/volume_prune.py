@@ -30,8 +30,8 @@ COMMAND = Command(
     run,
     flags=(
         Flag("all", "bool", "Remove named volumes too", short="a"),
-        Flag("filter", "filter", "Only those that match (label=x=y)"),
-        Flag("force", "bool", "Do not ask", short="f"),
+        Flag("filter", "filter", "Remove only those that match (label=x=y)"),
+        Flag("force", "bool", "Do not ask for confirmation", short="f"),
     ),
     at_most=0,
     examples=("wherry volume prune -f",),

@@ -19,7 +19,7 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
 COMMAND = Command(
     run,
     arguments="VOLUME [VOLUME...]",
-    flags=(Flag("force", "bool", "No error when it is not there", short="f"),),
+    flags=(Flag("force", "bool", "No error if it does not exist", short="f"),),
     at_least=1,
     examples=("wherry volume rm data",),
 )
