@@ -130,3 +130,34 @@ def test_volume_events_are_told(engine: Engine) -> None:
         "unmount",
         "destroy",
     ]  # dockerd tells of the creation at each use again
+
+
+def test_networks_and_volumes_tell_who_comes_and_goes(engine: Engine) -> None:
+    since = time.time()
+    for network in ("bridge", "none", "host"):
+        engine.docker("run", "--rm", f"--name=on-{network}", f"--network={network}", "-v=/data", BUSYBOX, "true")
+        told = [
+            (event["Type"], event["Action"], event["Actor"]["Attributes"].get("type", ""))
+            for event in recorded(engine, since)
+        ]
+        since = time.time()
+        driver = {"none": "null"}.get(network, network)
+        assert told == [
+            ("volume", "create", ""),
+            ("container", "create", ""),
+            ("container", "attach", ""),
+            ("network", "connect", driver),
+            ("volume", "mount", ""),
+            ("container", "start", ""),
+            ("container", "die", ""),
+            ("network", "disconnect", driver),
+            ("volume", "unmount", ""),
+            ("volume", "destroy", ""),
+            ("container", "destroy", ""),
+        ]
+
+
+def test_a_start_that_fails_leaves_the_network_again(engine: Engine) -> None:
+    since = time.time()
+    engine.docker("run", "--name=failing", "--network=none", BUSYBOX, "nope", check=False)
+    assert actions(recorded(engine, since), "network") == ["connect", "disconnect"]

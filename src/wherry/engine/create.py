@@ -68,16 +68,19 @@ async def create_container(
     async with AsyncExitStack() as undo:
         record.name = _reserve_name(services, wanted_name, id)
         undo.callback(services.containers.release, record.name)
-        volume_rows = []
+        volume_rows, new_volumes = [], []
         for point in record.mounts:
             if (row := await _prepare_mount(services, point, host, undo)) is not None:
                 volume_rows.append(row)
+                new_volumes.append(point.name)
         await services.snapshots.prepare(id, image.layers[-1] if image.layers else None)
         undo.push_async_callback(services.snapshots.remove, id)
         os.makedirs(services.settings.container_dir(id), 0o710)
         undo.callback(_remove_dir, services.settings.container_dir(id))
         await services.containers.add(Container(record), volume_rows)
         undo.pop_all()
+    for volume in new_volumes:
+        services.events.publish("volume", "create", volume, {"driver": "local"})
     services.events.publish("container", "create", id, describe(record))
     return id, warnings
 

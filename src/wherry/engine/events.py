@@ -13,9 +13,29 @@ from collections import deque
 from collections.abc import AsyncIterator, Mapping
 from typing import Any
 
+from wherry.errors import InvalidArgument
+
 Json = dict[str, Any]
 
 REMEMBERED = 256
+FILTERS = frozenset(
+    (
+        "config",
+        "container",
+        "daemon",
+        "event",
+        "image",
+        "label",
+        "network",
+        "node",
+        "plugin",
+        "scope",
+        "secret",
+        "service",
+        "type",
+        "volume",
+    )
+)
 QUEUE_BOUND = 10_000
 
 
@@ -64,7 +84,11 @@ class Events:
     def listen(
         self, *, since_ns: int | None, until_ns: int | None, filters: Mapping[str, list[str]]
     ) -> AsyncIterator[Json]:
-        """Remembered events from `since_ns` on, then live ones until `until_ns`. Listening begins with this call."""
+        """Remembered events from `since_ns` on, then live ones until `until_ns`. Listening begins with this call. InvalidArgument for an
+        unknown filter."""
+        for name in filters:
+            if name not in FILTERS:
+                raise InvalidArgument(f"invalid filter '{name}'")
         past = [event for event in self._recent if since_ns is not None and event["timeNano"] >= since_ns]
         if since_ns is None and until_ns is not None:
             past = list(self._recent)

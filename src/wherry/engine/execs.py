@@ -27,6 +27,11 @@ _KEPT_PER_CONTAINER = 200
 _PREFIX = "OCI runtime exec failed: exec failed: unable to start container process: "
 
 
+def _told(command: list[str]) -> str:
+    """As dockerd words it, with the space that it puts behind a program without arguments."""
+    return f"{command[0]} {' '.join(command[1:])}"
+
+
 @dataclass(eq=False, slots=True)
 class Exec:
     id: ExecId
@@ -56,7 +61,7 @@ class Execs:
         self._execs[exec.id] = exec
         container.exec_ids.append(exec.id)
         self._forget_old(container)
-        self._publish(exec, f"exec_create: {' '.join(request.cmd)}")
+        self._publish(exec, f"exec_create: {_told(request.cmd)}")
         return exec.id
 
     def _forget_old(self, container: Container) -> None:
@@ -110,7 +115,7 @@ class Execs:
                     theirs, stdin=wanted.attach_stdin, stdout=wanted.attach_stdout, stderr=wanted.attach_stderr
                 )
             ]
-        self._publish(exec, f"exec_start: {' '.join(wanted.cmd or [])}")
+        self._publish(exec, f"exec_start: {_told(wanted.cmd or [])}")
         try:
             exec.pid = await task.exec(
                 exec.id,

@@ -110,12 +110,13 @@ class Lifecycle:
             if state.started_at_ns:
                 attributes["execDuration"] = str(max(0, (event.at_ns - state.started_at_ns) // 1_000_000_000))
             services.events.publish("container", "die", container.id, attributes)
+            await self._starter.disconnect(container)
+            self._starter.tell_network(container, "disconnect")
             for point in record.mounts:
                 if point.type == "volume":
                     services.events.publish(
                         "volume", "unmount", point.name, {"container": container.id, "driver": "local"}
                     )
-            await self._starter.disconnect(container)
             container.exited.set()
             container.wake(("not-running", "next-exit", ""), event.status)
             if remove:
@@ -352,6 +353,7 @@ class Lifecycle:
             for name in doomed:
                 try:
                     await services.volumes.remove(name, force=True)
+                    services.events.publish("volume", "destroy", name, {"driver": "local"})
                 except (WherryError, OSError) as error:
                     log.warning("container %s: its volume %s cannot be removed: %s", container.id[:12], name, error)
         await services.containers.delete(container)

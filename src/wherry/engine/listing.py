@@ -28,6 +28,12 @@ FILTERS = frozenset(
         "volume",
     )
 )
+_CONSTANT = {
+    "health": {"starting": False, "healthy": False, "unhealthy": False, "none": True},
+    "is-task": {"true": False, "1": False, "false": True, "0": True},
+    "isolation": {"": True, "default": True, "process": False, "hyperv": False},
+}
+"""Whether a value of these filters fits: to every container alike, as none has a health check, is of a service, or of Windows."""
 _STATES = {status.value for status in Status}
 
 
@@ -40,8 +46,9 @@ def select(services: Services, *, all: bool, limit: int | None, filters: Mapping
             for value in values:
                 if value not in _STATES:
                     raise InvalidArgument(f"invalid filter 'status={value}'")
-        if name in ("health", "is-task", "isolation") and values not in ([], ["none"], ["false"]):
-            raise InvalidArgument(f"wherry does not support the filter '{name}={values[0]}' yet")
+        for value in values if name in _CONSTANT else ():
+            if value not in _CONSTANT[name]:
+                raise InvalidArgument(f"invalid filter '{name}={value}'")
         if name == "exited" and not _are_numbers(values):
             raise InvalidArgument(f"invalid filter 'exited={values[0]}'")
     found = sorted(services.containers.all(), key=lambda container: -container.record.created_ns)
@@ -103,7 +110,8 @@ def _test(services: Services, name: str, values: list[str]) -> Callable[[Contain
         case "expose" | "publish":
             return lambda container: _has_port(container, values, published=name == "publish")
         case _:
-            return lambda _container: True
+            fits = any(_CONSTANT[name][value] for value in values)
+            return lambda _container: fits
 
 
 def _pattern(value: str) -> str:

@@ -29,6 +29,8 @@ _PREFIX = (
     "runc create failed: unable to start container process: "
 )
 
+_NETWORK_DRIVERS = {"bridge": "bridge", "host": "host", "none": "null"}
+
 
 class Starter:
     def __init__(self, services: Services) -> None:
@@ -40,8 +42,11 @@ class Starter:
         services, record = self._services, container.record
         await services.tasks.forget(container.id)  # what an earlier run has left
         netns_fd: int | None = None
+        connected = False
         try:
             netns_fd = await self._connect(container)
+            connected = True
+            self.tell_network(container, "connect")
             for point in record.mounts:
                 check_propagation(point)
             around = self._surroundings(container)
@@ -57,6 +62,8 @@ class Starter:
             if netns_fd is not None and container.endpoint is None:
                 os.close(netns_fd)
             await self.disconnect(container)
+            if connected:
+                self.tell_network(container, "disconnect")
             if isinstance(error, StartError):
                 error = worded(error, _PREFIX)
             if isinstance(error, WherryError):
@@ -82,6 +89,13 @@ class Starter:
                 }
                 services.events.publish("volume", "mount", point.name, where)
         services.events.publish("container", "start", container.id, describe(record))
+
+    def tell_network(self, container: Container, action: str) -> None:
+        """The event of a container that comes to a network, or leaves it. Who shares another's does neither."""
+        mode = container.record.host_config.network_mode
+        if driver := _NETWORK_DRIVERS.get(mode):
+            attributes = {"container": container.id, "name": mode, "type": driver}
+            self._services.events.publish("network", action, self._services.networks.network_id(mode), attributes)
 
     @staticmethod
     def note_start(container: Container, pid: int, note: Mapping[str, Any]) -> None:
