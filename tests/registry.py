@@ -1,4 +1,4 @@
-"""Registries for tests: a scripted one in the test's own event loop, and Debian's docker-registry as a process."""
+"""Registries for tests: a scripted one in the test's own event loop; Debian's docker-registry and our own as processes."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import signal
 import socket
 import ssl
 import subprocess
+import sys
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -169,3 +170,49 @@ def skopeo_copy(source: str, target: str, *options: str) -> None:
         check=True,
         capture_output=True,
     )
+
+
+# --- our own as a process --------------------------------------------------------------------------------------------------------------
+
+WHERRY = str(Path(sys.executable).parent / "wherry")
+
+
+class Served:
+    """A `wherry registry serve` that has said where it listens. `stop` ends it by SIGTERM, and checks that it ended cleanly."""
+
+    def __init__(self, root: Path, *flags: str) -> None:
+        root.mkdir(parents=True, exist_ok=True)
+        self.log = root / "access.log"
+        command = [WHERRY, "registry", "serve", "--root", str(root / "registry"), *flags]
+        command += [] if "--addr" in flags else ["--addr", "127.0.0.1:0"]
+        with self.log.open("ab") as out:
+            self.process = subprocess.Popen(command, stdout=out, stderr=subprocess.PIPE, text=True)
+        self.said = ""
+        while " on http" not in self.said:
+            assert self.process.stderr is not None
+            line = self.process.stderr.readline()
+            assert line, f"the registry did not start: {self.said}"
+            self.said += line
+        self.url = self.said.split()[-1]
+        self.host = self.url.partition("://")[2]
+
+    def stop(self) -> None:
+        self.process.send_signal(signal.SIGTERM)
+        _, rest = self.process.communicate(timeout=20)
+        assert self.process.returncode == 0, rest
+        assert "Traceback" not in rest, rest
+
+    def kill9(self) -> None:
+        self.process.kill()
+        self.process.communicate()
+
+
+@contextlib.contextmanager
+def wherry_registry(root: Path, *flags: str) -> Iterator[Served]:
+    served = Served(root, *flags)
+    try:
+        yield served
+        served.stop()
+    finally:
+        if served.process.poll() is None:
+            served.kill9()

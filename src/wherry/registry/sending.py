@@ -82,7 +82,7 @@ def blob_headers(call: Call, digest: Digest) -> dict[str, str]:
 async def send(call: Call, response: web.StreamResponse, blob: OpenBlob, start: int, end: int) -> None:
     """The headers, and the blob's bytes from `start` to before `end`."""
     transport = call.http.transport
-    if transport is None:
+    if transport is None or transport.is_closing():
         raise ConnectionResetError("the client has gone")
     if blob.fd is None or transport.get_extra_info("sslcontext") is not None:
         await response.prepare(call.http)
@@ -92,6 +92,8 @@ async def send(call: Call, response: web.StreamResponse, blob: OpenBlob, start: 
         await response.prepare(call.http)
         await _taken(call.http)
         await _sendfile(transport.get_extra_info("socket").fileno(), blob.fd, start, end)
+        if transport.is_closing():
+            raise ConnectionResetError("the client has gone")
         transport.set_write_buffer_limits()
     await response.write_eof()
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import fcntl
+import io
 import logging
 import os
 import signal
@@ -34,7 +35,7 @@ from wherry.registry.repositories import Repositories
 from wherry.registry.server import ROUTES, RegistryServer
 from wherry.registry.storage import FileStorage, Storage
 from wherry.registry.tokens import Issuer, TokenGate, TokenSettings, load_keys, own_key
-from wherry.registry.upstream import Upstream
+from wherry.registry.upstream import Upstream, check_url
 
 log = logging.getLogger("wherry.registry")
 
@@ -73,13 +74,17 @@ class Config:
 
 def run(config: Config) -> None:
     """Serves until told to stop. The errors that a user can mend: InvalidArgument, FailedPrecondition."""
-    logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
+    if isinstance(sys.stdout, io.TextIOWrapper):
+        sys.stdout.reconfigure(line_buffering=True)
     with contextlib.ExitStack() as stack:
         tls = make_tls(config)
+        if config.proxy:
+            check_url(config.proxy)
         own_root(config.root, stack)
         gate, extra = make_gate(config)
         listening = listen("addr", config.addr, stack)
         metrics = listen("metrics-addr", config.metrics_addr, stack) if config.metrics_addr else None
+        logging.basicConfig(format="%(asctime)s %(levelname)s %(message)s", level=logging.INFO, stream=sys.stderr)
         with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
             runner.run(_serve(config, Doors(listening, tls, metrics), gate, extra))
 
@@ -127,21 +132,25 @@ async def _serve(config: Config, doors: Doors, gate: Gate, extra: Extra) -> None
         )
         if doors.metrics is not None:
             await _open(stack, web.Server(_only("/metrics", metrics.answer), access_log=None), doors.metrics, None)
-        await _open(stack, server.http(), doors.registry, doors.tls)
+        site = await _open(stack, server.http(), doors.registry, doors.tls)
         what = f"caches {config.proxy} in" if config.proxy else "serves"
         say(f"registry {what} {config.root} on {url_of(doors.registry, doors.tls)}")
         await stopping.wait()
         say("registry stops")
+        await site.stop()
+        await server.drain(GRACE_SECONDS)
 
 
 async def _open(
     stack: contextlib.AsyncExitStack, server: web.Server, door: socket.socket, tls: ssl.SSLContext | None
-) -> None:
-    """Serves until the end of the stack; what is under way then is finished first."""
-    runner = web.ServerRunner(server, shutdown_timeout=GRACE_SECONDS)
+) -> web.SockSite:
+    """Serves until the end of the stack."""
+    runner = web.ServerRunner(server, shutdown_timeout=0.5)
     await runner.setup()
     stack.push_async_callback(runner.cleanup)
-    await web.SockSite(runner, door, ssl_context=tls, backlog=BACKLOG).start()
+    site = web.SockSite(runner, door, ssl_context=tls, backlog=BACKLOG)
+    await site.start()
+    return site
 
 
 def _only(
@@ -200,12 +209,18 @@ def own_root(root: str, stack: contextlib.ExitStack) -> None:
         os.makedirs(root, mode=0o700, exist_ok=True)
         fd = os.open(os.path.join(root, "lock"), os.O_RDWR | os.O_CREAT | os.O_CLOEXEC, 0o600)
     except OSError as error:
-        raise FailedPrecondition(f"--root {root}: {(error.strerror or str(error)).lower()}") from None
+        raise FailedPrecondition(f"--root {root}: {_reason(error)}") from None
     stack.callback(os.close, fd)
     try:
         fcntl.flock(fd, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
         raise FailedPrecondition(f"--root {root}: another registry uses it") from None
+
+
+def _reason(error: OSError) -> str:
+    """In the system's words alone; asyncio and socket add their own."""
+    known = error.errno is not None and not isinstance(error, socket.gaierror)
+    return (os.strerror(error.errno or 0) if known else error.strerror or str(error)).lower()
 
 
 def parse_addr(addr: str) -> tuple[str, int]:
@@ -226,7 +241,7 @@ def listen(flag: str, addr: str, stack: contextlib.ExitStack) -> socket.socket:
             address[:2], family=family, backlog=BACKLOG, dualstack_ipv6=not host and family == socket.AF_INET6
         )
     except OSError as error:
-        raise FailedPrecondition(f"--{flag} {addr}: {(error.strerror or str(error)).lower()}") from None
+        raise FailedPrecondition(f"--{flag} {addr}: {_reason(error)}") from None
     stack.callback(listening.close)
     listening.setblocking(False)
     return listening

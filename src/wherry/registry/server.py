@@ -8,6 +8,8 @@ Runs on the event loop, on aiohttp's low-level server. `ROUTES` is the whole API
 
 from __future__ import annotations
 
+import asyncio
+import contextlib
 import errno
 import json
 import logging
@@ -76,6 +78,9 @@ class RegistryServer:
         self._extra = extra or {}
         self._observe = observe
         self._access_log = access_log
+        self._active = 0
+        self._draining = False
+        self._idle = asyncio.Event()
 
     def http(self) -> web.Server:
         return web.Server(
@@ -87,8 +92,25 @@ class RegistryServer:
             keepalive_timeout=120.0,
         )
 
+    async def drain(self, seconds: float) -> None:
+        """Waits until nothing is under way, for at most so long; connections are then used no more."""
+        self._draining = True
+        if self._active:
+            with contextlib.suppress(TimeoutError):
+                async with asyncio.timeout(seconds):
+                    await self._idle.wait()
+
     async def handle(self, http: web.BaseRequest) -> web.StreamResponse:
-        """One request to its answer. Raises nothing but cancellation and ConnectionError (the client has gone)."""
+        """One request to its answer. Raises nothing but cancellation."""
+        self._active += 1
+        try:
+            return await self._handle(http)
+        finally:
+            self._active -= 1
+            if self._draining and not self._active:
+                self._idle.set()
+
+    async def _handle(self, http: web.BaseRequest) -> web.StreamResponse:
         begun = time.monotonic()
         path = http.raw_path.partition("?")[0]
         kind = "other"
@@ -107,6 +129,8 @@ class RegistryServer:
                 response = await handler(call)
         except Exception as error:
             response = self._failed(http, error)
+        if self._draining and not response.prepared:
+            response.force_close()
         sent = await self._end(http, response)
         self._record(http, kind, visitor.name, response.status, sent, time.monotonic() - begun)
         return response

@@ -37,15 +37,20 @@ class Fetched:
     """In lower case."""
 
 
+def check_url(url: str) -> str:
+    """Without a slash at its end. InvalidArgument unless it is a registry's."""
+    parts = urlsplit(url)
+    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:
+        raise InvalidArgument(f'"{url}" is not the URL of a registry: https://HOST[:PORT]')
+    return f"{parts.scheme}://{parts.netloc}"
+
+
 class Upstream:
     """`url`: https://HOST[:PORT]. Created on the event loop; `close` it."""
 
     def __init__(self, url: str, username: str = "", password: str = "") -> None:
-        parts = urlsplit(url)
-        if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:
-            raise InvalidArgument(f'"{url}" is not the URL of a registry: https://HOST[:PORT]')
-        self.host = parts.netloc
-        self._base = f"{parts.scheme}://{parts.netloc}"
+        self._base = check_url(url)
+        self.host = urlsplit(url).netloc
         self._auth = RegistryAuth(username=username, password=password)
         self._session = new_session()
         self._authorizers: OrderedDict[str, Authorizer] = OrderedDict()
