@@ -48,6 +48,7 @@ security: packages $(VENV)/.installed $(VENV)/.tools ## The attacks of THREAT_MO
 
 conformance: packages $(VENV)/.installed $(VENV)/.tools ## Real clients and runtimes; with CONFORMANCE_SUITES=folder also each folder/*/run there
 	@tools/run-suites $(BIN) "$(CONFORMANCE_SUITES)"
+	@tools/run-registry-suites $(BIN) "$(CONFORMANCE_SUITES)"
 	$(PYTEST) tests/conformance tests/e2e/test_docker_py.py $(ARGS)
 
 test-uml: $(VENV)/.installed $(VENV)/.tools ## The cgroup v2 tests in a user-mode Linux, where this machine has v1 (package user-mode-linux; as root)
