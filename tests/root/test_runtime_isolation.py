@@ -6,8 +6,9 @@ import os
 import stat
 
 import pytest
-from tests.runtime_lab import DEFAULT_CAPABILITIES, Lab, bind, host_shell, seccomp_program
+from tests.runtime_lab import DEFAULT_CAPABILITIES, ID_MAP, NAMESPACES, Lab, bind, host_shell, seccomp_program
 
+from wherry.errors import StartError
 from wherry.linux import capabilities
 
 
@@ -191,6 +192,31 @@ def test_sysctls_of_its_namespaces_are_set_and_the_hosts_stay(lab: Lab) -> None:
     )
     assert result.lines == ["12345", "33", "1"]
     assert host_shell("cat /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ip_default_ttl") == before
+
+
+@pytest.mark.requires("userns")
+def test_limits_of_its_user_namespace_are_sysctls_too(lab: Lab) -> None:
+    for directory, _, names in os.walk(lab.rootfs):
+        for name in (directory, *(os.path.join(directory, name) for name in names)):
+            os.chown(name, 100000, 100000, follow_symlinks=False)
+    space = {
+        "namespaces": [{"type": kind} for kind in (*NAMESPACES, "user")],
+        "uidMappings": ID_MAP,
+        "gidMappings": ID_MAP,
+    }
+    result = lab.run(
+        "cat", "/proc/sys/user/max_net_namespaces", linux={**space, "sysctl": {"user.max_net_namespaces": "7"}}
+    )
+    assert result.out == "7\n", result.err
+    with pytest.raises(StartError, match="not allowed in the hosts user namespace"):
+        lab.run("true", linux={"sysctl": {"user.max_net_namespaces": "7"}})
+
+
+def test_a_directory_that_only_root_can_reach_is_the_users_working_directory(lab: Lab) -> None:
+    (lab.rootfs / "root").chmod(0o700)
+    result = lab.shell("pwd; ls /root", user={"uid": 1000, "gid": 1000}, cwd="/root", capabilities={})
+    assert result.out == "/root\n"
+    assert "Permission denied" in result.err
 
 
 def test_oom_score_is_set(lab: Lab) -> None:

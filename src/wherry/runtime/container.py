@@ -176,6 +176,9 @@ def create(
         init.console_size = console_size or _console_size(spec)
         init.hold, init.preserve_fds, init.parent_death_signal = hold, preserve_fds, parent_death_signal
         group = _make_group(linux, container_id, undo)
+        owner = _cgroup_owner(config, init.namespaces)
+        if owner:
+            group.give_to(owner)
         init.rootfs = Rootfs(
             config, rootfs, group=group, namespaces=init.namespaces, bundle=bundle, sources=mount_sources, pivot=pivot
         )
@@ -262,6 +265,28 @@ def _name(config: oci.Config, key: str, own: set[str]) -> bytes:
 def _console_size(spec: oci.Process) -> tuple[int, int] | None:
     size = spec.get("consoleSize")
     return (size["width"], size["height"]) if size else None
+
+
+def _cgroup_owner(config: oci.Config, plan: runtime_namespaces.Plan) -> int:
+    """The host's number of the user who may divide the container's cgroup: its process's, where it has a cgroup namespace
+    and a cgroup file system that can be written (OCI config-linux.md "Cgroup ownership"). 0: nobody but root.
+    """
+    if "cgroup" not in plan.new:
+        return 0
+    for mount in config.get("mounts") or ():
+        if mount.get("type") == "cgroup" and mount.get("destination", "").rstrip("/") == "/sys/fs/cgroup":
+            break
+    else:
+        return 0
+    if "ro" in (mount.get("options") or ()) or (plan.joined("user") is not None):
+        return 0
+    uid = ((config.get("process") or {}).get("user") or {}).get("uid", 0)
+    if "user" not in plan.new:
+        return uid
+    for entry in (config.get("linux") or {}).get("uidMappings") or ():
+        if entry["containerID"] <= uid < entry["containerID"] + entry["size"]:
+            return entry["hostID"] + uid - entry["containerID"]
+    return 0
 
 
 def _make_group(linux: oci.Linux, container_id: str, undo: list[Callable[[], object]]) -> Cgroup:

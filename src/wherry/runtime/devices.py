@@ -92,7 +92,7 @@ def make_node(root: int, device: oci.Device) -> None:
     try:
         number = os.makedev(device.get("major", 0), device.get("minor", 0))
         try:
-            os.mknod(name, _KINDS[device["type"]] | device.get("fileMode", 0o666), number, dir_fd=parent)
+            os.mknod(name, _KINDS[device["type"]] | device.get("fileMode", 0o666) & 0o7777, number, dir_fd=parent)
         except FileExistsError:
             if not _is_node(os.stat(name, dir_fd=parent, follow_symlinks=False), device):
                 raise StartError(

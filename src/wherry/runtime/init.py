@@ -234,6 +234,7 @@ class Init:
         process.set_no_new_privileges(self.plan)
 
     def drop_privileges(self) -> None:
+        process.change_directory(self.plan, as_root=True)
         process.drop_privileges(self.plan)
 
     def watch_parent(self) -> None:

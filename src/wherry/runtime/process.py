@@ -45,7 +45,7 @@ class Plan:
     """Everything that the child needs to become the process. `warnings` are for the caller to pass on."""
 
     __slots__ = (
-        "additional_groups", "apparmor", "argv", "caps", "cwd", "env", "gid", "io_priority", "keyring", "listener", "memory_policy",
+        "additional_groups", "apparmor", "argv", "caps", "cwd", "env", "gid", "has_directory", "io_priority", "keyring", "listener", "memory_policy",
         "no_new_privileges", "oom_score_adj", "personality", "rlimits", "scheduler", "seccomp", "seccomp_flags", "selinux", "terminal",
         "uid", "umask", "warnings",
     )  # fmt: skip
@@ -84,6 +84,7 @@ class Plan:
         self.seccomp = seccomp_bpf
         self.seccomp_flags = seccomp_flags
         self.terminal = bool(process.get("terminal"))
+        self.has_directory = False
         self.io_priority = _io_priority(process)
         self.personality: int | None = None
         self.keyring = keyring if keyring is None else f"_ses.{keyring}".encode() if keyring else b""
@@ -159,13 +160,17 @@ def _apparmor(profile: str) -> str:
     if not os.path.exists("/sys/module/apparmor/parameters/enabled"):
         if profile == "unconfined":
             return ""
-        raise FailedPrecondition(f"apparmor profile {profile!r}: this kernel has no AppArmor")
+        raise FailedPrecondition(
+            f"process.apparmorProfile: unable to apply apparmor profile {profile!r}: apparmor: config provided but apparmor not supported"
+        )
     return profile
 
 
 def _selinux(label: str) -> str:
     if label and not os.path.exists("/sys/fs/selinux/enforce"):
-        raise FailedPrecondition(f"selinux label {label!r}: SELinux is not enabled on this machine")
+        raise FailedPrecondition(
+            f"process.selinuxLabel: selinux label {label!r} is specified in config, but selinux is disabled or not supported"
+        )
     return label
 
 
@@ -351,11 +356,18 @@ def drop_privileges(plan: Plan) -> None:
         capabilities.apply_ambient(plan.caps.ambient)
 
 
-def change_directory(plan: Plan) -> None:
-    """Into the working directory, which must be inside the container's root: a leaked descriptor must not become one (CVE-2024-21626)."""
+def change_directory(plan: Plan, *, as_root: bool = False) -> None:
+    """Into the working directory, which must be inside the container's root: a leaked descriptor must not become one (CVE-2024-21626).
+
+    First `as_root`, which may be the only one to reach it; what root cannot reach (a directory on NFS), the user perhaps can.
+    """
+    if plan.has_directory:
+        return
     try:
         os.chdir(plan.cwd)
     except OSError as error:
+        if as_root and error.errno in (errno.EACCES, errno.EPERM):
+            return
         reason = (error.strerror or "").lower()
         raise StartError(
             "chdir", f'chdir to cwd ("{os.fsdecode(plan.cwd)}") set in config.json failed: {reason}', error.errno or 0
@@ -367,6 +379,7 @@ def change_directory(plan: Plan) -> None:
     if not inside:
         text = "current working directory is outside of container mount namespace root -- possible container breakout detected"
         raise StartError("chdir", text, errno.EPERM)
+    plan.has_directory = True
 
 
 def set_parent_death_signal(signal: int, channel: _socket.socket) -> None:

@@ -35,7 +35,9 @@ def check(key: str, *, own: set[str]) -> str:
     elif dotted == "kernel.domainname":
         needed = "uts"
     elif dotted == "kernel.hostname":
-        raise InvalidArgument(f'sysctl "{key}" is not allowed: use hostname')
+        raise InvalidArgument(f'sysctl "{key}" is not allowed as it conflicts with the OCI "hostname" field')
+    elif parts[0] == "user" and len(parts) > 1:  # limits of the user namespace (namespaces(7))
+        needed = "user"
     else:
         raise InvalidArgument(f'sysctl "{key}" is not in a separate kernel namespace')
     if needed not in own:

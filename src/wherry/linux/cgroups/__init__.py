@@ -42,6 +42,9 @@ if TYPE_CHECKING:
             over if nothing runs in it, else Conflict. On failure what was made is removed.
             """
 
+        def give_to(self, uid: int) -> None:
+            """v2: the user may divide the group. v1, where that would not be safe: nothing."""
+
         def exists(self) -> bool: ...
         def prepare_join(self) -> list[int]:
             """Descriptors for `join`, CLOEXEC, owned by the caller."""

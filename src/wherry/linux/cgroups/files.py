@@ -74,6 +74,16 @@ def keyed(text: str | None) -> dict[str, int]:
     return values
 
 
+def members(text: str | None) -> list[int]:
+    """The numbers of a list such as "0-2,5"."""
+    found: list[int] = []
+    for part in (text or "").strip().split(","):
+        first, _, last = part.partition("-")
+        if first.isdigit():
+            found += range(int(first), int(last or first) + 1)
+    return found
+
+
 def write(path: str, value: str) -> None:
     """One write(2) of `value`. OSError as the kernel gives it: callers word it by `refused`."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)

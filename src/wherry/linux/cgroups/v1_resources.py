@@ -106,6 +106,9 @@ def _listed(directory: str) -> device_rules.Policy | None:
 def _memory(paths: dict[str, str], memory: Memory) -> None:
     directory = _need(paths, "memory", "memory")
     limit, swap = memory.get("limit", 0), memory.get("swap", 0)
+    hierarchical = memory.get("useHierarchy")
+    if hierarchical is not None:
+        set_value("memory.useHierarchy", directory, "memory.use_hierarchy", int(hierarchical))
     if memory.get("checkBeforeUpdate") and limit > 0:
         usage = read_int(f"{directory}/memory.usage_in_bytes")
         if usage > limit:
@@ -130,9 +133,9 @@ def _memory(paths: dict[str, str], memory: Memory) -> None:
             raise _explain_memory(directory, resource, value, error) from None
     if reservation := memory.get("reservation"):
         set_value("memory.reservation", directory, "memory.soft_limit_in_bytes", reservation)
-    if kernel := _extra(memory, "kernel"):
+    if kernel := memory.get("kernel"):
         set_value("memory.kernel", directory, "memory.kmem.limit_in_bytes", kernel)
-    if kernel_tcp := _extra(memory, "kernelTCP"):
+    if kernel_tcp := memory.get("kernelTCP"):
         set_value("memory.kernelTCP", directory, "memory.kmem.tcp.limit_in_bytes", kernel_tcp)
     swappiness = memory.get("swappiness")
     if swappiness is not None:
@@ -251,9 +254,3 @@ def _network(paths: dict[str, str], network: dict[str, Any]) -> None:
     for entry in network.get("priorities") or ():
         directory = _need(paths, "net_prio", "network.priorities")
         set_value("network.priorities", directory, "net_prio.ifpriomap", f"{entry['name']} {entry['priority']}")
-
-
-def _extra(memory: Memory, name: str) -> int:
-    """A field that the OCI specification has dropped and old callers still send."""
-    value: int = memory.get(name, 0)  # type: ignore[assignment]
-    return value

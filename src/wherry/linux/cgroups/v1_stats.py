@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from wherry.linux.cgroups.files import keyed, read_int, read_or_none
+from wherry.linux.cgroups.files import keyed, members, read_int, read_or_none
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,6 +17,8 @@ _UNLIMITED = (1 << 64) - 1
 
 def stats(paths: dict[str, str]) -> dict[str, Any]:
     data: dict[str, Any] = {"cpu": _cpu(paths)}
+    if directory := paths.get("cpuset"):
+        data["cpuset"] = _cpuset(directory)
     if directory := paths.get("memory"):
         data["memory"] = _memory(directory)
     if directory := paths.get("pids"):
@@ -66,6 +68,18 @@ def _memory(directory: str) -> dict[str, Any]:
             "failcnt": read_int(f"{directory}/{prefix}.failcnt"),
             "limit": read_int(f"{directory}/{prefix}.limit_in_bytes", _UNLIMITED),
         }
+    return data
+
+
+_CPUSET_NUMBERS = (
+    "cpu_exclusive", "mem_hardwall", "mem_exclusive", "memory_migrate", "memory_spread_page", "memory_spread_slab",
+    "memory_pressure", "sched_load_balance", "sched_relax_domain_level",
+)  # fmt: skip
+
+
+def _cpuset(directory: str) -> dict[str, Any]:
+    data: dict[str, Any] = {name: members(read_or_none(f"{directory}/cpuset.{name}")) for name in ("cpus", "mems")}
+    data.update((name, read_int(f"{directory}/cpuset.{name}")) for name in _CPUSET_NUMBERS)
     return data
 
 

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
 
 _SIGKILL = 9
 _ROUNDS = 64
+_DELEGATED = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
 _FREEZE_SECONDS = 10.0
 _EXIT_SECONDS = 2.0
 
@@ -61,6 +62,17 @@ class CgroupV2:
                 except OSError:
                     pass  # another container has begun to use that ancestor
             raise
+
+    def give_to(self, uid: int) -> None:
+        """Lets `uid` make groups below this one and move processes between them; its limits stay ours (cgroups(7) "Delegation")."""
+        listed = files.read_or_none("/sys/kernel/cgroup/delegate")
+        for name in ["", *(_DELEGATED if listed is None else listed.split())]:
+            try:
+                os.chown(f"{self._directory}/{name}", uid, -1)
+            except FileNotFoundError:
+                continue
+            except OSError as error:
+                raise SyscallError("chown", f"{self._directory}/{name}", error.errno or 0) from None
 
     def exists(self) -> bool:
         return os.path.isdir(self._directory)

@@ -67,6 +67,8 @@ def _memory(directory: str, memory: Memory) -> None:
     for name in ("swappiness", "kernel", "kernelTCP"):
         if memory.get(name) is not None:
             raise FailedPrecondition(f"memory.{name}: cgroup v2 does not have it")
+    if memory.get("useHierarchy") is False:
+        raise FailedPrecondition("memory.useHierarchy: cgroup v2 is always hierarchical")
     if memory.get("disableOOMKiller"):
         raise FailedPrecondition("memory.disableOOMKiller: cgroup v2 cannot switch the OOM killer off")
     limit = memory.get("limit", 0)

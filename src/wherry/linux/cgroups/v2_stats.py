@@ -38,6 +38,10 @@ def stats(directory: str) -> dict[str, Any]:
     io = read_or_none(f"{directory}/io.stat")
     if io is not None:
         data["blkio"] = _block(io)
+    for section, name in (("cpu", "cpu"), ("memory", "memory"), ("blkio", "io")):
+        pressure = read_or_none(f"{directory}/{name}.pressure")
+        if pressure and section in data:
+            data[section]["psi"] = _pressure(pressure)
     huge = [
         name
         for name in os.listdir(directory)
@@ -76,6 +80,16 @@ def _memory(directory: str) -> dict[str, Any]:
         "swap": {"usage": usage + swap, "max": 0, "failcnt": 0, "limit": min(limit + swap_limit, _UNLIMITED)},
         "raw": raw,
     }
+
+
+def _pressure(text: str) -> dict[str, Any]:
+    """cpu.pressure and its like, "some avg10=0.00 avg60=0.00 avg300=0.00 total=0" per line."""
+    data = {}
+    for line in text.splitlines():
+        kind, *pairs = line.split()
+        values = dict(pair.split("=", 1) for pair in pairs if "=" in pair)
+        data[kind] = {name: int(value) if name == "total" else float(value) for name, value in values.items()}
+    return data
 
 
 _OPERATIONS = (

@@ -9,11 +9,13 @@ import os
 from wherry.errors import Conflict, InvalidArgument
 from wherry.runtime import state as states
 from wherry.runtime.cli import options
+from wherry.runtime.cli.launch import resctrl_of
 from wherry.runtime.cli.options import Option
 from wherry.wire import fastjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any
 
     from wherry.linux.cgroups import Cgroup
@@ -35,14 +37,19 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     if not state.is_alive():
         raise Conflict(f"container with id {state.id} is not running")
     group = state.cgroup()
+    resctrl = resctrl_of(state, state.config())
+
+    def figures() -> dict[str, Any]:
+        return group.stats() if resctrl is None else {**group.stats(), "intel_rdt": resctrl.stats()}
+
     if values["stats"]:
-        _print("stats", state.id, group.stats())
+        _print("stats", state.id, figures())
         return 0
-    _follow(state, group, interval)
+    _follow(state, group, interval, figures)
     return 0
 
 
-def _follow(state: states.State, group: Cgroup, interval: float) -> None:
+def _follow(state: states.State, group: Cgroup, interval: float, figures: Callable[[], dict[str, Any]]) -> None:
     """Until the container ends: pidfd, the kernel's notice of memory running out, and the interval are what is waited
     for.
     """
@@ -68,7 +75,7 @@ def _follow(state: states.State, group: Cgroup, interval: float) -> None:
             for fd in ready:
                 _take_notice(fd)
             if not ready:
-                _print("stats", state.id, group.stats())
+                _print("stats", state.id, figures())
                 continue
             now = group.oom_kills()
             if now != kills:
