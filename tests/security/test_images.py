@@ -324,7 +324,7 @@ def test_cve_2026_92542_what_a_name_resolves_to_does_not_switch_tls_off(monkeypa
     monkeypatch.setattr(socket, "gethostbyname", resolve)
     for domain in ("localtest.me", "registry.example:5000", "127.0.0.1.nip.io", "localhost.example"):
         [endpoint] = RegistryHosts().endpoints(domain)
-        assert endpoint.base == f"https://{domain}" and endpoint.verify
+        assert endpoint.base == f"https://{domain}" and endpoint.tls is True
 
 
 def test_cve_2024_40635_users_and_groups_beyond_32_bits_are_refused(tmp_path: Path) -> None:

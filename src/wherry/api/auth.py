@@ -1,4 +1,4 @@
-"""The X-Registry-Auth header: credentials for one registry, as base64url of a JSON object.
+"""Credentials for one registry as clients send them: the X-Registry-Auth header (base64url of a JSON object), and the body of POST /auth.
 
 Strict and bounded (the server limits a header's size). An empty header, or an empty object, is anonymous. The values never appear in a message.
 """
@@ -35,10 +35,19 @@ def parse_auth(header: str) -> RegistryAuth:
         data = base64.b64decode(padded.encode("ascii"), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
         raise _invalid("must be a valid base64url-encoded string") from None
+    return _auth_of(data, "X-Registry-Auth header")
+
+
+def parse_login(body: bytes) -> RegistryAuth:
+    """The body of POST /auth. InvalidArgument when it is not what Docker's clients send."""
+    return _auth_of(body, "body") if body.strip() else RegistryAuth()
+
+
+def _auth_of(data: bytes, what: str) -> RegistryAuth:
     try:
         config = msgspec.json.decode(data, type=_AuthConfig | None)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
-        raise _invalid("invalid JSON") from None
+        raise InvalidArgument(f"invalid {what}: invalid JSON") from None
     if config is None:
         return RegistryAuth()
     username, password = config.username, config.password
@@ -46,7 +55,7 @@ def parse_auth(header: str) -> RegistryAuth:
         try:
             username, _, password = base64.b64decode(config.auth, validate=True).decode().partition(":")
         except ValueError:
-            raise _invalid("auth must be base64 of user:password") from None
+            raise InvalidArgument(f"invalid {what}: auth must be base64 of user:password") from None
     return RegistryAuth(
         username=username,
         password=password,

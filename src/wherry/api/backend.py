@@ -102,6 +102,12 @@ class ImageBackend(Protocol):
         """Errors found before anything was reported are raised; the route also turns a late one into an errorDetail message."""
         ...
 
+    async def push(
+        self, repository: str, tag: str, *, platform: str | None, auth: RegistryAuth, progress: ProgressSink
+    ) -> None:
+        """`tag` "": all tags of the repository. NotFound when there is none."""
+        ...
+
     async def load(self, archive: AsyncIterator[bytes], *, quiet: bool, progress: ProgressSink) -> None: ...
 
     async def import_(
@@ -132,6 +138,12 @@ class VolumeBackend(Protocol):
     async def prune(self, filters: Filters) -> Json: ...
 
 
+class RegistryBackend(Protocol):
+    async def authenticate(self, auth: RegistryAuth) -> Json:
+        """→ {"Status": …, "IdentityToken": …}. PermissionDenied when the registry refuses the credentials."""
+        ...
+
+
 class SystemBackend(Protocol):
     async def info(self) -> Json: ...
     async def version(self) -> Json:
@@ -153,6 +165,7 @@ class Backends:
     images: ImageBackend
     networks: NetworkBackend
     volumes: VolumeBackend
+    registries: RegistryBackend
     system: SystemBackend
     api_versions: tuple[str, str] = field(default=("1.24", "1.56"))
     """Lowest and highest version of the Engine API that is spoken."""

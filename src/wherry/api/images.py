@@ -1,7 +1,10 @@
-"""Routes of images: list, pull, import, load, inspect, tag, remove, prune."""
+"""Routes of images: list, pull, push, import, load, inspect, tag, remove, prune."""
 
 from __future__ import annotations
 
+from typing import Any
+
+import msgspec
 from aiohttp import web
 
 from wherry import errors
@@ -14,6 +17,7 @@ from wherry.api.router import Route
 from wherry.errors import InvalidArgument
 from wherry.spec.calls import ProgressSink
 from wherry.spec.ids import is_digest
+from wherry.spec.image import platform_from_json
 
 
 class ImageRoutes:
@@ -29,6 +33,7 @@ class ImageRoutes:
             Route("GET", "/images/{name}/json", self.inspect),
             Route("GET", "/images/{name}/history", self.history),
             Route("POST", "/images/{name}/tag", self.tag),
+            Route("POST", "/images/{name}/push", self.push),
             Route("DELETE", "/images/{name}", self.remove),
         ]
 
@@ -78,6 +83,15 @@ class ImageRoutes:
 
         return await stream_progress(call, import_)
 
+    async def push(self, call: Call) -> web.StreamResponse:
+        auth = parse_auth(call.http.headers.get(HEADER, ""))
+        platform = _platform_text(call.text("platform")) if call.version >= (1, 46) else None
+
+        async def push(progress: ProgressSink) -> None:
+            await self._backend.push(call.name, call.text("tag"), platform=platform, auth=auth, progress=progress)
+
+        return await stream_progress(call, push)
+
     async def load(self, call: Call) -> web.StreamResponse:
         if call.version >= (1, 48) and call.text("platform"):
             raise compat.unsupported_parameter("platform")
@@ -119,6 +133,17 @@ class ImageRoutes:
 
     async def prune(self, call: Call) -> web.StreamResponse:
         return call.answer(await self._backend.prune(call.filters()))
+
+
+def _platform_text(encoded: str) -> str | None:
+    """A platform in the API's JSON form, {"os": …, "architecture": …, "variant": …}, as "os/architecture/variant"."""
+    if not encoded:
+        return None
+    try:
+        value = msgspec.json.decode(encoded.encode(), type=dict[str, Any])
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
+        raise InvalidArgument("failed to parse platform: it must be a JSON object") from None
+    return str(platform_from_json(value, "platform"))
 
 
 def with_tag(name: str, tag: str) -> str:

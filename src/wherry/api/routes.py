@@ -11,6 +11,7 @@ from wherry.api.execs import ExecRoutes
 from wherry.api.images import ImageRoutes
 from wherry.api.networks import NetworkRoutes
 from wherry.api.plugins import PluginRoutes
+from wherry.api.registries import RegistryRoutes
 from wherry.api.router import Route
 from wherry.api.server import Api
 from wherry.api.system import SystemRoutes
@@ -27,6 +28,7 @@ def all_routes(backends: Backends) -> list[Route]:
         *ImageRoutes(backends.images).table(),
         *NetworkRoutes(backends.networks).table(),
         *VolumeRoutes(backends.volumes).table(),
+        *RegistryRoutes(backends.registries).table(),
         *PluginRoutes().table(),
         *unimplemented.table(),
     ]

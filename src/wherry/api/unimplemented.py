@@ -21,11 +21,9 @@ POST /build
 POST /build/prune
 POST /build/cancel
 GET /images/{name}/attestations
-POST /images/{name}/push
 GET /images/search
 GET /images/{name}/get
 GET /images/get
-POST /auth
 PUT /volumes/{name}
 DELETE /networks/{id}
 POST /networks/create

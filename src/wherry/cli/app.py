@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from wherry.client.address import Address
     from wherry.client.containers import Containers
     from wherry.client.images import Images
+    from wherry.client.registries import Registries
     from wherry.client.system import System
     from wherry.client.volumes import Networks, Volumes
 
@@ -78,6 +79,12 @@ class App:
         from wherry.client.volumes import Networks
 
         return Networks(self.session)
+
+    @property
+    def registries(self) -> Registries:
+        from wherry.client.registries import Registries
+
+        return Registries(self.session)
 
     @property
     def system(self) -> System:

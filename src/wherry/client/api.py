@@ -10,6 +10,7 @@ if TYPE_CHECKING:
     from .address import Tls
     from .containers import Containers
     from .images import Images
+    from .registries import Registries
     from .system import System
     from .volumes import Networks, Volumes
 
@@ -55,6 +56,12 @@ class Client:
         from .volumes import Networks
 
         return Networks(self.session)
+
+    @property
+    def registries(self) -> Registries:
+        from .registries import Registries
+
+        return Registries(self.session)
 
     @property
     def system(self) -> System:

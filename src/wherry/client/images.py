@@ -81,6 +81,27 @@ class Images:
         }
         return self._progress("/images/create", query, _auth_header(auth), None)
 
+    def push(
+        self,
+        ref: str,
+        *,
+        platform: str | None = None,
+        auth: Mapping[str, str] | None = None,
+        all_tags: bool = False,
+    ) -> Iterator[Json]:
+        """Pushes while it is iterated, as `pull`. `platform` ("os/architecture/variant"): the manifest of that one alone."""
+        from wherry.wire.fastjson import dumps
+
+        from .reference import split
+
+        name, tag = split(ref)
+        wanted = None
+        if platform:
+            parts = dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
+            wanted = dumps(parts).decode()
+        query = {"tag": None if all_tags else tag or "latest", "platform": wanted}
+        return self._progress(f"/images/{segment(name)}/push", query, _auth_header(auth or {"serveraddress": ""}), None)
+
     def load(self, tar: Iterable[bytes], *, quiet: bool = False, platform: str | None = None) -> Iterator[Json]:
         """Loads images from the pieces of a `save` archive; yields progress."""
         headers = {"Content-Type": "application/x-tar"}

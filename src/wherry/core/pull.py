@@ -23,7 +23,8 @@ from wherry.core.layers import LayerWork, Wanted, both
 from wherry.core.snapshots import Staged
 from wherry.core.unpack import Unpacked, check_diff_id
 from wherry.core.unpackers import Growing, Unpackers
-from wherry.distribution.client import Fetched, Repository, new_session
+from wherry.distribution.client import Fetched, Repository
+from wherry.distribution.connection import new_session
 from wherry.distribution.errors import RegistryError
 from wherry.distribution.hosts import RegistryHosts
 from wherry.errors import DataLoss, Internal, InvalidArgument, NotFound, PermissionDenied, Unavailable
@@ -91,7 +92,7 @@ class Puller:
 
     async def tags(self, reference: Reference, auth: RegistryAuth) -> list[str]:
         """All tags of the reference's repository."""
-        with _in_dockers_words(reference):
+        with in_dockers_words(reference):
             repository = await self._open(reference, auth)
             return await repository.tags()
 
@@ -103,7 +104,7 @@ class Puller:
         Errors before the manifest is known are raised before anything was reported.
         """
         wanted = reference.with_digest(reference.digest) if reference.digest else reference.tagged()
-        with _in_dockers_words(wanted):
+        with in_dockers_words(wanted):
             repository = await self._open(wanted, auth)
             fetched = await repository.manifest(wanted.digest or wanted.tag or "")
             progress({"status": f"Pulling from {wanted.path}", "id": wanted.digest or wanted.tag})
@@ -320,7 +321,7 @@ def _extracting(tell: ProgressSink, descriptor: Descriptor, growing: Growing | N
 
 
 @contextmanager
-def _in_dockers_words(reference: Reference) -> Iterator[None]:
+def in_dockers_words(reference: Reference) -> Iterator[None]:
     """What a registry refuses, as dockerd says it: clients tell apart by these words what a user is to do."""
     try:
         yield

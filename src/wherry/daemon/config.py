@@ -38,6 +38,8 @@ class Config:
     config_file: str = ""
     """"": none was read."""
     insecure_registries: tuple[str, ...] = ()
+    registry_mirrors: tuple[str, ...] = ()
+    """Of Docker Hub."""
     bip: IPv4Interface | None = None
     mtu: int = 1500
     ip: IPv4Address | None = None
@@ -189,7 +191,8 @@ def _checked(values: dict[str, Any], path: str) -> Config:
     if default_runtime != "wherry" and default_runtime not in runtimes:
         raise InvalidArgument(f"specified default runtime '{default_runtime}' does not exist")
     insecure_registries = tuple(values.get("insecure-registries", ()))
-    RegistryHosts(insecure_registries)  # InvalidArgument
+    registry_mirrors = tuple(values.get("registry-mirrors", ()))
+    RegistryHosts(insecure_registries, registry_mirrors)  # InvalidArgument
     hosts = tuple(values.get("hosts", ())) or defaults.hosts
     allow_plain_tcp = values.get("tls") is False
     for host in hosts:
@@ -205,6 +208,7 @@ def _checked(values: dict[str, Any], path: str) -> Config:
         log_format=log_format,
         config_file=path,
         insecure_registries=insecure_registries,
+        registry_mirrors=registry_mirrors,
         bip=_bip(values.get("bip", "")),
         mtu=mtu,
         ip=_ip(values.get("ip", "")),

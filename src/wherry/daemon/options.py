@@ -82,6 +82,9 @@ OPTIONS = (
         default="/run/wherry.pid",
     ),
     Option(
+        "registry-mirror", Kind.LIST, "Mirror of Docker Hub to pull through (http[s]://HOST)", key="registry-mirrors"
+    ),
+    Option(
         "shutdown-timeout",
         Kind.INT,
         "Seconds for containers to stop when the engine ends",
@@ -107,7 +110,7 @@ default-network-opt default-network-opts default-shm-size dns dns-opt dns-opts d
 firewall-backend fixed-cidr fixed-cidr-v6 host-gateway-ip host-gateway-ips http-proxy https-proxy icc init ip-forward ip-forward-no-drop
 ip-masq ip6tables iptables ipv6 label labels log-driver log-opt log-opts max-concurrent-downloads max-concurrent-uploads
 max-download-attempts metrics-addr min-api-version network-control-plane-mtu no-new-privileges no-proxy node-generic-resource
-node-generic-resources proxies raw-logs registry-mirror registry-mirrors rootless seccomp-profile selinux-enabled storage-driver storage-opt
+node-generic-resources proxies raw-logs rootless seccomp-profile selinux-enabled storage-driver storage-opt
 storage-opts swarm-default-advertise-addr tlscacert tlscert tlskey tlsverify userland-proxy userland-proxy-path userns-remap
 """
 DOCKERD_ONLY = frozenset(_DOCKERD_ONLY.split())

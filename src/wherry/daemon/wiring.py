@@ -30,6 +30,7 @@ from wherry.engine.containers import Containers
 from wherry.engine.events import Events
 from wherry.engine.images import ImageObjects
 from wherry.engine.objects import NetworkObjects, VolumeObjects
+from wherry.engine.registries import Registries
 from wherry.engine.services import Services, Settings
 from wherry.engine.store import ContainerStore
 from wherry.engine.system import System
@@ -82,7 +83,8 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
             background=background,
             containers=store,
         )
-        image_objects = ImageObjects(services, RegistryHosts(config.insecure_registries))
+        hosts = RegistryHosts(config.insecure_registries, config.registry_mirrors)
+        image_objects = ImageObjects(services, hosts)
         stack.push_async_callback(image_objects.close)
         containers = Containers(services, image_objects.committer)
         store.load()
@@ -95,7 +97,8 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
             images=image_objects,
             networks=NetworkObjects(services),
             volumes=VolumeObjects(services),
-            system=System(services),
+            registries=Registries(hosts),
+            system=System(services, hosts),
         )
         yield RunningEngine(backends, lambda: _stop(config, containers, services))
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import base64
 import json
 import re
+import ssl
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -78,21 +79,23 @@ class Authorizer:
         base: str,
         auth: RegistryAuth,
         *,
-        verify: bool,
+        tls: bool | ssl.SSLContext,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
         self._session = session
         self._base = base
         self._auth = auth
-        self._verify = verify
+        self._tls = tls
         self._clock = clock
         self._challenge: Challenge | None = None
         self._tokens: dict[str, tuple[str, float]] = {}
         self.lacks_password = False
         """Whether the registry wants a user and password, and there is none."""
+        self.identity_token: str | None = None
+        """What the token server gives in place of the password, for who asked for it by setting "" here."""
 
     async def header(self, scope: str) -> str | None:
-        """For a request to the registry's origin; None as long as it has not asked for anything."""
+        """For a request to the registry's origin; None as long as it has not asked for anything. `scope`: one or more, a space between."""
         challenge = self._challenge
         if self._auth.registry_token:
             return f"Bearer {self._auth.registry_token}"
@@ -135,7 +138,8 @@ class Authorizer:
             raise PermissionDenied(
                 f"the registry {self._base} sends its users to an insecure token server: {realm[:200]}"
             )
-        request: dict[str, Any] = {"ssl": self._verify, "allow_redirects": False}
+        request: dict[str, Any] = {"ssl": self._tls, "allow_redirects": False}
+        wants_identity = self.identity_token is not None
         if self._auth.identity_token:
             form = {
                 "grant_type": "refresh_token",
@@ -146,12 +150,13 @@ class Authorizer:
             }
             call = self._session.post(realm, data=form, **request)
         else:
-            query = {"service": service, "scope": scope, "client_id": CLIENT_ID}
+            query = [("service", service), *(("scope", one) for one in scope.split(" ")), ("client_id", CLIENT_ID)]
             if self._auth.username:
-                query["account"] = self._auth.username
+                query.append(("account", self._auth.username))
+                query.append(("offline_token", "true" if wants_identity else ""))
                 request["headers"] = {"Authorization": self._basic()}
             separator = "&" if urlsplit(realm).query else "?"
-            encoded = urlencode({key: value for key, value in query.items() if value})
+            encoded = urlencode([(key, value) for key, value in query if value])
             call = self._session.get(f"{realm}{separator}{encoded}", **request)
         try:
             async with call as answer:
@@ -160,17 +165,22 @@ class Authorizer:
                     raise registry_error(answer.status, data)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unavailable(f"token server {realm[:200]}: {error or type(error).__name__}") from None
-        return _parse_token(data)
+        token, lifetime, refresh = _parse_token(data)
+        if wants_identity:
+            self.identity_token = refresh
+        return token, lifetime
 
 
-def _parse_token(data: bytes) -> tuple[str, float]:
+def _parse_token(data: bytes) -> tuple[str, float, str]:
+    """→ token, seconds that it lasts, and the token that gets new ones ("" if there is none)."""
     try:
         answer = json.loads(data)
         token = answer.get("token") or answer.get("access_token")
         lifetime = answer.get("expires_in") or _DEFAULT_LIFETIME
         if not isinstance(token, str) or not token.isascii() or not token.isprintable():
             raise ValueError
-        return token, max(float(lifetime), _DEFAULT_LIFETIME) * 0.9
+        refresh = answer.get("refresh_token")
+        return token, max(float(lifetime), _DEFAULT_LIFETIME) * 0.9, refresh if isinstance(refresh, str) else ""
     except (ValueError, TypeError, AttributeError, RecursionError):
         raise RegistryError(
             200, "UNAUTHORIZED", "authorization server did not include a token in the response"

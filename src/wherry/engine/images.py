@@ -15,6 +15,7 @@ from wherry.core.commit import Committer
 from wherry.core.images import Image
 from wherry.core.layers import LayerWork
 from wherry.core.pull import Puller
+from wherry.core.push import Pusher
 from wherry.core.unpackers import Unpackers
 from wherry.distribution.hosts import RegistryHosts
 from wherry.engine import changes as dockerfile
@@ -22,7 +23,7 @@ from wherry.engine import image_json, image_listing
 from wherry.engine.image_names import new_name
 from wherry.engine.image_removal import Removal, Use
 from wherry.engine.services import Services
-from wherry.errors import Conflict, Internal
+from wherry.errors import Conflict, Internal, InvalidArgument, NotFound
 from wherry.spec.calls import Json, JsonList, Names, ProgressSink, RegistryAuth
 from wherry.spec.ids import ImageId
 from wherry.spec.image import parse_platform
@@ -40,10 +41,12 @@ class ImageObjects:
         self.committer = Committer(self._images, self._unpackers, work)
         self._archives = Archives(self._images, self._unpackers, work)
         self._puller = Puller(self._images, self._unpackers, work, hosts)
+        self._pusher = Pusher(self._images, hosts)
         self._removal = Removal(self._images, self._uses, self._event)
 
     async def close(self) -> None:
         await self._puller.close()
+        await self._pusher.close()
         await self._unpackers.close()
 
     # --- looking
@@ -148,6 +151,33 @@ class ImageObjects:
             image = await self._archives.import_(archive, name=name, run=run, comment=message, platform=chosen)
         progress({"status": image.id})
         self._event("import", image)
+
+    # --- to a registry
+
+    async def push(
+        self, repository: str, tag: str, *, platform: str | None, auth: RegistryAuth, progress: ProgressSink
+    ) -> None:
+        named = parse(repository)
+        if named.tag is not None or named.digest is not None:
+            if tag or named.digest is not None:
+                raise InvalidArgument("cannot push a digest reference" if named.digest else "invalid reference format")
+            tag = named.tag or ""
+        chosen = parse_platform(platform) if platform else None
+        if tag:
+            references = [named.with_tag(tag)]
+        else:
+            names = [reference for image in self._images.list() for reference in image.references]
+            references = sorted((one for one in names if one.name == named.name and one.tag), key=str)
+            if not references:
+                raise NotFound(f"An image does not exist locally with the tag: {named.familiar_name}")
+        for reference in references:
+            if self._images.named(reference) is None:
+                raise NotFound(f"An image does not exist locally with the tag: {named.familiar_name}")
+            await self._pusher.push(reference, chosen, auth, progress)
+            image = self._images.named(reference)
+            self._services.events.publish(
+                "image", "push", reference.familiar, {**_labels(image), "name": reference.familiar_name}
+            )
 
     # --- around
 

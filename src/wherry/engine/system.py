@@ -12,8 +12,10 @@ from collections.abc import AsyncIterator, Iterable, Mapping
 
 from wherry import __version__
 from wherry.core.images import Image
+from wherry.distribution.hosts import RegistryHosts
 from wherry.engine import image_json, inspect
 from wherry.engine.records import Status
+from wherry.engine.registries import registry_config
 from wherry.engine.services import Services
 from wherry.engine.times import rfc3339_nano
 from wherry.linux import cgroups
@@ -24,8 +26,9 @@ API_VERSION, MIN_API_VERSION = "1.56", "1.24"
 
 
 class System:
-    def __init__(self, services: Services) -> None:
+    def __init__(self, services: Services, hosts: RegistryHosts) -> None:
         self._services = services
+        self._hosts = hosts
         self._id = _engine_id(services.settings.data_root)
 
     async def version(self) -> Json:
@@ -108,7 +111,7 @@ class System:
             "OSType": "linux",
             "Architecture": uname.machine,
             "IndexServerAddress": "https://index.docker.io/v1/",
-            "RegistryConfig": {"InsecureRegistryCIDRs": ["127.0.0.0/8", "::1/128"], "IndexConfigs": {}, "Mirrors": []},
+            "RegistryConfig": registry_config(self._hosts),
             "NCPU": len(os.sched_getaffinity(0)),
             "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "GenericResources": None,

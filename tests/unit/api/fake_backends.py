@@ -242,6 +242,12 @@ class FakeImages:
         finally:
             self.pulling = False
 
+    async def push(
+        self, repository: str, tag: str, *, platform: str | None, auth: RegistryAuth, progress: ProgressSink
+    ) -> None:
+        self.calls.append(("push", (repository, tag, platform, auth)))
+        progress({"status": "The push refers to repository [x]"})
+
     async def load(self, archive: AsyncIterator[bytes], *, quiet: bool, progress: ProgressSink) -> None:
         async for piece in archive:
             self.received += piece
@@ -294,6 +300,13 @@ class FakeVolumes:
         return {"VolumesDeleted": [], "SpaceReclaimed": 0}
 
 
+class FakeRegistries:
+    async def authenticate(self, auth: RegistryAuth) -> Json:
+        if auth.password != "secret":
+            raise errors.PermissionDenied("unauthorized: incorrect username or password")
+        return {"Status": "Login Succeeded", "IdentityToken": ""}
+
+
 class FakeSystem:
     def __init__(self) -> None:
         self.queue: asyncio.Queue[Json | None] = asyncio.Queue()
@@ -337,8 +350,11 @@ class Fakes:
         self.images = FakeImages()
         self.networks = FakeNetworks()
         self.volumes = FakeVolumes()
+        self.registries = FakeRegistries()
         self.system = FakeSystem()
-        self.backends = Backends(self.containers, self.execs, self.images, self.networks, self.volumes, self.system)
+        self.backends = Backends(
+            self.containers, self.execs, self.images, self.networks, self.volumes, self.registries, self.system
+        )
 
     def close(self) -> None:
         for process in (self.containers.process, self.execs.process):

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from wherry.cli.app import App
-from wherry.cli.registry_auth import auth_for
+from wherry.cli.command import CliError
+from wherry.cli.registry_auth import Logins, auth_for, registry_key
 from wherry.client.address import parse
 
 
@@ -50,6 +51,78 @@ def test_no_configuration_means_no_login(tmp_path: Path) -> None:
     assert auth_for(App(parse("unix:///nowhere"), config_folder=str(tmp_path)), "example.com/x") is None
 
 
-def test_a_credential_helper_is_named_not_run(tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    auth_for(app_with({"credHelpers": {"example.com": "pass"}}, tmp_path), "example.com/x")
-    assert "credential helper for example.com" in capfd.readouterr().err
+HELPER = """#!/bin/sh
+# keeps one login in the file beside it
+read -r line
+case $1 in
+get) [ -s "$0.kept" ] && cat "$0.kept" || { echo "credentials not found in native keychain"; exit 1; } ;;
+store) echo "$line" > "$0.kept" ;;
+erase) : > "$0.kept" ;;
+esac
+"""
+
+
+@pytest.fixture
+def helper(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    program = tmp_path / "bin/docker-credential-test"
+    program.parent.mkdir()
+    program.write_text(HELPER)
+    program.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{program.parent}:/usr/bin:/bin")
+    return Path(f"{program}.kept")
+
+
+@pytest.mark.parametrize("config", [{"credsStore": "test"}, {"credHelpers": {"example.com": "test"}}])
+def test_a_credential_helper_keeps_logins_out_of_the_configuration(
+    config: dict[str, object], tmp_path: Path, helper: Path
+) -> None:
+    app = app_with(config, tmp_path)
+    assert auth_for(app, "example.com/x") is None
+    Logins(app).put("example.com", "ann", "secret", "")
+    assert json.loads(helper.read_text()) == {"ServerURL": "example.com", "Username": "ann", "Secret": "secret"}
+    assert "secret" not in (tmp_path / "config.json").read_text()
+    assert auth_for(app, "example.com/x") == {"serveraddress": "example.com", "username": "ann", "password": "secret"}
+    Logins(app).put("example.com", "ann", "secret", "token")
+    assert auth_for(app, "example.com/x") == {"serveraddress": "example.com", "identitytoken": "token"}
+    assert Logins(app).remove("example.com") and not Logins(app).remove("example.com")
+    assert auth_for(app, "example.com/x") is None
+
+
+def test_a_credential_helper_that_fails_or_is_missing_is_an_error(tmp_path: Path, helper: Path) -> None:
+    with pytest.raises(CliError, match=r"exec: \"docker-credential-none\": executable file not found"):
+        auth_for(app_with({"credsStore": "none"}, tmp_path), "example.com/x")
+    helper.write_text("no JSON")
+    with pytest.raises(CliError, match="did not answer with JSON"):
+        auth_for(app_with({"credsStore": "test"}, tmp_path), "example.com/x")
+
+
+def test_a_login_is_kept_for_its_owner_alone_beside_what_was_there(tmp_path: Path) -> None:
+    app = app_with({"psFormat": "x", "auths": {"other": {"auth": "b"}}}, tmp_path)
+    Logins(app).put("example.com:5000", "ann", "se:cret", "")
+    Logins(app).put("https://index.docker.io/v1/", "hub", "x", "token")
+    kept = json.loads((tmp_path / "config.json").read_text())
+    assert kept == {
+        "psFormat": "x",
+        "auths": {
+            "other": {"auth": "b"},
+            "example.com:5000": {"auth": encoded("ann", "se:cret")},
+            "https://index.docker.io/v1/": {"auth": encoded("hub", ""), "identitytoken": "token"},
+        },
+    }
+    assert (tmp_path / "config.json").stat().st_mode & 0o777 == 0o600
+    assert Logins(app).remove("other") and not Logins(app).remove("other")
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["config.json"]
+
+
+@pytest.mark.parametrize(
+    ("server", "key"),
+    [
+        ("", "https://index.docker.io/v1/"),
+        ("docker.io", "https://index.docker.io/v1/"),
+        ("https://index.docker.io/v1/", "https://index.docker.io/v1/"),
+        ("localhost:5000", "localhost:5000"),
+        ("https://registry.example/v2/", "registry.example"),
+    ],
+)
+def test_a_server_is_known_by_its_host(server: str, key: str) -> None:
+    assert registry_key(server) == key

@@ -14,8 +14,9 @@ import pytest
 from aiohttp import web
 from tests.registry import OCI_INDEX, ScriptedRegistry, digest_of, error
 
-from wherry.distribution import client
-from wherry.distribution.client import Repository, new_session
+from wherry.distribution import connection
+from wherry.distribution.client import Repository
+from wherry.distribution.connection import new_session
 from wherry.distribution.errors import RegistryError
 from wherry.distribution.hosts import RegistryHosts
 from wherry.errors import DataLoss, InvalidArgument, PermissionDenied, Unavailable, WherryError
@@ -31,8 +32,8 @@ BLOB = bytes(range(256)) * 20_000
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "FIRST_BACKOFF", 0.0)
-    monkeypatch.setattr(client, "MAX_RETRY_AFTER", 0.0)
+    monkeypatch.setattr(connection, "FIRST_BACKOFF", 0.0)
+    monkeypatch.setattr(connection, "MAX_RETRY_AFTER", 0.0)
 
 
 def talk(
@@ -219,12 +220,12 @@ def test_a_download_that_never_gets_anywhere_is_given_up() -> None:
             await download(repository, blob_descriptor())
 
     registry = talk(lambda _: None, use)
-    assert sum("/blobs/" in path for _, path, _ in registry.requests) == client.ATTEMPTS
+    assert sum("/blobs/" in path for _, path, _ in registry.requests) == connection.ATTEMPTS
 
 
 def test_a_registry_that_stops_answering_in_the_middle_is_given_up(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "STALL_SECONDS", 0.2)
-    monkeypatch.setattr(client, "ATTEMPTS", 2)
+    monkeypatch.setattr(connection, "STALL_SECONDS", 0.2)
+    monkeypatch.setattr(connection, "ATTEMPTS", 2)
 
     async def stall(request: web.Request) -> web.StreamResponse | None:
         if "/blobs/" not in request.path:

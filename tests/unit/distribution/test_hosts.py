@@ -41,7 +41,7 @@ def test_loopback_and_listed_registries_may_be_insecure(domain: str) -> None:
 )
 def test_every_other_registry_is_spoken_to_with_verified_tls_only(domain: str) -> None:
     [endpoint] = RegistryHosts(["own.example:8080"]).endpoints(domain)
-    assert endpoint.base.startswith("https://") and endpoint.verify
+    assert endpoint.base.startswith("https://") and endpoint.tls is True
 
 
 def test_docker_hub_has_another_address_than_name() -> None:

@@ -1,0 +1,63 @@
+"""`wherry push`."""
+
+from __future__ import annotations
+
+from wherry.cli.command import CliError, Command
+from wherry.cli.flags import Flag
+from wherry.cli.progress import show
+from wherry.cli.registry_auth import auth_for
+from wherry.client.reference import canonical, split
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Iterator
+    from typing import Any
+
+    from wherry.cli.app import App
+    from wherry.cli.flags import Flags
+
+
+def run(app: App, flags: Flags, arguments: list[str]) -> int:
+    reference, quiet, all_tags = arguments[0], flags.on("quiet"), flags.on("all-tags")
+    tag = split(reference)[1]
+    if all_tags and tag:
+        raise CliError("tag can't be used with --all-tags/-a")
+    if not tag and not all_tags and not quiet:
+        app.out("Using default tag: latest\n")
+    progress = app.images.push(
+        reference, platform=flags.text("platform") or None, auth=auth_for(app, reference), all_tags=all_tags
+    )
+    notes: list[str] = []
+    show(_watched(progress, notes), quiet=quiet)
+    if quiet:
+        app.out((canonical(reference).rpartition(":")[0] if all_tags else canonical(reference)) + "\n")
+    for note in notes:
+        app.err(f"\n{note}\n")
+    return 0
+
+
+def _watched(progress: Iterator[dict[str, Any]], notes: list[str]) -> Iterator[dict[str, Any]]:
+    for message in progress:
+        aux = message.get("aux")
+        if isinstance(aux, dict) and aux.get("manifestPushedInsteadOfIndex"):
+            selected = aux.get("selectedManifest") or {}
+            notes.append(
+                "Info: not all content of the multi-platform image is here; only the manifest "
+                f"{selected.get('digest')} was pushed"
+            )
+        yield message
+
+
+COMMAND = Command(
+    run,
+    arguments="NAME[:TAG]",
+    flags=(
+        Flag("all-tags", "bool", "Push all tags of the repository", short="a"),
+        Flag("platform", "string", "Push the manifest of one platform alone (linux/arm64)"),
+        Flag("quiet", "bool", "Do not show progress", short="q"),
+        Flag("disable-content-trust", "bool", refused="images are not signed in Docker's way any more"),
+    ),
+    at_least=1,
+    at_most=1,
+    examples=("wherry push localhost:5000/app:1.2", "wherry push --all-tags registry.example/me/app"),
+)

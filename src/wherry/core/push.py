@@ -1,0 +1,205 @@
+"""Pushing an image: its blobs, several at the same time, then its manifests, the one that has the name last.
+
+In wherryd, on the event loop; files are read in threads. What is pushed is what is stored, byte by byte: digests are the same on both sides. The
+progress is Docker's stream of statuses, the errors Docker's words.
+
+**Invariants**: what the image needs is leased while it is pushed; nothing is compressed or rewritten on the way; a blob that the registry has, in
+this repository or in another one that this image came from, is not sent.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable, Sequence
+from dataclasses import dataclass
+
+import aiohttp
+
+from wherry.core.images import Images, no_such_image
+from wherry.core.layers import all_of
+from wherry.core.pull import REPORT_SECONDS, in_dockers_words
+from wherry.distribution.connection import PIECE, new_session
+from wherry.distribution.hosts import RegistryHosts
+from wherry.distribution.upload import Target
+from wherry.errors import NotFound
+from wherry.spec.calls import Json, ProgressSink, RegistryAuth
+from wherry.spec.ids import Digest
+from wherry.spec.image import (
+    MAX_DOCUMENT,
+    Descriptor,
+    Index,
+    Manifest,
+    Platform,
+    matches,
+    normalize,
+    parse_document,
+)
+from wherry.spec.reference import Reference
+
+MAX_UPLOADS = 5
+
+
+@dataclass(frozen=True, slots=True)
+class _Document:
+    """A manifest or an index, and what it names that is to be sent before it."""
+
+    descriptor: Descriptor
+    data: bytes
+    blobs: tuple[Descriptor, ...] = ()
+    below: tuple[_Document, ...] = ()
+
+
+class Pusher:
+    def __init__(self, images: Images, hosts: RegistryHosts, max_uploads: int = MAX_UPLOADS) -> None:
+        self._images = images
+        self._content = images.content
+        self._hosts = hosts
+        self._slots = asyncio.Semaphore(max_uploads)
+        self._session: aiohttp.ClientSession | None = None
+
+    async def close(self) -> None:
+        if self._session is not None:
+            await self._session.close()
+
+    async def push(
+        self, reference: Reference, platform: Platform | None, auth: RegistryAuth, progress: ProgressSink
+    ) -> None:
+        """The image that has exactly that name. `platform`: that one of its manifests alone. NotFound when there is no such image."""
+        image = self._images.named(reference)
+        if image is None:
+            raise no_such_image(reference.familiar)
+        progress({"status": f"The push refers to repository [{reference.name}]"})
+        document, note = await asyncio.to_thread(self._choose, image.target, reference, platform)
+        blobs = {blob.digest: blob for blob in _blobs(document)}
+        with (
+            in_dockers_words(reference),
+            self._images.lease([*blobs, *(one.descriptor.digest for one in _all(document))]),
+        ):
+            if self._session is None:
+                self._session = new_session()
+            target = await Target.open(self._session, self._hosts, reference, auth)
+            for blob in blobs.values():
+                _tell(progress, blob, "Preparing")
+            await all_of([self._send(target, blob, reference, progress) for blob in blobs.values()])
+            for one in _all(document):
+                name = one.descriptor.digest if one is not document else reference.tag or one.descriptor.digest
+                await target.put_manifest(name, one.data, one.descriptor.media_type, one.descriptor.digest)
+        digest, size = document.descriptor.digest, len(document.data)
+        progress({"status": f"{reference.tag}: digest: {digest} size: {size}"})
+        progress({"progressDetail": {}, "aux": {"Tag": reference.tag, "Digest": digest, "Size": size}})
+        if note is not None:
+            progress({"progressDetail": {}, "aux": note})
+
+    # --- what is pushed
+
+    def _choose(
+        self, target: Descriptor, reference: Reference, platform: Platform | None
+    ) -> tuple[_Document, Json | None]:
+        """→ all that the name stands for, if it is here; else the one manifest that is, with a note for the client."""
+        whole = self._read(target)
+        if platform is None and whole is not None:
+            return whole, None
+        found = [
+            one
+            for one in self._manifests(target)
+            if platform is None or matches(platform, _platform(one, self._content.read))
+        ]
+        if not found:
+            wanted = f"platform {normalize(platform)}" if platform else "platform"
+            raise NotFound(f"image {reference.familiar}: no content for the {wanted} is here; pull it first")
+        chosen = found[0]
+        if chosen.descriptor.digest == target.digest or platform is not None:
+            return chosen, None
+        note = {
+            "manifestPushedInsteadOfIndex": True,
+            "originalIndex": target.to_json(),
+            "selectedManifest": chosen.descriptor.to_json(),
+        }
+        return chosen, note
+
+    def _read(self, descriptor: Descriptor) -> _Document | None:
+        """None unless all that it names, however deep, is in the store."""
+        if not self._content.has(descriptor.digest):
+            return None
+        data = self._content.read(descriptor.digest, MAX_DOCUMENT)
+        document = parse_document(data, descriptor.media_type)
+        if isinstance(document, Manifest):
+            blobs = (document.config, *document.layers)
+            return _Document(descriptor, data, blobs) if all(self._content.has(blob.digest) for blob in blobs) else None
+        below = [self._read(entry) for entry in document.manifests]
+        complete = tuple(one for one in below if one is not None)
+        return _Document(descriptor, data, below=complete) if len(complete) == len(below) else None
+
+    def _manifests(self, descriptor: Descriptor) -> list[_Document]:
+        """The complete manifests below an index, or the manifest itself."""
+        if not self._content.has(descriptor.digest):
+            return []
+        document = parse_document(self._content.read(descriptor.digest, MAX_DOCUMENT), descriptor.media_type)
+        if isinstance(document, Index):
+            return [one for entry in document.manifests for one in self._manifests(entry)]
+        found = self._read(descriptor)
+        return [found] if found is not None else []
+
+    # --- blobs
+
+    async def _send(self, target: Target, blob: Descriptor, reference: Reference, progress: ProgressSink) -> None:
+        async with self._slots:
+            if await target.has_blob(blob.digest):
+                _tell(progress, blob, "Layer already exists")
+                return
+            for source in self._sources(blob.digest, reference):
+                if await target.mount(blob.digest, source):
+                    _tell(progress, blob, f"Mounted from {source}")
+                    return
+            clock, reported = asyncio.get_running_loop().time, 0.0
+            path, size = self._content.path(blob.digest), self._content.size(blob.digest)
+
+            async def pieces(position: int) -> AsyncIterator[bytes]:
+                nonlocal reported
+                with open(path, "rb", buffering=0) as file:
+                    file.seek(position)
+                    while piece := await asyncio.to_thread(file.read, PIECE):
+                        yield piece
+                        position += len(piece)
+                        if clock() - reported >= REPORT_SECONDS:
+                            reported = clock()
+                            _tell(progress, blob, "Pushing", (position, size))
+
+            await target.upload(blob.digest, size, pieces)
+            _tell(progress, blob, "Pushed")
+
+    def _sources(self, digest: Digest, reference: Reference) -> Sequence[str]:
+        """Other repositories of the same registry that have the blob, as far as this store's names tell."""
+        found = {
+            name.path
+            for image in self._images.list()
+            if digest in image.blobs
+            for name in image.references
+            if name.domain == reference.domain and name.path != reference.path
+        }
+        return sorted(found)[:3]
+
+
+def _platform(document: _Document, read: Callable[[Digest, int], bytes]) -> Platform:
+    if document.descriptor.platform is not None:
+        return normalize(document.descriptor.platform)
+    from wherry.spec.image import MAX_CONFIG, parse_config
+
+    config = parse_config(read(document.blobs[0].digest, MAX_CONFIG))
+    return normalize(
+        Platform(config.get("os") or "linux", config.get("architecture") or "", config.get("variant") or "")
+    )
+
+
+def _blobs(document: _Document) -> list[Descriptor]:
+    return [*document.blobs, *(blob for one in document.below for blob in _blobs(one))]
+
+
+def _all(document: _Document) -> list[_Document]:
+    """Those that are named before those that name them."""
+    return [*(inner for one in document.below for inner in _all(one)), document]
+
+
+def _tell(progress: ProgressSink, blob: Descriptor, status: str, moved: tuple[int, int] | None = None) -> None:
+    detail = {} if moved is None else {"current": moved[0], "total": moved[1]}
+    progress({"status": status, "progressDetail": detail, "id": blob.digest.partition(":")[2][:12]})
