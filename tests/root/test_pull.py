@@ -29,7 +29,7 @@ from wherry.core.layers import LayerWork
 from wherry.core.pull import Puller
 from wherry.core.snapshots import OverlaySnapshots
 from wherry.core.unpackers import Unpackers
-from wherry.distribution import client
+from wherry.distribution import connection
 from wherry.distribution.hosts import RegistryHosts
 from wherry.errors import DataLoss, Internal, InvalidArgument, NotFound, PermissionDenied, Unavailable, WherryError
 from wherry.spec.calls import RegistryAuth
@@ -108,7 +108,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
 
 @pytest.fixture(autouse=True)
 def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(client, "FIRST_BACKOFF", 0.0)
+    monkeypatch.setattr(connection, "FIRST_BACKOFF", 0.0)
 
 
 # --- a real registry

@@ -159,15 +159,15 @@ class Repository:
                         position += len(piece)
                         yield piece
                 return
-            except (Unavailable, RegistryError) as error:
+            except WherryError as error:
                 failures = 1 if position > before else failures + 1
-                if len(connections) > 1 and (failures >= ATTEMPTS or not may_pass(error)):
+                if failures >= ATTEMPTS or not may_pass(error):
+                    if len(connections) == 1:
+                        raise
                     _log.info("mirror %s: %s", connections.pop(0).endpoint.base, error)
                     failures = 0
-                    continue
-                if failures >= ATTEMPTS or not may_pass(error):
-                    raise
-                await back_off(failures, error)
+                else:
+                    await back_off(failures, error)
 
     async def _from(self, connection: Connection, descriptor: Descriptor, position: int) -> AsyncGenerator[bytes, None]:
         """One request for what comes after `position`."""

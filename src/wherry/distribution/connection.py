@@ -192,7 +192,7 @@ async def persistently(attempt: Callable[[], Awaitable[T]]) -> T:
     while True:
         try:
             return await attempt()
-        except (Unavailable, RegistryError) as error:
+        except WherryError as error:
             failures += 1
             if failures >= ATTEMPTS or not may_pass(error):
                 raise
@@ -201,7 +201,7 @@ async def persistently(attempt: Callable[[], Awaitable[T]]) -> T:
 
 def may_pass(error: WherryError) -> bool:
     """Whether the same may succeed later."""
-    return error.transient if isinstance(error, RegistryError) else True
+    return error.transient if isinstance(error, RegistryError) else isinstance(error, Unavailable)
 
 
 async def back_off(failures: int, error: WherryError) -> None:

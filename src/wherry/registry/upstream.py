@@ -16,7 +16,7 @@ from urllib.parse import urlsplit
 import aiohttp
 
 from wherry.distribution.auth import Authorizer, origin
-from wherry.distribution.client import new_session, resolve
+from wherry.distribution.connection import new_session, resolve
 from wherry.distribution.errors import RegistryError
 from wherry.errors import InvalidArgument, Unavailable, WherryError
 from wherry.registry.errors import Code, Refused
@@ -156,7 +156,7 @@ class Upstream:
         """One for each repository, for the last few: each remembers the tokens of its own."""
         authorizer = self._authorizers.pop(repository, None)
         if authorizer is None:
-            authorizer = Authorizer(self._session, self._base, self._auth, verify=True)
+            authorizer = Authorizer(self._session, self._base, self._auth, tls=True)
         self._authorizers[repository] = authorizer
         if len(self._authorizers) > MAX_AUTHORIZERS:
             self._authorizers.popitem(last=False)
