@@ -21,7 +21,7 @@ from wherry.errors import NotFound
 from wherry.registry.documents import Document
 from wherry.registry.errors import Code, Refused
 from wherry.registry.index import Index, StoredManifest, delete_link, delete_manifest, delete_tag, link_blob
-from wherry.registry.names import is_tag
+from wherry.registry.names import check_digest, is_tag
 from wherry.registry.storage import OpenBlob, Storage
 from wherry.registry.uploads import Upload, Uploads
 from wherry.spec.ids import Digest, is_digest
@@ -149,13 +149,9 @@ class Repositories:
         """The digest that a tag or digest means. Refused when it is neither, or is not there."""
         if is_digest(reference):
             return Digest(reference)
-        if not is_tag(reference):
-            raise Refused(
-                Code.MANIFEST_INVALID if ":" not in reference else Code.DIGEST_INVALID,
-                "the reference is neither a tag nor a digest of a supported algorithm",
-                detail=reference[:200],
-            )
-        digest = self.index.tag(repository, reference)
+        if ":" in reference:
+            check_digest(reference)
+        digest = self.index.tag(repository, reference) if is_tag(reference) else None
         if digest is None:
             raise self._manifest_unknown(repository, reference)
         return digest

@@ -27,6 +27,8 @@ def test_the_base_says_which_api_this_is(tmp_path: Path) -> None:
         ("POST", "/v2/a/tags/list", 405, "UNSUPPORTED"),
         ("TRACE", "/v2/", 405, "UNSUPPORTED"),
         ("GET", "/v2/a/blobs/sha256:zz", 400, "DIGEST_INVALID"),
+        ("GET", "/v2/a/manifests/sha256:zz", 400, "DIGEST_INVALID"),
+        ("GET", "/v2/a/manifests/.no-tag", 404, "NAME_UNKNOWN"),
         ("GET", "/v2/a/blobs/uploads/x", 404, "BLOB_UPLOAD_UNKNOWN"),
     ],
 )
