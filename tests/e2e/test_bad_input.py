@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import os
 import socket
 from collections.abc import Iterator
 from pathlib import Path
+from urllib.parse import quote
 
 import pytest
 
-from tests.e2e.harness import BUSYBOX, Engine, UnixConnection
+from tests.e2e.harness import BUSYBOX, Engine, UnixConnection, differs_on_dockerd
 
 GARBAGE = (
     b"\x00" * 100,
@@ -96,6 +98,48 @@ def test_status_codes_are_docker_s(engine: Engine, method: str, path: str, body:
     answered, message = engine.api(method, path, body)
     assert answered == status
     assert message["message"]
+
+
+@pytest.mark.parametrize(
+    "body",
+    [
+        {"Tty": "true"},
+        {"Tty": 1},
+        {"Env": "A=b"},
+        {"HostConfig": {"Memory": "64m"}},
+        {"HostConfig": {"Memory": 64e6 + 0.5}},
+        {"HostConfig": {"Memory": 10**30}},
+        {"HostConfig": {"PortBindings": {"80/tcp": [{"HostPort": 8080}]}}},
+        {"Labels": {"a": 1}},
+    ],
+)
+def test_a_value_of_the_wrong_type_is_a_bad_request(engine: Engine, body: dict[str, object]) -> None:
+    status, answer = engine.api("POST", "/containers/create", {"Image": BUSYBOX, **body})
+    assert status == (500 if engine.kind == "dockerd" else 400)  # 20.10 has it for its own mistake
+    assert answer["message"]
+
+
+def test_json_is_read_as_go_reads_it(engine: Engine) -> None:
+    body = {"image": BUSYBOX, "CMD": ["true"], "Hostname": None, "hostconfig": {"memory": 64 << 20, "Binds": None}}
+    status, answer = engine.api("POST", "/containers/create?name=lower", body)
+    assert status == 201, answer
+    shown = engine.inspect("lower")
+    assert (shown["Path"], shown["HostConfig"]["Memory"]) == ("true", 64 << 20)
+    engine.docker("rm", "lower")
+
+
+@pytest.mark.parametrize(
+    ("platform", "status"),
+    [("linux/amd64", 201), ("linux/x86_64", 201), ("linux", 201), ("linux/s390x", 404), ("a/b/c/d", 400), ("no!", 400)],
+)
+@pytest.mark.skipif(os.uname().machine != "x86_64", reason="the image under test is for x86-64")
+@differs_on_dockerd("does not check, or says it otherwise")
+def test_a_platform_is_understood(engine: Engine, platform: str, status: int) -> None:
+    body = {"Image": BUSYBOX, "Cmd": ["true"]}
+    answered, answer = engine.api("POST", f"/containers/create?name=on&platform={quote(platform, safe='')}", body)
+    assert answered == status, answer
+    if status == 201:
+        engine.docker("rm", "on")
 
 
 @pytest.mark.parametrize("text", ["{", "[]", '{"Image": 7}', "null", '{"HostConfig": "x"}', "\x00"])

@@ -156,3 +156,11 @@ def test_a_privileged_exec_has_no_filter(box: Engine) -> None:
         box.output("exec", "--privileged", "-u", "0", "box", "sh", "-c", "grep Seccomp: /proc/self/status | cut -f2")
         == "0"
     )
+
+
+def test_inspect_names_the_execs_that_have_not_ended(box: Engine) -> None:
+    box.docker("exec", "box", "true")
+    assert box.inspect("box")["ExecIDs"] is None
+    box.docker("exec", "-d", "box", "sleep", "1000")
+    (open_one,) = box.inspect("box")["ExecIDs"]
+    assert box.api("GET", f"/exec/{open_one}/json")[1]["ProcessConfig"]["arguments"] == ["1000"]

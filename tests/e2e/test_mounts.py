@@ -245,3 +245,17 @@ def test_a_volume_gets_what_its_first_mount_says(engine: Engine, tmp_path: Path)
 def test_a_new_volume_over_etc_may_be_read_only(engine: Engine) -> None:
     script = "touch /etc/x 2>/dev/null || echo refused; grep -c localhost /etc/hosts; cat /etc/hostname"
     assert engine.shell(script, "--hostname=box", "-v=settings:/etc:ro") == "refused\n2\nbox"
+
+
+@differs_on_dockerd("knows no bind-recursive")
+def test_read_only_binds_are_so_as_deep_as_asked(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "sub").mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "none", tmp_path / "sub"], check=True)
+    script = "for d in /data /data/sub; do touch $d/x 2>/dev/null && echo writable || echo refused; done"
+    try:
+        for recursive, below in (("enabled", "refused"), ("writable", "writable"), ("readonly", "refused")):
+            more = ",bind-propagation=rprivate" if recursive == "readonly" else ""
+            flag = f"--mount=type=bind,source={tmp_path},target=/data,readonly,bind-recursive={recursive}{more}"
+            assert engine.shell(script, flag).split() == ["refused", below], recursive
+    finally:
+        subprocess.run(["umount", tmp_path / "sub"], check=True)

@@ -24,6 +24,7 @@ from wherry.network.files import parse_extra_host, resolv_conf
 from wherry.network.ports import port_requests
 from wherry.spec import seccomp
 from wherry.spec.ids import ContainerId
+from wherry.spec.image import Platform, normalize, parse_platform
 from wherry.wire.engine import ContainerConfig, ContainerCreate, HostConfig
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\Z")
@@ -124,10 +125,9 @@ async def _prepare_mount(
 def _check_platform(image: Image, platform: str | None, ref: str) -> None:
     if not platform:
         return
-    parts = platform.split("/")
-    wanted_os, wanted_arch = parts[0], parts[1] if len(parts) > 1 else ""
-    have_os, have_arch = str(image.config.get("os", "linux")), str(image.config.get("architecture", ""))
-    if wanted_os != have_os or (wanted_arch and wanted_arch != have_arch):
+    wanted = parse_platform(platform)
+    have = normalize(Platform(str(image.config.get("os", "linux")), str(image.config.get("architecture", ""))))
+    if (wanted.os, wanted.architecture) != (have.os, have.architecture):
         raise NotFound(f"image with reference {ref} was found but does not provide the specified platform ({platform})")
 
 

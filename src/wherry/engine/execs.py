@@ -60,6 +60,7 @@ class Execs:
         exec = Exec(ExecId(secrets.token_hex(32)), container, request)
         self._execs[exec.id] = exec
         container.exec_ids.append(exec.id)
+        container.open_exec_ids.append(exec.id)
         self._forget_old(container)
         self._publish(exec, f"exec_create: {_told(request.cmd)}")
         return exec.id
@@ -70,12 +71,19 @@ class Execs:
             if oldest is None:
                 return
             container.exec_ids.remove(oldest)
+            self._close(self._execs[ExecId(oldest)])
             self._execs.pop(ExecId(oldest), None)
 
     def forget_container(self, container: Container) -> None:
         for id in container.exec_ids:
             self._execs.pop(ExecId(id), None)
         container.exec_ids.clear()
+        container.open_exec_ids.clear()
+
+    @staticmethod
+    def _close(exec: Exec) -> None:
+        if exec.id in exec.container.open_exec_ids:
+            exec.container.open_exec_ids.remove(exec.id)
 
     @staticmethod
     def _check_running(container: Container) -> None:
@@ -129,6 +137,7 @@ class Execs:
             )
         except BaseException as error:
             exec.running, exec.exit_code = False, 126
+            self._close(exec)
             if ours is not None:
                 ours.close()
             if isinstance(error, StartError):
@@ -166,10 +175,12 @@ class Execs:
         if exec is None:
             return
         exec.running, exec.exit_code, exec.pid = False, event.status, 0
+        self._close(exec)
         self._publish(exec, "exec_die", exitCode=str(event.status))
 
     def container_exited(self, container: Container) -> None:
         """Nothing of a container outlives its first process."""
+        container.open_exec_ids.clear()
         for id in container.exec_ids:
             exec = self._execs.get(ExecId(id))
             if exec is not None and exec.running:

@@ -40,7 +40,7 @@ def inspect(services: Services, container: Container, *, api_version: tuple[int,
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": security.parse_options(record.host_config.security_opt).apparmor,
-        "ExecIDs": list(container.exec_ids) or None,
+        "ExecIDs": list(container.open_exec_ids) or None,
         "HostConfig": host_config(services, record),
         "GraphDriver": {
             "Name": "overlay2",

@@ -185,6 +185,8 @@ def _bind_mount(mount: Mount, destination: str) -> MountPoint:
     propagation = (options.propagation if options else "") or "rprivate"
     if propagation not in _PROPAGATION:
         raise refuse(f"invalid propagation mode: {propagation}")
+    if options and options.read_only_non_recursive and options.read_only_force_recursive:
+        raise refuse("ReadOnlyNonRecursive and ReadOnlyForceRecursive exclude each other")
     create = bool(options and options.create_mountpoint)
     source = posixpath.normpath(mount.source)
     if not create and not os.path.lexists(source):
@@ -196,7 +198,7 @@ def _bind_mount(mount: Mount, destination: str) -> MountPoint:
         read_only=mount.read_only,
         propagation=propagation,
         recursive=not (options and options.non_recursive),
-        force_recursive_read_only=bool(options and options.read_only_force_recursive),
+        read_only_below=not (options and options.read_only_non_recursive),
         from_mounts_api=True,
         create_source=create,
     )

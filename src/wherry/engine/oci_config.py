@@ -267,7 +267,7 @@ def _user_mount(point: MountPoint, around: Surroundings) -> oci.Mount:
         raise InvalidArgument(f"volume {point.name} has no directory")
     options = ["rbind" if point.recursive else "bind"]
     if point.read_only:
-        options.append("rro" if point.recursive else "ro")
+        options.append("rro" if point.recursive and point.read_only_below else "ro")
     options.append(point.propagation or "rprivate")
     return {"destination": point.destination, "type": "bind", "source": source, "options": options}
 

@@ -50,7 +50,7 @@ class MountPoint(msgspec.Struct, frozen=True):
     options: tuple[str, ...] = ()  # of a tmpfs
     anonymous: bool = False
     from_mounts_api: bool = False
-    force_recursive_read_only: bool = False
+    read_only_below: bool = True  # a read-only bind's mounts further down are read-only, too
     create_source: bool = False
     subpath: str = ""  # of a volume: what of it is mounted
 
@@ -107,6 +107,9 @@ class Container:
     restart_timer: asyncio.TimerHandle | None = None
     restart_delay: float = 0.0
     exec_ids: list[str] = field(default_factory=list)
+    """Execs that can be asked about, oldest first."""
+    open_exec_ids: list[str] = field(default_factory=list)
+    """Those of them that have not ended: what inspect shows."""
 
     @property
     def id(self) -> ContainerId:

@@ -6,11 +6,15 @@ request sets to something other than their zero value, so that nothing asked for
 
 from __future__ import annotations
 
-from typing import Any, TypeVar
+import contextlib
+from typing import Annotated, Any, TypeVar
 
 import msgspec
 
 from wherry.errors import InvalidArgument
+
+Int64 = Annotated[int, msgspec.Meta(ge=-(2**63), le=2**63 - 1)]
+"""What Go's int64 holds: a number that no kernel takes is refused before it is stored."""
 
 
 class Body(msgspec.Struct, rename="pascal", kw_only=True, omit_defaults=False):
@@ -24,7 +28,7 @@ class LogConfig(Body):
 
 class RestartPolicy(Body):
     name: str = ""
-    maximum_retry_count: int = 0
+    maximum_retry_count: Int64 = 0
 
 
 class PortBinding(Body):
@@ -40,18 +44,18 @@ class DeviceMapping(Body):
 
 class ThrottleDevice(Body):
     path: str = ""
-    rate: int = 0
+    rate: Int64 = 0
 
 
 class WeightDevice(Body):
     path: str = ""
-    weight: int = 0
+    weight: Int64 = 0
 
 
 class Ulimit(Body):
     name: str = ""
-    soft: int = 0
-    hard: int = 0
+    soft: Int64 = 0
+    hard: Int64 = 0
 
 
 class BindOptions(Body):
@@ -75,8 +79,8 @@ class VolumeOptions(Body):
 
 
 class TmpfsOptions(Body):
-    size_bytes: int = 0
-    mode: int = 0
+    size_bytes: Int64 = 0
+    mode: Int64 = 0
     options: list[list[str]] | None = None
 
 
@@ -101,7 +105,7 @@ class HostConfig(Body):
     publish_all_ports: bool = False
     restart_policy: RestartPolicy | None = None
     auto_remove: bool = False
-    console_size: list[int] | None = None
+    console_size: list[Int64] | None = None
     annotations: dict[str, str] | None = None
     cap_add: list[str] | None = None
     cap_drop: list[str] | None = None
@@ -112,14 +116,14 @@ class HostConfig(Body):
     extra_hosts: list[str] | None = None
     group_add: list[str] | None = None
     ipc_mode: str = ""
-    oom_score_adj: int = 0
+    oom_score_adj: Int64 = 0
     pid_mode: str = ""
     privileged: bool = False
     readonly_rootfs: bool = False
     security_opt: list[str] | None = None
     uts_mode: str = msgspec.field(name="UTSMode", default="")
     userns_mode: str = ""
-    shm_size: int = 0
+    shm_size: Int64 = 0
     sysctls: dict[str, str] | None = None
     runtime: str = ""
     isolation: str = ""
@@ -130,20 +134,20 @@ class HostConfig(Body):
     container_id_file: str = msgspec.field(name="ContainerIDFile", default="")
     # resources
     cgroup_parent: str = ""
-    cpu_shares: int = 0
-    nano_cpus: int = 0
-    cpu_period: int = 0
-    cpu_quota: int = 0
+    cpu_shares: Int64 = 0
+    nano_cpus: Int64 = 0
+    cpu_period: Int64 = 0
+    cpu_quota: Int64 = 0
     cpuset_cpus: str = ""
     cpuset_mems: str = ""
-    memory: int = 0
-    memory_reservation: int = 0
-    memory_swap: int = 0
-    memory_swappiness: int | None = None
+    memory: Int64 = 0
+    memory_reservation: Int64 = 0
+    memory_swap: Int64 = 0
+    memory_swappiness: Int64 | None = None
     oom_kill_disable: bool | None = None
-    pids_limit: int | None = None
+    pids_limit: Int64 | None = None
     ulimits: list[Ulimit] | None = None
-    blkio_weight: int = 0
+    blkio_weight: Int64 = 0
     blkio_weight_device: list[WeightDevice] | None = None
     blkio_device_read_bps: list[ThrottleDevice] | None = None
     blkio_device_write_bps: list[ThrottleDevice] | None = None
@@ -190,7 +194,7 @@ class ContainerConfig(Body):
     entrypoint: list[str] | str | None = None
     labels: dict[str, str] | None = None
     stop_signal: str = ""
-    stop_timeout: int | None = None
+    stop_timeout: Int64 | None = None
     healthcheck: Healthcheck | None = None
     args_escaped: bool = False
 
@@ -208,7 +212,7 @@ class ExecCreate(Body):
     attach_stdin: bool = False
     attach_stdout: bool = False
     attach_stderr: bool = False
-    console_size: list[int] | None = None
+    console_size: list[Int64] | None = None
     detach: bool = False
     """Sent by the docker CLI; it is the start that says whether the exec is detached."""
     detach_keys: str = ""
@@ -225,7 +229,7 @@ class ExecStart(Body):
 
     detach: bool = False
     tty: bool = False
-    console_size: list[int] | None = None
+    console_size: list[Int64] | None = None
 
 
 class VolumeCreate(Body):
@@ -272,6 +276,30 @@ def unsupported(raw: object, body: type[Body], prefix: str = "") -> list[str]:
     return found
 
 
+def _as_go_reads_it(raw: object, body: type[Body]) -> object:
+    """`raw` without what Go's decoder does not mind, and some clients rely on: keys in another case than `body`'s, null for any field."""
+    if not isinstance(raw, dict):
+        return raw
+    known = {info.encode_name.lower(): info for info in msgspec.structs.fields(body)}
+    renamed: dict[str, object] = {}
+    for key, value in raw.items():
+        info = known.get(key.lower())
+        if value is None:
+            continue
+        if info is None:
+            renamed[key] = value
+        elif info.encode_name == key or info.encode_name not in raw:
+            (nested,) = _nested(info.type) or (None,)
+            if nested is not None:
+                value = (
+                    [_as_go_reads_it(item, nested) for item in value]
+                    if isinstance(value, list)
+                    else _as_go_reads_it(value, nested)
+                )
+            renamed[info.encode_name] = value
+    return renamed
+
+
 def _values_of_mapping(annotation: Any) -> Any:
     """V of `dict[str, V]` or `dict[str, V] | None`, None of anything else."""
     for part in (annotation, *getattr(annotation, "__args__", ())):
@@ -296,6 +324,10 @@ def parse(data: bytes, body: type[_T]) -> tuple[_T, list[str]]:
     """The typed body, and the names of fields set that wherry does not support. InvalidArgument when it is not JSON or has wrong types."""
     try:
         raw = msgspec.json.decode(data)
-        return msgspec.convert(raw, body, strict=False), unsupported(raw, body)
+        if not unsupported(raw, body):
+            with contextlib.suppress(msgspec.ValidationError):
+                return msgspec.convert(raw, body), []
+        raw = _as_go_reads_it(raw, body)
+        return msgspec.convert(raw, body), unsupported(raw, body)
     except (msgspec.DecodeError, msgspec.ValidationError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"invalid JSON: {error}") from error
