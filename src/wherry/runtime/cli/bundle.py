@@ -1,8 +1,8 @@
-"""Writes the file that `preload` reads: the code of all modules of wherry that this process has loaded, and those
-that were in the file before.
+"""Writes the file that `preload` reads: the code of all modules that a verb has needed so far, without what only
+people and tools read.
 
-Runs at the end of a call of `wherry-runc` that missed a module: the first after an installation, or the first of
-another verb. A directory that cannot be written is left alone.
+Runs at the end of a call of `wherry-runc` that missed a module: the first after an installation, or the first that
+goes another way. A directory that cannot be written is left alone.
 """
 
 from __future__ import annotations
@@ -19,53 +19,54 @@ from wherry.runtime.state import write_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wherry.runtime.cli.preload import Entry, Preloaded
+    from wherry.runtime.cli.preload import Eager, Lazy, Preloaded
 
 
-def refresh(finder: Preloaded | None) -> None:
-    """Replaces the file of `finder` as a whole; without one, makes it where the launcher looks for it. Does nothing
-    where that is not possible.
+_NOT_NEEDED = ("__main__", "__future__", __name__, preload.__name__)
+
+
+def refresh(preloaded: Preloaded | None, verb: str) -> None:
+    """Replaces the verb's file as a whole: what `preloaded`, the file before, had, and all modules that are loaded now.
+    Those that this call needed, and the ones before, are for every call, the others for some. Does nothing where that
+    is not possible.
     """
-    if finder is None:
-        package = os.path.dirname(os.path.abspath(wherry.__file__))
-        finder = preload.Preloaded({}, f"{package}/__pycache__/wherry-runc.{sys.implementation.cache_tag}")
-    if not os.access(os.path.dirname(finder.path), os.W_OK):
+    directory = f"{os.path.dirname(os.path.abspath(wherry.__file__))}/__pycache__"
+    if not os.access(directory, os.W_OK):
         return
-    entries: dict[str, Entry] = {}
-    sources = {name: source for name, (source, *_) in finder.modules.items()}
-    for name, module in list(sys.modules.items()):
-        if name.partition(".")[0] == "wherry" and getattr(module, "__file__", None):
-            sources[name] = str(module.__file__)
-    for name, source in sources.items():
-        entry = _entry(source)
-        if entry is not None:
-            entries[name] = entry
-    loader = _entry(preload.__file__)
-    if loader is None:
-        return
+    paths = _loaded()
+    from wherry.runtime.cli import strip  # late: it is not what the verb needs
+
+    always = set(paths)
+    if preloaded is not None:
+        always.intersection_update(source[0] for source, _ in preloaded.eager)
+        for source in [source for source, _ in (*preloaded.eager, *preloaded.lazy.values())]:
+            paths.setdefault(source[0], source[1])
+    eager: list[Eager] = []
+    lazy: Lazy = {}
+    for name, path in strip.dependencies_first(paths):
+        try:
+            status, code = os.stat(path), strip.code(path)
+        except (OSError, SyntaxError):  # the source is gone, or being edited
+            continue
+        is_package = os.path.basename(path) == "__init__.py"
+        source = (name, path, is_package, status.st_mtime_ns, status.st_size)
+        if name in always:
+            eager.append((source, code))
+        elif code is not None:
+            lazy[name] = source, marshal.dumps(code)
+    content = MAGIC_NUMBER + marshal.dumps((strip.code(preload.__file__), eager, lazy))
     try:
-        write_file(finder.path, MAGIC_NUMBER + marshal.dumps((loader[4], entries)), 0o644)
+        write_file(f"{directory}/wherry-runc.{sys.implementation.cache_tag}.{verb}", content, 0o644)
     except WherryError:
         pass  # it is only slower without
 
 
-def _entry(source: str) -> Entry | None:
-    """The module in its present form; None when its source is gone."""
-    import ast
-
-    try:
-        with open(source, "rb") as file:
-            status = os.fstat(file.fileno())
-            tree = ast.parse(file.read(), source)
-    except (OSError, SyntaxError):
-        return None
-    for node in ast.walk(tree):
-        if (
-            isinstance(node, ast.Module | ast.ClassDef | ast.FunctionDef | ast.AsyncFunctionDef)
-            and ast.get_docstring(node, clean=False) is not None
-        ):
-            node.body[0:1] = (
-                [] if isinstance(node, ast.Module) or len(node.body) > 1 else [ast.Pass(lineno=1, col_offset=0)]
-            )
-    code = compile(tree, source, "exec", dont_inherit=True)
-    return source, os.path.basename(source) == "__init__.py", status.st_mtime_ns, status.st_size, marshal.dumps(code)
+def _loaded() -> dict[str, str]:
+    """The modules, with their paths, that came from files; the interpreter's own start needs encodings."""
+    found = {}
+    for name, module in sys.modules.items():
+        path = getattr(module, "__file__", None)
+        frozen = getattr(getattr(module, "__spec__", None), "origin", None) == "frozen"
+        if path and not frozen and name not in _NOT_NEEDED and name.partition(".")[0] != "encodings":
+            found[name] = str(path)
+    return found

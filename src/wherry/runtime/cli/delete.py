@@ -6,7 +6,6 @@ import os
 
 from wherry.errors import Conflict, DataLoss, FailedPrecondition, NotFound, WherryError
 from wherry.linux import cgroups
-from wherry.runtime import oci_validate
 from wherry.runtime import state as states
 from wherry.runtime.cli import launch, options
 from wherry.runtime.cli.options import Option
@@ -48,6 +47,8 @@ def _remove_remains(settings: Globals, container_id: str) -> None:
     """Of a container whose making was killed, or whose files are damaged: its cgroup is where its configuration says,
     if that is still there.
     """
+    from wherry.runtime import oci_validate
+
     leftover = states.State(f"{settings.root}/{container_id}", container_id)
     try:
         config = leftover.config()

@@ -37,11 +37,6 @@ def require_readonly() -> None:
     os.execve(fd, sys.orig_argv, {**os.environ, _TRIED: "1"})
 
 
-def forget_attempt() -> None:
-    """No process of a container, and no hook, is to see our own mark."""
-    os.environ.pop(_TRIED, None)
-
-
 def _readonly_interpreter(path: str) -> int:
     """The program's descriptor on a read-only clone of the root directory's mount, so that it keeps its path; where
     it lies on another mount, of itself.

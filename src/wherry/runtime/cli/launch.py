@@ -8,10 +8,7 @@ import os
 import time
 
 from wherry.errors import InvalidArgument, NotFound, StartError, WherryError
-from wherry.runtime import container, oci_validate
 from wherry.runtime import state as states
-from wherry.runtime.cli import filters
-from wherry.runtime.cli.foreground import require_terminal_or_socket, send_console, send_descriptor
 from wherry.runtime.cli.options import Option
 from wherry.runtime.state import State
 
@@ -45,6 +42,10 @@ def launch(
     settings: Globals, values: dict[str, Any], container_id: str, *, verb: str, hold: bool, detached: bool
 ) -> Launched:
     """Makes the container. With `hold` it waits for `start`; else its program runs. Whatever fails, nothing is left."""
+    from wherry.runtime import container, oci_validate  # what `start` and `delete` need not load
+    from wherry.runtime.cli import filters
+    from wherry.runtime.cli.foreground import require_terminal_or_socket, send_console, send_descriptor
+
     states.check_id(container_id)
     bundle = os.path.abspath(values["bundle"] or ".")
     raw, config = states.read_config(f"{bundle}/config.json")
@@ -61,7 +62,7 @@ def launch(
     state = states.make(settings.root, container_id)
     process = notify = None
     try:
-        if manager := os.environ.get("NOTIFY_SOCKET"):
+        if manager := os.getenv("NOTIFY_SOCKET"):
             from wherry.runtime.cli import notify_socket
 
             notify_socket.prepare(state, config)
@@ -150,8 +151,8 @@ def preserved_fds(process: Process, extra: int, *, activated: bool = True) -> in
     if extra < 0:
         raise InvalidArgument(f"--preserve-fds: {extra} is negative")
     count = 0
-    if activated and os.environ.get("LISTEN_PID") == str(os.getpid()):
-        listening = os.environ.get("LISTEN_FDS", "0")
+    if activated and os.getenv("LISTEN_PID") == str(os.getpid()):
+        listening = os.getenv("LISTEN_FDS", "0")
         count = int(listening) if listening.isascii() and listening.isdigit() and len(listening) < 5 else 0
     if count:
         process["env"] = [*process.get("env", []), f"LISTEN_FDS={count}", "LISTEN_PID=1"]

@@ -156,7 +156,6 @@ def _run(settings: Globals, verb: str, words: list[str]) -> int:
         from wherry.runtime.cli import interpreter
 
         interpreter.require_readonly()
-        interpreter.forget_attempt()
     status: int = module.run(settings, values, rest)
     return status
 

@@ -1,11 +1,10 @@
-"""Finds modules of wherry in one file instead of forty: imports are most of what `wherry-runc` adds to the
-interpreter's own start.
+"""Loads the modules that a verb needs from one file instead of forty: imports are most of what `wherry-runc` adds to
+the interpreter's own start.
 
-The file (`bundle.write` makes it) lies beside the package's compiled modules, in `__pycache__`, and is trusted as
-they are. It holds the modules' code without docstrings, and the size and time of each source; a source that has
-changed is imported the usual way, so a stale file costs time and nothing else. This module's own code is the file's
-first part: the launcher executes it before anything of wherry is imported, so it imports only what the interpreter
-has built in.
+The files (`bundle` makes them, one for each verb) lie beside the package's compiled modules, in `__pycache__`, and are
+trusted as they are. Each holds modules' code, and the size and time of each source; a source that has changed is
+imported the usual way, so a stale file costs time and nothing else. This module's own code is a file's first part: the
+launcher executes it before anything of wherry is imported, so it imports only what the interpreter has built in.
 """
 
 from __future__ import annotations
@@ -13,56 +12,124 @@ from __future__ import annotations
 import marshal
 import posix
 import sys
-from _frozen_importlib import ModuleSpec
+from _frozen_importlib import ModuleSpec, _load  # type: ignore[attr-defined]
+from _frozen_importlib_external import ExtensionFileLoader
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Sequence
     from types import CodeType, ModuleType
 
-    Entry = tuple[str, bool, int, int, bytes]  # source, is a package, its mtime in ns, its size, marshalled code
+    from _typeshed import StrOrBytesPath as Path
+
+    Source = tuple[str, str, bool, int, int]  # module, path, is it a package, its mtime in ns, its size
+    Eager = tuple[Source, CodeType | None]  # None: an extension
+    Lazy = dict[str, tuple[Source, bytes]]  # module: …, marshalled code
 
 
 class Preloaded:
-    """A finder and loader for `sys.meta_path` (importlib.abc.MetaPathFinder, Loader)."""
+    """What a file holds. Itself the finder and loader (importlib.abc.MetaPathFinder, Loader) of the modules that only
+    some calls of the verb need.
+    """
 
-    def __init__(self, modules: dict[str, Entry], path: str) -> None:
-        self.modules = modules
-        self.path = path
-        """Of the file; where the next one is to be written."""
-        self.missed = not modules
+    def __init__(self, eager: Sequence[Eager], lazy: Lazy) -> None:
+        self.eager = eager
+        self.lazy = lazy
+        self.missed = False
         """Whether a module of wherry was not in the file, or not in its present form."""
+
+    def load(self) -> None:
+        """Executes the modules that every call needs, in their order: each finds those that it imports loaded, and the
+        import system has nothing to do.
+        """
+        for source, code in self.eager:
+            name, path, is_package, _, _ = source
+            if name in sys.modules or not self._is_current(source):
+                continue
+            if code is None:
+                _load(ModuleSpec(name, ExtensionFileLoader(name, path), origin=path))
+                continue
+            module = type(sys)(name)
+            module.__file__ = path
+            parent, _, child = name.rpartition(".")
+            module.__package__ = name if is_package else parent
+            if is_package:
+                module.__path__ = [path.rpartition("/")[0]]
+            sys.modules[name] = module
+            exec(code, module.__dict__)
+            if parent:
+                setattr(sys.modules[parent], child, module)
 
     def find_spec(
         self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        entry = self.modules.get(name)
-        if entry is None:
+        source, _ = self.lazy.get(name, (None, b""))
+        if source is None or not self._is_current(source):
             self.missed = self.missed or name.startswith("wherry")
             return None
-        source, is_package, mtime, size, _ = entry
-        try:
-            status = posix.stat(source)
-        except OSError:
-            status = None
-        if status is None or status.st_mtime_ns != mtime or status.st_size != size:
-            self.missed = True
-            return None
-        spec = ModuleSpec(name, self, origin=source, is_package=is_package)  # type: ignore[arg-type]  # a Loader by what it does
+        _, path, is_package, _, _ = source
+        spec = ModuleSpec(name, self, origin=path, is_package=is_package)  # type: ignore[arg-type]  # a Loader by what it does
         spec.has_location = True
         if is_package:
-            spec.submodule_search_locations = [source.rpartition("/")[0]]
+            spec.submodule_search_locations = [path.rpartition("/")[0]]
         return spec
 
     def create_module(self, _spec: ModuleSpec) -> ModuleType | None:
         return None
 
     def exec_module(self, module: ModuleType) -> None:
-        code: CodeType = marshal.loads(self.modules[module.__name__][4])
+        code: CodeType = marshal.loads(self.lazy[module.__name__][1])
         exec(code, module.__dict__)
 
+    def _is_current(self, source: Source) -> bool:
+        _, path, _, mtime, size = source
+        try:
+            status = posix.stat(path)
+        except OSError:
+            status = None
+        if status is None or status.st_mtime_ns != mtime or status.st_size != size:
+            self.missed = True
+            return False
+        return True
 
-def install(modules: dict[str, Entry], path: str) -> Preloaded:
-    finder = Preloaded(modules, path)
-    sys.meta_path.insert(0, finder)
-    return finder
+
+def make_os() -> None:
+    """`os` without its half in Python, which costs a millisecond (classes for os.environ, functions over directory trees)
+    and of which a verb rarely needs anything. When something does, the real one is loaded, and this becomes the same.
+    """
+    os = type(sys)("os")
+    names = vars(os)
+    names.update(vars(posix))
+    del names["environ"]  # it is of bytes
+    encoding = sys.getfilesystemencoding()
+
+    def fsencode(path: Path) -> bytes:
+        plain = posix.fspath(path)
+        return plain.encode(encoding, "surrogateescape") if isinstance(plain, str) else plain
+
+    def fsdecode(path: Path) -> str:
+        plain = posix.fspath(path)
+        return plain.decode(encoding, "surrogateescape") if isinstance(plain, bytes) else plain
+
+    def getenv(key: str, default: str | None = None) -> str | None:
+        value = posix.environ.get(fsencode(key))
+        return default if value is None else fsdecode(value)
+
+    def find(name: str) -> object:
+        if name.startswith("__"):
+            raise AttributeError(name)
+        del sys.modules["os"]
+        names.update(vars(__import__("os")))
+        return getattr(sys.modules["os"], name)
+
+    names.update(fsencode=fsencode, fsdecode=fsdecode, getenv=getenv, __getattr__=find)
+    sys.modules["os"] = os
+    names["path"] = sys.modules["os.path"] = __import__("posixpath")
+
+
+def install(eager: Sequence[Eager], lazy: Lazy) -> Preloaded:
+    preloaded = Preloaded(eager, lazy)
+    sys.meta_path.insert(0, preloaded)
+    make_os()
+    preloaded.load()
+    return preloaded

@@ -29,7 +29,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     if status != states.CREATED:
         raise Conflict("cannot start an already running container")
     notify = None
-    if (manager := os.environ.get("NOTIFY_SOCKET")) and os.path.isdir(f"{state.directory}/notify"):
+    if (manager := os.getenv("NOTIFY_SOCKET")) and os.path.isdir(f"{state.directory}/notify"):
         from wherry.runtime.cli import notify_socket
 
         notify = notify_socket.Proxy(manager, state)

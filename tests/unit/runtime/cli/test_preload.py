@@ -1,4 +1,4 @@
-"""The file of compiled modules: used while the sources are as they were, ignored when they are not."""
+"""What spares wherry-runc its imports: a file of stripped code per verb, and `os` without its half in Python."""
 
 from __future__ import annotations
 
@@ -9,7 +9,94 @@ from pathlib import Path
 
 import pytest
 
+from wherry.runtime.cli import preload, strip
+
 REPOSITORY = Path(__file__).resolve().parents[4]
+
+
+def python(code: str) -> str:
+    """What an interpreter as wherry-runc starts it prints."""
+    command = [sys.executable, "-I", "-S", "-c", code, preload.__file__]
+    return subprocess.run(command, capture_output=True, text=True, check=True).stdout
+
+
+LEAN = """
+import sys
+space = {"__name__": "wherry.runtime.cli.preload"}
+exec(compile(open(sys.argv[1]).read(), "preload", "exec"), space)
+before = set(sys.modules)
+space["make_os"]()
+import os
+"""
+
+
+def test_the_lean_os_does_what_os_does() -> None:
+    code = """
+path = "/tmp/\\udcff\\u00e4"
+print(os.fsencode(path) == path.encode("utf-8", "surrogateescape"), os.fsdecode(os.fsencode(path)) == path, os.fsencode(b"x") == b"x")
+print(os.path.join("a", "b"), os.getpid() > 0, "_collections_abc" in sys.modules)
+print(os.getenv("PATH") != "", os.getenv("NO_SUCH", "none"))
+"""
+    assert python(LEAN + code).split() == ["True", "True", "True", "a/b", "True", "False", "True", "none"]
+
+
+def test_the_lean_os_becomes_the_real_one_when_more_is_needed() -> None:
+    code = """
+lean = os
+print(os.environ["PATH"] != "", lean.makedirs is sys.modules["os"].makedirs, lean.environ is sys.modules["os"].environ)
+import os, shutil, subprocess
+print(os.walk is lean.walk, hasattr(lean, "no_such_thing"))
+"""
+    assert python(LEAN + code).split() == ["True", "True", "True", "True", "False"]
+
+
+SOURCE = '''"""Module."""
+from __future__ import annotations
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from nowhere import Nothing
+
+class Kind:
+    """Class."""
+    value: Nothing
+    other: int = 4
+    "about it"
+
+def double(number: Nothing, *rest: Nothing, **more: Nothing) -> Nothing:
+    """Function."""
+    twice: int = number * 2
+    return twice
+
+def empty() -> None:
+    """Nothing but this."""
+'''
+
+
+def test_stripped_code_does_the_same(tmp_path: Path) -> None:
+    source = tmp_path / "module.py"
+    source.write_text(SOURCE)
+    code = strip.code(str(source))
+    assert code is not None
+    space: dict[str, object] = {"__name__": "module"}
+    exec(code, space)
+    double, empty, kind = space["double"], space["empty"], space["Kind"]
+    assert callable(double) and callable(empty)
+    assert (double(21), empty(), kind.other) == (42, None, 4)  # type: ignore[attr-defined]
+    assert (double.__doc__, double.__annotations__, kind.__doc__) == (None, {}, None)
+
+
+def test_what_a_module_imports_comes_before_it(tmp_path: Path) -> None:
+    texts = {
+        "a": "import b\nfrom c import x",
+        "b": "from c import x",
+        "c": "try:\n    import d\nexcept ImportError:\n    pass",
+        "d": "",
+    }
+    paths = {}
+    for name, text in texts.items():
+        (tmp_path / f"{name}.py").write_text(text)
+        paths[name] = str(tmp_path / f"{name}.py")
+    assert [name for name, _ in strip.dependencies_first(paths)] == ["d", "c", "b", "a"]
 
 
 @pytest.fixture
@@ -33,46 +120,54 @@ def program(tmp_path: Path) -> Path:
     return tmp_path / "bin/wherry-runc"
 
 
-def files(program: Path) -> list[Path]:
-    return list(program.parent.parent.glob("lib/*/site-packages/wherry/__pycache__/wherry-runc.*"))
+def run(program: Path, *before: str | Path) -> str:
+    """What `state` of an unknown container says; `before` is put before the words."""
+    words = [*before, program, "--root", str(program.parent / "state"), "state", "none"]
+    done = subprocess.run(words, capture_output=True, text=True, check=False)
+    assert done.returncode == 1
+    return done.stderr
 
 
-def version(program: Path) -> str:
-    done = subprocess.run([program, "--version"], capture_output=True, text=True, check=True)
-    assert done.stderr == ""
-    return done.stdout.splitlines()[0]
+def file_of(program: Path) -> Path:
+    [path] = program.parent.parent.glob("lib/*/site-packages/wherry/__pycache__/wherry-runc.*")
+    assert path.name.endswith(".state")
+    return path
 
 
 def test_the_first_run_writes_it_and_later_ones_leave_it(program: Path) -> None:
-    first = version(program)
-    [path] = files(program)
-    written = path.stat().st_mtime_ns
-    assert version(program) == first
-    assert path.stat().st_mtime_ns == written
+    assert "does not exist: none" in run(program)
+    written = file_of(program).stat().st_mtime_ns
+    assert "does not exist: none" in run(program)
+    assert file_of(program).stat().st_mtime_ns == written
 
 
 def test_a_changed_source_counts_at_once(program: Path) -> None:
-    version(program)
-    [source] = program.parent.parent.glob("lib/*/site-packages/wherry/__init__.py")
-    source.write_text(source.read_text().replace("__version__ = ", "__version__ = 'changed ' + "))
-    assert "changed" in version(program)
-    assert "changed" in version(program)
+    run(program)
+    [source] = program.parent.parent.glob("lib/*/site-packages/wherry/runtime/state.py")
+    source.write_text(source.read_text().replace("container does not exist", "nothing of that name"))
+    assert "nothing of that name" in run(program)
+    written = file_of(program).stat().st_mtime_ns
+    assert "nothing of that name" in run(program)
+    assert file_of(program).stat().st_mtime_ns == written
 
 
-def test_modules_come_from_it_without_their_sources_being_read(program: Path) -> None:
-    version(program)
-    done = subprocess.run(
-        [program.parent / "python3", "-I", "-S", "-v", program, "--version"], capture_output=True, text=True, check=True
-    )
-    loaded = [line for line in done.stderr.splitlines() if line.startswith("import 'wherry")]
-    assert loaded
-    assert all("Preloaded" in line for line in loaded)
+def test_modules_come_from_it_without_the_import_system(program: Path) -> None:
+    run(program)
+    said = run(program, program.parent / "python3", "-I", "-S", "-v")
+    assert "import 'posixpath'" in said
+    assert "import 'wherry" not in said
+
+
+def test_what_only_some_calls_need_is_loaded_when_it_is_needed(program: Path) -> None:
+    run(program)
+    words = [program, "state", "--help"]
+    assert "wherry-runc state" in subprocess.run(words, capture_output=True, text=True, check=True).stdout
+    assert "does not exist: none" in run(program)
 
 
 @pytest.mark.parametrize("damage", [b"", b"junk", b"\0" * 100])
 def test_a_file_of_another_interpreter_is_replaced(program: Path, damage: bytes) -> None:
-    first = version(program)
-    [path] = files(program)
-    path.write_bytes(damage)
-    assert version(program) == first
-    assert path.stat().st_size > 1000
+    run(program)
+    file_of(program).write_bytes(damage)
+    assert "does not exist: none" in run(program)
+    assert file_of(program).stat().st_size > 1000
