@@ -22,13 +22,15 @@ if TYPE_CHECKING:
     from typing import Any
 
 LIMIT = 16 << 20
+HEAD = 16
+"""So many bytes say how long a message is."""
 _FIXED = {"y": "B", "b": "I", "n": "h", "q": "H", "i": "i", "u": "I", "x": "q", "t": "Q", "d": "d"}
 _ALIGN = {
     "y": 1, "b": 4, "n": 2, "q": 2, "i": 4, "u": 4, "x": 8, "t": 8, "d": 8, "s": 4, "o": 4, "g": 1, "a": 4, "(": 8, "{": 8, "v": 1,
 }  # fmt: skip
-_CALL, _RETURN, _ERROR, _SIGNAL = 1, 2, 3, 4
-_PATH, _INTERFACE, _MEMBER, _ERROR_NAME, _REPLY_SERIAL, _DESTINATION, _SENDER, _SIGNATURE = range(1, 9)
-_FIELD_TYPES = {_PATH: "o", _REPLY_SERIAL: "u", _SIGNATURE: "g"}  # all others are strings
+CALL, RETURN, ERROR, SIGNAL = 1, 2, 3, 4
+PATH, INTERFACE, MEMBER, ERROR_NAME, REPLY_SERIAL, DESTINATION, SENDER, _SIGNATURE = range(1, 9)
+_FIELD_TYPES = {PATH: "o", REPLY_SERIAL: "u", _SIGNATURE: "g"}  # all others are strings
 _HEADER = struct.Struct("<cBBBII")
 _DEPTH = 32
 
@@ -202,17 +204,18 @@ def unpack(signature: str, data: bytes, order: str = "<") -> list[Any]:
 
 
 class Message:
-    """A message as it came: its type, header fields by number, and body."""
+    """A message as it came: its type, serial number, header fields by number, and body."""
 
-    __slots__ = ("body", "fields", "kind")
+    __slots__ = ("body", "fields", "kind", "serial")
 
-    def __init__(self, kind: int, fields: dict[int, Any], body: list[Any]) -> None:
+    def __init__(self, kind: int, serial: int, fields: dict[int, Any], body: list[Any]) -> None:
         self.kind = kind
+        self.serial = serial
         self.fields = fields
         self.body = body
 
     def is_signal(self, interface: str, member: str) -> bool:
-        return self.kind == _SIGNAL and (self.fields.get(_INTERFACE), self.fields.get(_MEMBER)) == (interface, member)
+        return self.kind == SIGNAL and (self.fields.get(INTERFACE), self.fields.get(MEMBER)) == (interface, member)
 
 
 def encode(kind: int, serial: int, fields: dict[int, Any], signature: str = "", values: tuple[Any, ...] = ()) -> bytes:
@@ -225,6 +228,34 @@ def encode(kind: int, serial: int, fields: dict[int, Any], signature: str = "", 
     _put(out, "a(yv)", listed)
     _pad(out, 8)
     return bytes(out) + body
+
+
+def _lengths(head: bytes) -> tuple[str, int, int]:
+    """(byte order, length of the header with its padding, length of the body)."""
+    order = "<" if head[:1] == b"l" else ">"
+    body, _serial, fields = struct.unpack(f"{order}III", head[4:HEAD])
+    if head[:1] not in (b"l", b"B") or head[3] != 1 or max(body, fields) > LIMIT:
+        raise DataLoss("D-Bus: not a message")
+    return order, HEAD + fields + -fields % 8, body
+
+
+def size(head: bytes) -> int:
+    """How long the message is that begins with these `HEAD` bytes. DataLoss when it is none, or above the limit."""
+    _, header, body = _lengths(head)
+    return header + body
+
+
+def decode(data: bytes) -> Message:
+    """A whole message. DataLoss when it is malformed."""
+    order, header, body = _lengths(data)
+    reader = _Reader(data[:header], order)
+    reader.at = 12
+    fields = {number: variant.value for number, variant in reader.get("a(yv)")}
+    signature = fields.get(_SIGNATURE, "")
+    if not isinstance(signature, str):
+        raise DataLoss("D-Bus: not a message")
+    serial = struct.unpack(f"{order}I", data[8:12])[0]
+    return Message(data[1], serial, fields, unpack(signature, data[header : header + body], order))
 
 
 # ------------------------------------------------------------------------------------------------------- the connection
@@ -292,10 +323,10 @@ class Connection:
         """Calls a method and waits for its answer: the values of the reply. DbusError for an error; signals meanwhile are kept."""
         self._serial += 1
         serial = self._serial
-        fields = {_PATH: path, _INTERFACE: interface, _MEMBER: member}
+        fields = {PATH: path, INTERFACE: interface, MEMBER: member}
         if destination:
-            fields[_DESTINATION] = destination
-        data = encode(_CALL, serial, fields, signature, values)
+            fields[DESTINATION] = destination
+        data = encode(CALL, serial, fields, signature, values)
         try:
             self._socket.sendall(data)
         except OSError as error:
@@ -303,13 +334,13 @@ class Connection:
         deadline = time.monotonic() + self._seconds
         while True:
             message = self._receive(deadline)
-            if message.kind in (_RETURN, _ERROR) and message.fields.get(_REPLY_SERIAL) == serial:
+            if message.kind in (RETURN, ERROR) and message.fields.get(REPLY_SERIAL) == serial:
                 break
-            if message.kind == _SIGNAL and len(self._kept) < 1024:
+            if message.kind == SIGNAL and len(self._kept) < 1024:
                 self._kept.append(message)
-        if message.kind == _ERROR:
+        if message.kind == ERROR:
             text = message.body[0] if message.body and isinstance(message.body[0], str) else ""
-            raise DbusError(str(message.fields.get(_ERROR_NAME, "")), text)
+            raise DbusError(str(message.fields.get(ERROR_NAME, "")), text)
         return message.body
 
     def wait_for(self, is_it: Callable[[Message], bool]) -> Message:
@@ -321,24 +352,12 @@ class Connection:
                 return message
         while True:
             message = self._receive(deadline)
-            if message.kind == _SIGNAL and is_it(message):
+            if message.kind == SIGNAL and is_it(message):
                 return message
 
     def _receive(self, deadline: float) -> Message:
-        head = self._read(16, deadline)
-        order = "<" if head[:1] == b"l" else ">"
-        body_length, _serial, fields_length = struct.unpack(f"{order}III", head[4:])
-        if head[:1] not in (b"l", b"B") or head[3] != 1 or max(body_length, fields_length) > LIMIT:
-            raise DataLoss(f"D-Bus at {self._where}: not a message")
-        padded = fields_length + -fields_length % 8
-        rest = self._read(padded + body_length, deadline)
-        reader = _Reader(head + rest[:fields_length], order)
-        reader.at = 12
-        fields = {number: variant.value for number, variant in reader.get("a(yv)")}
-        signature = fields.get(_SIGNATURE, "")
-        if not isinstance(signature, str):
-            raise DataLoss(f"D-Bus at {self._where}: not a message")
-        return Message(head[1], fields, unpack(signature, rest[padded:], order))
+        head = self._read(HEAD, deadline)
+        return decode(head + self._read(size(head) - HEAD, deadline))
 
     def _read(self, count: int, deadline: float) -> bytes:
         while len(self._received) < count:

@@ -129,6 +129,7 @@ def create(
     sibling: bool = False,
     new_keyring: bool = True,
     pivot: bool = True,
+    systemd: bool = False,
 ) -> InitProcess:
     """Makes the container that `config` describes on the directory `rootfs` and starts its program, or with `hold` leaves it before that.
 
@@ -141,6 +142,7 @@ def create(
     preserve_fds     so many descriptors from 3 on stay open for the program
     new_keyring      False: the process keeps the caller's session keyring
     pivot            False: the root is entered by chroot(2), where pivot_root(2) cannot be: the host's root is a ramdisk
+    systemd          the cgroup is a unit of systemd's; linux.cgroupsPath is "slice:prefix:name" then
     sibling          the process becomes the child of the caller's parent (`spawn.spawn`), and the caller may end
     Returns when execve has succeeded, or with `hold` when the process waits. StartError naming the step, with everything undone.
     """
@@ -175,7 +177,7 @@ def create(
             init.waits = True
         init.console_size = console_size or _console_size(spec)
         init.hold, init.preserve_fds, init.parent_death_signal = hold, preserve_fds, parent_death_signal
-        group = _make_group(linux, container_id, undo)
+        group = _make_group(config, container_id, undo, systemd=systemd)
         owner = _cgroup_owner(config, init.namespaces)
         if owner:
             group.give_to(owner)
@@ -289,16 +291,24 @@ def _cgroup_owner(config: oci.Config, plan: runtime_namespaces.Plan) -> int:
     return 0
 
 
-def _make_group(linux: oci.Linux, container_id: str, undo: list[Callable[[], object]]) -> Cgroup:
+def _make_group(config: oci.Config, container_id: str, undo: list[Callable[[], object]], *, systemd: bool) -> Cgroup:
     """The cgroup with its limits, before there is a process to limit."""
-    path = linux.get("cgroupsPath") or (f"/{container_id}" if container_id else "")
-    if not path:
-        raise InvalidArgument("linux.cgroupsPath: a container needs a cgroup")
-    group = cgroups.open_group(path)
+    linux = config.get("linux") or {}
+    resources: Any = dict(linux.get("resources") or {})
+    if systemd:
+        from wherry.linux.cgroups import systemd as driver
+
+        path = linux.get("cgroupsPath") or ""
+        group: Cgroup = driver.open_unit(path, container_id, config.get("annotations") or {}, resources)
+    else:
+        path = linux.get("cgroupsPath") or (f"/{container_id}" if container_id else "")
+        if not path:
+            raise InvalidArgument("linux.cgroupsPath: a container needs a cgroup")
+        group = cgroups.open_group(path)
     try:
         group.create()
         undo.append(_OnFailure(group.delete))
-        resources: Any = dict(linux.get("resources") or {})
+        undo.append(group.release)
         if resources.get("devices"):
             resources["devices"] = [*resources["devices"], *devices.DEFAULT_RULES]
         group.apply(resources)

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 FIFO = "exec.fifo"
 _FORMAT = 1
-_LATER = ("new_keyring", "resctrl_made")
+_LATER = ("new_keyring", "resctrl_made", "unit")
 """What the files of earlier versions lack: it has its initial value then."""
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 _ID_LIMIT = 1024
@@ -104,6 +104,7 @@ class State:
         "resctrl_made",
         "rootfs",
         "start",
+        "unit",
     )
 
     def __init__(self, directory: str, container_id: str) -> None:
@@ -118,6 +119,7 @@ class State:
         self.owner = 0
         self.new_keyring = True
         self.resctrl_made = False
+        self.unit = ""
         self.cgroup_paths: dict[str, str] = {}
 
     def save(self) -> None:
@@ -128,7 +130,7 @@ class State:
         return read_config(f"{self.directory}/config.json")[1]
 
     def cgroup(self) -> Cgroup:
-        return cgroups.reopen(self.cgroup_paths)
+        return cgroups.reopen(self.cgroup_paths, unit=self.unit)
 
     def is_alive(self) -> bool:
         """Whether the first process runs (a zombie does not)."""

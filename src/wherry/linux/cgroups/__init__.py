@@ -10,8 +10,8 @@
 
 Runs in the engine, the shim, `wherry-runc`. The layout of the machine is read from /proc/self/mountinfo once per
 process (`detect`), so call it in the host's mount namespace. **Invariant:** only groups at or below a path given to
-`open_group` are ever written to, besides enabling controllers for children on v2 along the path. Absent: systemd's
-cgroup driver, threaded groups, and the controller-less `unified` hierarchy of a hybrid machine (v1 has all the
+`open_group` are ever written to, besides enabling controllers for children on v2 along the path. systemd's driver is
+`systemd`. Absent: threaded groups, and the controller-less `unified` hierarchy of a hybrid machine (v1 has all the
 controllers there).
 """
 
@@ -37,10 +37,16 @@ if TYPE_CHECKING:
         state.json calls it "cgroup_paths".
         """
 
+        unit: str
+        """The systemd unit that the group is; "" where systemd has not made it."""
+
         def create(self) -> None:
             """Makes the group and its missing ancestors in every hierarchy. A group that is there already is taken
             over if nothing runs in it, else Conflict. On failure what was made is removed.
             """
+
+        def release(self) -> None:
+            """To be called when the first process is in the group, or will not be. Only systemd's units need it."""
 
         def give_to(self, uid: int) -> None:
             """v2: the user may divide the group. v1, where that would not be safe: nothing."""
@@ -212,9 +218,13 @@ def open_group(cgroups_path: str, *, layout: Layout | None = None) -> Cgroup:
     return reopen(paths, layout=layout)
 
 
-def reopen(paths: dict[str, str], *, layout: Layout | None = None) -> Cgroup:
-    """The group that had these `paths`, for a process that did not make it."""
+def reopen(paths: dict[str, str], *, layout: Layout | None = None, unit: str = "") -> Cgroup:
+    """The group that had these `paths` (and was that systemd unit), for a process that did not make it."""
     layout = layout or detect()
+    if unit:
+        from wherry.linux.cgroups import systemd
+
+        return systemd.reopen(paths, unit, layout=layout)
     if "" in paths:
         from wherry.linux.cgroups import v2
 

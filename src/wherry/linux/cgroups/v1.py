@@ -28,13 +28,14 @@ class CgroupV1:
     """The interface is described at `cgroups.Cgroup`."""
 
     mode = "v1"
+    unit = ""
 
     def __init__(self, paths: dict[str, str], hierarchies: list[Hierarchy]) -> None:
         self.paths = paths
         self._hierarchies = [h for h in hierarchies if h.controllers[0] in paths]
         self._directories = list(dict.fromkeys(paths.values()))
 
-    def create(self) -> None:
+    def create(self, *, populated: bool = False) -> None:
         made: list[str] = []
         try:
             for hierarchy in self._hierarchies:
@@ -42,7 +43,7 @@ class CgroupV1:
                 if _make(directory, made):
                     if "cpuset" in hierarchy.controllers:
                         _inherit_cpuset(directory, hierarchy.mountpoint)
-                elif files.read(f"{directory}/cgroup.procs"):
+                elif not populated and files.read(f"{directory}/cgroup.procs"):
                     raise Conflict(f"the container's cgroup is not empty: processes run in {directory}")
                 elif (
                     "freezer" in hierarchy.controllers and files.read(f"{directory}/freezer.state").strip() != "THAWED"
@@ -55,6 +56,9 @@ class CgroupV1:
                 except OSError:
                     pass  # another container has begun to use that ancestor
             raise
+
+    def release(self) -> None:
+        pass
 
     def give_to(self, uid: int) -> None:
         pass

@@ -32,13 +32,14 @@ class CgroupV2:
     """The interface is described at `cgroups.Cgroup`."""
 
     mode = "v2"
+    unit = ""
 
     def __init__(self, directory: str, mountpoint: str) -> None:
         self.paths = {"": directory}
         self._directory = directory
         self._mountpoint = mountpoint
 
-    def create(self) -> None:
+    def create(self, *, populated: bool = False) -> None:
         made: list[str] = []
         try:
             parents = []
@@ -51,7 +52,7 @@ class CgroupV2:
                 _mkdir(parent, made)
                 _enable_controllers(parent)
             if not _mkdir(self._directory, made):
-                if files.keyed(files.read(f"{self._directory}/cgroup.events")).get("populated"):
+                if not populated and files.keyed(files.read(f"{self._directory}/cgroup.events")).get("populated"):
                     raise Conflict(f"the container's cgroup is not empty: processes run in {self._directory}")
                 if self.is_frozen():
                     raise Conflict(f"the container's cgroup is frozen: {self._directory}")
@@ -62,6 +63,9 @@ class CgroupV2:
                 except OSError:
                     pass  # another container has begun to use that ancestor
             raise
+
+    def release(self) -> None:
+        pass
 
     def give_to(self, uid: int) -> None:
         """Lets `uid` make groups below this one and move processes between them; its limits stay ours (cgroups(7) "Delegation")."""

@@ -14,6 +14,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from wherry.linux.cgroups import Cgroup
     from wherry.runtime.cli.main import Globals
     from wherry.runtime.state import State
 
@@ -56,7 +57,13 @@ def _remove_remains(settings: Globals, container_id: str) -> None:
     except WherryError:
         leftover.remove()
         return
-    group = cgroups.open_group(config["linux"].get("cgroupsPath") or f"/{container_id}")
+    path = config["linux"].get("cgroupsPath", "")
+    if settings.systemd_cgroup:
+        from wherry.linux.cgroups import systemd
+
+        group: Cgroup = systemd.open_unit(path, container_id, {}, {})
+    else:
+        group = cgroups.open_group(path or f"/{container_id}")
     group.kill()
     group.delete()
     leftover.remove()

@@ -84,12 +84,14 @@ def launch(
             hold_fifo=f"{state.directory}/{states.FIFO}" if hold else None,
             preserve_fds=preserved,
             pivot=not values["no-pivot"],
+            systemd=settings.systemd_cgroup,
         )
         state.pid, state.start = process.pid, states.start_time(process.pid) or 0
         state.bundle, state.rootfs, state.oci_version = bundle, rootfs, config["ociVersion"]
         state.created = _now()
         state.owner = os.geteuid()
         state.cgroup_paths = process.cgroup.paths
+        state.unit = process.cgroup.unit
         state.new_keyring = not values["no-new-keyring"]
         state.resctrl_made = process.resctrl is not None and process.resctrl.made
         state.save()

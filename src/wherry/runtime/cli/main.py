@@ -45,9 +45,7 @@ GLOBAL = (
     Option("log-format", "'text' or 'json'", default="text"),
     Option("root", "directory of the containers' state (on a tmpfs)", default=DEFAULT_ROOT),
     Option("criu", "there is no checkpoint and restore yet", kind="refused"),
-    Option(
-        "systemd-cgroup", "cgroups are made by wherry-runc itself, never through systemd", kind="refused", default=False
-    ),
+    Option("systemd-cgroup", "cgroups are units of systemd's: cgroupsPath is slice:prefix:name", kind="switch"),
     Option("rootless", "'true', 'false' or 'auto'", default="auto"),
     Option("version", "print the version", short="v", kind="switch"),
 )
@@ -56,12 +54,13 @@ GLOBAL = (
 class Globals:
     """The global options."""
 
-    __slots__ = ("debug", "log", "log_format", "root")
+    __slots__ = ("debug", "log", "log_format", "root", "systemd_cgroup")
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.debug: bool = values["debug"]
         self.log: str = values["log"]
         self.log_format: str = values["log-format"]
+        self.systemd_cgroup: bool = values["systemd-cgroup"]
         self.root: str = os.path.abspath(values["root"])
 
     def write(self, level: str, message: str) -> None:
