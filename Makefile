@@ -29,7 +29,7 @@ lint: $(VENV)/.tools
 	$(BIN)/ruff format --check src tests bench
 	$(BIN)/ruff check src tests bench
 	$(BIN)/mypy
-	$(BIN)/lint-imports
+	PYTHONPATH=src $(BIN)/lint-imports
 
 unit: $(VENV)/.tools
 	$(PYTEST) -q tests/unit tests/contract $(ARGS)

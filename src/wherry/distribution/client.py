@@ -15,6 +15,7 @@ from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, 
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
 from typing import TypeVar
+from urllib.parse import urlencode
 
 import aiohttp
 
@@ -35,7 +36,16 @@ from wherry.distribution.hosts import RegistryHosts
 from wherry.errors import DataLoss, InvalidArgument, Unavailable, WherryError
 from wherry.spec.calls import RegistryAuth
 from wherry.spec.ids import Digest, is_digest
-from wherry.spec.image import INDEX_TYPES, MANIFEST_TYPES, MAX_DOCUMENT, Descriptor, digest_of
+from wherry.spec.image import (
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    MAX_DOCUMENT,
+    OCI_INDEX,
+    Descriptor,
+    Index,
+    digest_of,
+    parse_document,
+)
 from wherry.spec.reference import Reference
 
 T = TypeVar("T")
@@ -126,6 +136,29 @@ class Repository:
             if url is not None and origin(url) != origin(page):
                 raise InvalidArgument(f"the registry's list of tags goes on at another place: {url[:200]}")
         return found
+
+    async def referrers(self, digest: Digest, artifact_type: str) -> list[Descriptor]:
+        """What says that it belongs to the manifest `digest`, of that type as far as the registry filters (it need not): by the API, and where
+        there is none by the tag that stands for it. One page."""
+
+        async def attempt(connection: Connection) -> bytes:
+            url = self._url(connection, f"referrers/{digest}?{urlencode({'artifactType': artifact_type})}")
+            async with connection.authorized("GET", url, self.scope, {"Accept": OCI_INDEX}) as answer:
+                return await bounded(answer, MAX_DOCUMENT, "referrers")
+
+        try:
+            data = await self._anywhere(attempt)
+        except RegistryError as error:
+            if error.status not in (404, 405):
+                raise
+            try:
+                data = (await self.manifest(digest.replace(":", "-"))).data
+            except RegistryError as absent:
+                if absent.status != 404:
+                    raise
+                return []
+        document = parse_document(data, OCI_INDEX)
+        return list(document.manifests) if isinstance(document, Index) else []
 
     async def blob(self, descriptor: Descriptor, limit: int) -> bytes:
         """A small blob, whole and verified."""
