@@ -1,0 +1,94 @@
+"""Signing and verifying with the wherry CLI, against Debian's registry (cosign's tag) and wherry's own (referrers as well)."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests import images
+from tests.images import ImageSpec, busybox_layer
+from tests.registry import docker_registry, skopeo_copy
+
+pytestmark = pytest.mark.requires("registry", "skopeo")
+
+SPEC = ImageSpec(layers=(busybox_layer(),), config={"Cmd": ["sh"]})
+
+
+def wherry(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedProcess[str]:
+    return subprocess.run(
+        [sys.executable, "-m", "wherry.cli", *words],
+        stdin=subprocess.DEVNULL,
+        capture_output=True,
+        text=True,
+        cwd=cwd,
+        env={
+            "PATH": os.environ["PATH"],
+            "HOME": str(cwd),
+            "PYTHONPATH": os.environ.get("PYTHONPATH", ""),
+            **environment,
+        },
+        check=False,
+        timeout=60,
+    )
+
+
+@pytest.fixture(scope="module")
+def debian(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    with docker_registry(tmp_path_factory.mktemp("registry")) as host:
+        yield host
+
+
+@pytest.fixture
+def image(debian: str, tmp_path: Path) -> str:
+    images.write_oci_layout(str(tmp_path / "layout"), SPEC)
+    name = f"{debian}/{tmp_path.name.lower()}:1"
+    skopeo_copy(f"oci:{tmp_path}/layout:latest", f"docker://{name}")
+    return name
+
+
+def test_an_image_is_verified_by_the_key_that_signed_it_and_by_no_other(image: str, tmp_path: Path) -> None:
+    for name in ("ann", "bob"):
+        assert wherry("image", "keygen", name, cwd=tmp_path, WHERRY_KEY_PASSWORD="secret").returncode == 0
+    assert (tmp_path / "ann.key").stat().st_mode & 0o777 == 0o600
+    unsigned = wherry("image", "verify", "--key", "ann.pub", image, cwd=tmp_path)
+    assert unsigned.returncode == 1 and "no signature exists" in unsigned.stderr
+    locked = wherry("image", "sign", "--key", "ann.key", image, cwd=tmp_path)
+    assert locked.returncode == 1 and "a password is needed" in locked.stderr
+    signed = wherry("image", "sign", "--key", "ann.key", image, cwd=tmp_path, WHERRY_KEY_PASSWORD="secret")
+    assert signed.returncode == 0, signed.stderr
+    assert signed.stdout.startswith(f"{image.rpartition(':')[0]}@sha256:")
+    good = wherry("image", "verify", "--key", "bob.pub", "--key", "ann.pub", image, cwd=tmp_path)
+    assert good.returncode == 0 and good.stdout.endswith("signed by ann.pub\n"), good.stderr
+    bad = wherry("image", "verify", "--key", "bob.pub", image, cwd=tmp_path)
+    assert bad.returncode == 1 and "none of its" in bad.stderr
+    both = wherry("image", "sign", "--key", "bob.key", image, cwd=tmp_path, WHERRY_KEY_PASSWORD="secret")
+    assert both.returncode == 0, both.stderr
+    all_ = wherry("image", "verify", "--key", "bob.pub", "--key", "ann.pub", image, cwd=tmp_path)
+    assert all_.stdout.count("signed by") == 2
+
+
+def test_the_signature_lies_where_cosign_looks_for_it(image: str, tmp_path: Path) -> None:
+    wherry("image", "keygen", "--no-password", "ann", cwd=tmp_path)
+    digest = wherry("image", "sign", "--key", "ann.key", image, cwd=tmp_path).stdout.strip().partition("@")[2]
+    tag = f"{image.rpartition(':')[0]}:{digest.replace(':', '-')}.sig"
+    raw = subprocess.run(
+        ["skopeo", "inspect", "--raw", "--tls-verify=false", f"docker://{tag}"], check=True, capture_output=True
+    ).stdout
+    [layer] = json.loads(raw)["layers"]
+    assert layer["mediaType"] == "application/vnd.dev.cosign.simplesigning.v1+json"
+
+
+def test_keys_are_not_overwritten_and_missing_ones_are_named(tmp_path: Path) -> None:
+    assert wherry("image", "keygen", "--no-password", "ann", cwd=tmp_path).returncode == 0
+    again = wherry("image", "keygen", "--no-password", "ann", cwd=tmp_path)
+    assert again.returncode == 1 and "ann.key exists already" in again.stderr
+    missing = wherry("image", "sign", "--key", "bob.key", "127.0.0.1:9/x", cwd=tmp_path)
+    assert missing.returncode == 1 and "bob.key: no such file" in missing.stderr
+    keyless = wherry("image", "verify", "127.0.0.1:9/x", cwd=tmp_path)
+    assert keyless.returncode == 1 and "--key is needed" in keyless.stderr
