@@ -29,15 +29,15 @@ Done = subprocess.CompletedProcess[str]
 
 
 def make_groups() -> None:
-    """The parent group of all engines, which no engine removes with its last container."""
+    """The parent group of all engines, and the one of podman's monitors: no engine removes them with its last container."""
     for point in leaks.cgroup_hierarchies():
-        Path(f"{point}{PARENT}").mkdir(exist_ok=True)
+        Path(f"{point}{PARENT}/conmon").mkdir(parents=True, exist_ok=True)
 
 
-def remove_groups(below: str = "") -> None:
-    """The parent group, or a group `below` it, and what an engine has left in it."""
+def remove_groups() -> None:
+    """The parent group, and what an engine has left in it."""
     for point in leaks.cgroup_hierarchies():
-        for directory, _, _ in os.walk(f"{point}{PARENT}{below}", topdown=False):
+        for directory, _, _ in os.walk(f"{point}{PARENT}", topdown=False):
             with contextlib.suppress(OSError):
                 Path(directory).rmdir()
 
@@ -196,7 +196,6 @@ class Podman(Engine):
 
     def remove_everything(self) -> None:
         self("rm", "-a", "-f", "-t", "0")
-        remove_groups("/conmon")
 
 
 def split(words: Sequence[str]) -> tuple[list[str], list[str]]:
