@@ -31,7 +31,12 @@ Done = subprocess.CompletedProcess[str]
 def make_groups() -> None:
     """The parent group of all engines, and the one of podman's monitors: no engine removes them with its last container."""
     for point in leaks.cgroup_hierarchies():
-        Path(f"{point}{PARENT}/conmon").mkdir(parents=True, exist_ok=True)
+        group = Path(f"{point}{PARENT}/conmon")
+        group.mkdir(parents=True, exist_ok=True)
+        for name in ("cpuset.cpus", "cpuset.mems"):  # on v1 empty at first, and then no process may enter
+            for directory in (group.parent, group):
+                if (file := directory / name).exists():
+                    file.write_text((directory.parent / name).read_text())
 
 
 def remove_groups() -> None:

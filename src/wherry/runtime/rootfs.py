@@ -141,7 +141,7 @@ class Rootfs:
         if not pivot and self.propagation[0] == mounts.PRIVATE:
             raise InvalidArgument("linux.rootfsPropagation: [r]private is not safe without pivot_root")
         self.label = _label(linux.get("mountLabel") or "")
-        self.masked = linux.get("maskedPaths") or []
+        self.masked = list(dict.fromkeys(linux.get("maskedPaths") or ()))
         self.readonly_paths = linux.get("readonlyPaths") or []
         self.in_user_namespace = "user" in own
         self.group = group

@@ -118,6 +118,11 @@ def set_value(resource: str, directory: str, name: str, value: str | int) -> Non
         raise refused(resource, path, str(value), error) from None
 
 
+def pids_max(limit: int) -> int | str:
+    """What pids.max gets for `pids.limit`: below 0 is no limit, and 0, as with runc, just the first process."""
+    return "max" if limit < 0 else max(limit, 1)
+
+
 def tree(directory: str) -> Iterator[str]:
     """`directory` and every group below it, each before what is below it. Groups that vanish meanwhile are passed
     over; no depth is too much.

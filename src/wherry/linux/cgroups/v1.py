@@ -48,7 +48,7 @@ class CgroupV1:
                 elif (
                     "freezer" in hierarchy.controllers and files.read(f"{directory}/freezer.state").strip() != "THAWED"
                 ):
-                    raise Conflict(f"the container's cgroup is frozen: {directory}")
+                    raise Conflict(f"container's cgroup unexpectedly frozen: {directory}")
         except BaseException:
             for directory in reversed(made):
                 try:

@@ -11,7 +11,7 @@ import os
 
 from wherry.errors import FailedPrecondition, InvalidArgument, WherryError
 from wherry.linux.cgroups import devices as device_rules
-from wherry.linux.cgroups.files import read, read_int, refused, set_value
+from wherry.linux.cgroups.files import pids_max, read, read_int, refused, set_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -32,8 +32,8 @@ def apply(paths: dict[str, str], resources: Resources, *, update: bool) -> None:
         _memory(paths, memory)
     if cpu := resources.get("cpu"):
         _cpu(paths, cpu)
-    if limit := (resources.get("pids") or {}).get("limit", 0):
-        set_value("pids.limit", _need(paths, "pids", "pids.limit"), "pids.max", limit if limit > 0 else "max")
+    if (limit := (resources.get("pids") or {}).get("limit")) is not None:
+        set_value("pids.limit", _need(paths, "pids", "pids.limit"), "pids.max", pids_max(limit))
     if block := resources.get("blockIO"):
         _block_io(paths, block)
     for page in resources.get("hugepageLimits") or ():

@@ -55,7 +55,7 @@ class CgroupV2:
                 if not populated and files.keyed(files.read(f"{self._directory}/cgroup.events")).get("populated"):
                     raise Conflict(f"the container's cgroup is not empty: processes run in {self._directory}")
                 if self.is_frozen():
-                    raise Conflict(f"the container's cgroup is frozen: {self._directory}")
+                    raise Conflict(f"container's cgroup unexpectedly frozen: {self._directory}")
         except BaseException:
             for directory in reversed(made):
                 try:

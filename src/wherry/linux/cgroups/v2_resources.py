@@ -11,7 +11,7 @@ from __future__ import annotations
 import os
 
 from wherry.errors import FailedPrecondition, InvalidArgument
-from wherry.linux.cgroups.files import read, read_int, set_value
+from wherry.linux.cgroups.files import pids_max, read, read_int, set_value
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -29,8 +29,8 @@ def apply(directory: str, resources: Resources) -> None:
         _memory(directory, memory)
     if cpu := resources.get("cpu"):
         _cpu(directory, cpu)
-    if limit := (resources.get("pids") or {}).get("limit", 0):
-        _set("pids", "pids.limit", directory, "pids.max", limit if limit > 0 else "max")
+    if (limit := (resources.get("pids") or {}).get("limit")) is not None:
+        _set("pids", "pids.limit", directory, "pids.max", pids_max(limit))
     if block := resources.get("blockIO"):
         _block_io(directory, block)
     for page in resources.get("hugepageLimits") or ():

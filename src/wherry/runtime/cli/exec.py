@@ -6,7 +6,7 @@ from __future__ import annotations
 
 import os
 
-from wherry.errors import Conflict, InvalidArgument, StartError
+from wherry.errors import Conflict, InvalidArgument, StartError, WherryError
 from wherry.linux import cgroups
 from wherry.runtime import container, oci_validate
 from wherry.runtime import state as states
@@ -100,12 +100,17 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         os.close(pidfd)
     for warning in started.warnings:
         settings.write("warning", warning)
-    if values["pidfd-socket"]:
-        send_descriptor(values["pidfd-socket"], b"setns", started.pidfd, "--pidfd-socket")
-    if values["pid-file"]:
-        write_pid_file(values["pid-file"], started.pid)
-    if started.console is not None and values["console-socket"]:
-        send_console(values["console-socket"], started.console)
+    try:
+        if values["pidfd-socket"]:
+            send_descriptor(values["pidfd-socket"], b"setns", started.pidfd, "--pidfd-socket")
+        if values["pid-file"]:
+            write_pid_file(values["pid-file"], started.pid)
+        if started.console is not None and values["console-socket"]:
+            send_console(values["console-socket"], started.console)
+    except WherryError:  # nobody would ever know of it
+        os.kill(started.pid, 9)
+        os.waitpid(started.pid, 0)
+        raise
     if foreground is None:
         started.close()
         return 0

@@ -32,13 +32,18 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
 
 
 def send(state: states.State, number: int) -> None:
-    """To the first process; SIGKILL, where it does not take a pid namespace with it, to all. Conflict "container not
-    running" when it has ended.
+    """To the first process; SIGKILL, where it does not take a pid namespace with it, to all, also when the first has
+    ended. Conflict "container not running" when there is nothing to signal.
     """
+    import os
+
     pidfd = state.pidfd()
     if pidfd is None:
-        raise Conflict("container not running")
-    import os
+        group = state.cgroup()
+        if number != _signal.SIGKILL or _owns_pid_namespace(state) or not group.pids():
+            raise Conflict("container not running")
+        group.kill()
+        return
 
     try:
         _signal.pidfd_send_signal(pidfd, number)
@@ -47,12 +52,16 @@ def send(state: states.State, number: int) -> None:
     finally:
         os.close(pidfd)
     if number == _signal.SIGKILL:
-        kinds = [space["type"] for space in state.config()["linux"].get("namespaces") or () if not space.get("path")]
         group = state.cgroup()
-        if "pid" not in kinds:
+        if not _owns_pid_namespace(state):
             group.kill()
         elif group.is_frozen():
             group.thaw()  # on cgroup v1 a frozen process dies only when it is thawed
+
+
+def _owns_pid_namespace(state: states.State) -> bool:
+    spaces = state.config()["linux"].get("namespaces") or ()
+    return any(space["type"] == "pid" and not space.get("path") for space in spaces)
 
 
 def parse_signal(text: str) -> int:

@@ -38,6 +38,8 @@ VERBS = {
 }
 _ENTERING = ("create", "exec", "run")
 """Verbs whose process, or a child of it, goes into a container."""
+_TAKING_A_COMMAND = ("exec", "ps")
+"""Verbs whose arguments may be options of another program's."""
 _REFUSED = ("checkpoint", "restore")
 GLOBAL = (
     Option("debug", "enable debug logging", kind="switch"),
@@ -148,7 +150,7 @@ def _load(verb: str) -> Any:
 
 def _run(settings: Globals, verb: str, words: list[str]) -> int:
     module = _load(verb)
-    values, rest = options.parse(module.OPTIONS, words)
+    values, rest = options.parse(module.OPTIONS, words, mixed=verb not in _TAKING_A_COMMAND)
     if values["help"]:
         return _print_help([verb])
     if verb in _ENTERING:

@@ -1,7 +1,7 @@
 """Options by hand: a table per verb, parsed as runc's own parser does, printed as help.
 
-One or two dashes before any name, "-name value" or "-name=value", a switch is on by being there or says "=false";
-options end at the first word that is none, or at "--".
+One or two dashes before any name, "-name value" or "-name=value", a switch is on by being there or says "=false". They
+may come after arguments ("update web --memory 64m"), but where the arguments are a command with options of its own.
 """
 
 from __future__ import annotations
@@ -41,17 +41,22 @@ class Option:
 HELP = Option("help", "show help", short="h", kind="switch")
 
 
-def parse(table: Sequence[Option], words: list[str]) -> tuple[dict[str, Any], list[str]]:
-    """({option's name: value}, the words after the options). InvalidArgument for an unknown option or a bad value,
-    NotImplemented for a refused one.
+def parse(table: Sequence[Option], words: list[str], *, mixed: bool = False) -> tuple[dict[str, Any], list[str]]:
+    """({option's name: value}, the other words). Options end at "--", and unless `mixed` at the first word that is
+    none. InvalidArgument for an unknown option or a bad value, NotImplemented for a refused one.
     """
     values = {option.name: option.initial() for option in (*table, HELP)}
     known = {name: option for option in (*table, HELP) for name in (option.name, option.short) if name}
     at = 0
+    arguments: list[str] = []
     while at < len(words):
         word = words[at]
         if len(word) < 2 or word[0] != "-":
-            break
+            if not mixed:
+                break
+            arguments.append(word)
+            at += 1
+            continue
         at += 1
         if word == "--":
             break
@@ -79,7 +84,7 @@ def parse(table: Sequence[Option], words: list[str]) -> tuple[dict[str, Any], li
             values[option.name] = _number(name, value)
         else:
             values[option.name] = value
-    return values, words[at:]
+    return values, arguments + words[at:]
 
 
 def _switch(name: str, value: str) -> bool:
