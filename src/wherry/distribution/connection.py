@@ -166,6 +166,8 @@ def _reason(error: BaseException) -> str:
         return f"dial tcp: lookup {error.host}: no such host"
     if isinstance(error, aiohttp.ClientConnectorError) and error.os_error.errno:
         return f"dial tcp {error.host}:{error.port}: connect: {os.strerror(error.os_error.errno).lower()}"
+    if isinstance(error, aiohttp.ClientPayloadError):
+        return "unexpected EOF"
     return str(error) or type(error).__name__
 
 

@@ -4,9 +4,10 @@ than the engine lives (dockerd forgets them at a restart as well). Implements `a
 
 from __future__ import annotations
 
+import asyncio
 import secrets
 import socket
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from wherry.core.tasks import AttachRequest, ExitEvent, UserWish
@@ -41,6 +42,8 @@ class Exec:
     started: bool = False
     exit_code: int | None = None
     pid: int = 0
+    answered: asyncio.Event = field(default_factory=asyncio.Event)
+    """Set when the program runs, or has failed to: a client that has the head of its stream may be quicker."""
 
 
 class Execs:
@@ -146,6 +149,7 @@ class Execs:
                 raise worded(error, _PREFIX) from error
             raise
         finally:
+            exec.answered.set()
             for item in attach:
                 item.socket.close()
         return None if ours is None else AttachedStream(ours, not wanted.tty, detach_keys=wanted.detach_keys)
@@ -213,6 +217,8 @@ class Execs:
 
     async def resize(self, exec_id: str, *, height: int, width: int) -> None:
         exec = self._get(exec_id)
+        if exec.started:
+            await exec.answered.wait()
         if not exec.running or exec.container.task is None:
             raise Conflict(f"exec {exec_id} is not running")
         await exec.container.task.resize(width, height, exec_id=exec.id)
