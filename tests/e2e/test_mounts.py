@@ -259,3 +259,24 @@ def test_read_only_binds_are_so_as_deep_as_asked(engine: Engine, tmp_path: Path)
             assert engine.shell(script, flag).split() == ["refused", below], recursive
     finally:
         subprocess.run(["umount", tmp_path / "sub"], check=True)
+
+
+def test_volumes_of_another_container_are_taken_over(engine: Engine, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    flags = ["-v=/data", f"-v={tmp_path}:/host:ro", "--tmpfs=/scratch"]
+    engine.docker("run", "--name=giver", "--network=none", *flags, BUSYBOX, "touch", "/data/given")
+    name = engine.inspect("giver")["Mounts"][0]["Name"]
+    script = "ls /data /host; touch /data/more && echo written; touch /host/x 2>/dev/null || echo refused"
+    script += "; test -e /scratch || echo none"
+    printed = engine.shell(script, "--volumes-from=giver").split()
+    assert printed == ["/data:", "given", "/host:", "file", "written", "refused", "none"]
+    assert engine.shell("touch /data/x 2>/dev/null || echo refused", "--volumes-from=giver:ro") == "refused"
+    assert engine.shell("ls /data", "--volumes-from=giver", f"-v={tmp_path}:/data") == "file"
+    engine.docker("create", "--name=taker", "--volumes-from=giver", BUSYBOX, "true")
+    assert engine.inspect("taker")["HostConfig"]["VolumesFrom"] == ["giver"]
+    engine.docker("rm", "-v", "giver")
+    assert engine.docker("volume", "inspect", name).returncode == 0  # the other container has it
+    engine.docker("rm", "-v", "taker")
+    assert engine.docker("volume", "inspect", name, check=False).returncode != 0
+    done = engine.docker("create", "--volumes-from=nobody", BUSYBOX, "true", check=False)
+    assert (done.returncode, "No such container: nobody" in done.stderr) == (1, True)

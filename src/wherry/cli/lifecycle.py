@@ -34,7 +34,7 @@ def start_failure(app: App, error: ApiError) -> CliError:
     code = FAILURE
     if "executable file not found" in message or "no such file or directory" in message:
         code = 127
-    elif "permission denied" in message or "not a directory" in message or "is a directory" in message:
+    elif "permission denied" in message or "is a directory" in message:
         code = 126
     return failure(app, error, code)
 
@@ -80,7 +80,8 @@ def _create(app: App, flags: Flags, body: dict[str, Any], image: str) -> dict[st
     try:
         return app.containers.create(body, name=name, platform=platform)
     except ApiNotFound as error:
-        if flags.text("pull") not in ("missing", "") or "No such image" not in error.message:
+        missing = "No such image" in error.message or "does not provide the specified platform" in error.message
+        if flags.text("pull") not in ("missing", "") or not missing:
             raise
     from wherry.client.reference import familiar
 

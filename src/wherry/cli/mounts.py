@@ -136,7 +136,7 @@ def _apply(found: dict[str, Any], key: str, value: str, field: str, *, separator
         case "bind-propagation":
             _options(found, "BindOptions")["Propagation"] = value.lower()
         case "bind-nonrecursive":
-            raise ValueError("bind-nonrecursive is deprecated, use bind-recursive=disabled instead")
+            _options(found, "BindOptions")["NonRecursive"] = _truth(key, value, separator=separator)
         case "bind-recursive":
             _bind_recursive(found, key, value)
         case "bind-create-src":
@@ -166,7 +166,7 @@ def _apply(found: dict[str, Any], key: str, value: str, field: str, *, separator
                 raise ValueError(f"invalid value for {key}: {value}")
             _options(found, "TmpfsOptions")["Mode"] = int(value, 8)
         case _:
-            raise ValueError(f"unknown option '{key}' in '{field}'")
+            raise ValueError(f"unexpected key '{key}' in '{field}'")
 
 
 def _options(found: dict[str, Any], name: str) -> dict[str, Any]:

@@ -340,7 +340,7 @@ def security_option(text: str) -> str:
     if not separator and key != "no-new-privileges":
         key, separator, value = text.partition(":")
     if key != "no-new-privileges" and not value:
-        raise ValueError(f"invalid --security-opt: {go_quote(text)}")
+        raise ValueError(f"Invalid --security-opt: {go_quote(text)}")
     if key != "seccomp" or value in ("unconfined", "builtin"):
         return text
     from wherry.wire.fastjson import dumps, loads

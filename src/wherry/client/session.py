@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from wherry.errors import DataLoss
+from wherry.errors import DataLoss, InvalidArgument
 from wherry.wire.fastjson import dumps, loads
 
 from .errors import ConnectionFailed, api_error
@@ -36,6 +36,8 @@ def quote(text: str, safe: frozenset[str] = _SAFE) -> str:
 
 def segment(text: str) -> str:
     """One path segment, or an image reference with its slashes; `?` and `#` cannot leave it, nor can `..`."""
+    if not text:
+        raise InvalidArgument("invalid name or ID: value is empty")
     return "/".join(part if part not in (".", "..") else part.replace(".", "%2E") for part in quote(text).split("/"))
 
 

@@ -62,7 +62,7 @@ async def create_container(
         host_config=host,
         path=argv[0],
         args=argv[1:],
-        mounts=mounts.resolve(host, config.volumes or {}),
+        mounts=mounts.resolve(host, config.volumes or {}, lambda ref: _joined(services, ref).record.mounts),
         mac_address=_mac_address(host, request),
     )
     _check_configuration(record)
@@ -281,10 +281,10 @@ def _mac_address(host: HostConfig, request: ContainerCreate) -> str:
     return wanted.lower()
 
 
-def _check_joined(services: Services, mode: str) -> None:
-    """ "container:<ref>" names a container. InvalidArgument: clients take a 404 of create for a missing image, and pull."""
+def _joined(services: Services, ref: str) -> Container:
+    """The container that another one is to share something with. InvalidArgument: clients take a 404 of create for a missing image, and pull."""
     try:
-        services.containers.get(mode.removeprefix("container:"))
+        return services.containers.get(ref.removeprefix("container:"))
     except NotFound as error:
         raise InvalidArgument(str(error)) from None
 
@@ -316,7 +316,7 @@ def check_network(services: Services, config: ContainerConfig, host: HostConfig,
         parse_extra_host(entry, services.networks.gateway)
     resolv_conf(host.dns or [], host.dns_search or [], host.dns_options or [])  # refuses malformed ones
     if mode.startswith("container:"):
-        _check_joined(services, mode)
+        _joined(services, mode)
         if request.hostname:
             raise InvalidArgument("conflicting options: hostname and the network mode")
         if host.dns:
@@ -335,4 +335,4 @@ def check_network(services: Services, config: ContainerConfig, host: HostConfig,
         raise InvalidArgument("conflicting options: hostname and the UTS mode")
     for mode in (host.pid_mode, host.ipc_mode):
         if mode.startswith("container:"):
-            _check_joined(services, mode)
+            _joined(services, mode)

@@ -119,7 +119,6 @@ def host_config(services: Services, record: Record) -> Json:
                 del mount[key]
     host.update(
         {
-            "VolumesFrom": None,
             "Links": None,
             "CpuRealtimePeriod": 0,
             "CpuRealtimeRuntime": 0,

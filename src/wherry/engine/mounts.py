@@ -9,7 +9,9 @@ from __future__ import annotations
 import os
 import posixpath
 import secrets
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+
+import msgspec
 
 from wherry.engine.records import MountPoint
 from wherry.errors import InvalidArgument
@@ -21,9 +23,15 @@ _CONSISTENCY = {"consistent", "cached", "delegated"}  # hints for virtual machin
 _TMPFS_DEFAULTS = ("nosuid", "nodev", "noexec")
 
 
-def resolve(host: HostConfig, image_volumes: Iterable[str]) -> list[MountPoint]:
-    """All mounts of a container in the order of their destinations' depth. InvalidArgument in Docker's words."""
+def resolve(
+    host: HostConfig, image_volumes: Iterable[str], mounts_of: Callable[[str], list[MountPoint]]
+) -> list[MountPoint]:
+    """All mounts of a container in the order of their destinations' depth. InvalidArgument in Docker's words.
+
+    `mounts_of`: those of the container that is named. What is mounted explicitly takes the place of what another container had there.
+    """
     found: dict[str, MountPoint] = {}
+    inherited: dict[str, MountPoint] = {}
 
     def add(point: MountPoint) -> None:
         if point.destination in found:
@@ -44,6 +52,9 @@ def resolve(host: HostConfig, image_volumes: Iterable[str]) -> list[MountPoint]:
                 options=_tmpfs_options(options),
             )
         )
+    for spec in host.volumes_from or []:
+        inherited |= {point.destination: point for point in _from_container(spec, mounts_of)}
+    found = inherited | found
     for destination in image_volumes:
         clean = _destination(destination, destination)
         if clean not in found:
@@ -51,6 +62,21 @@ def resolve(host: HostConfig, image_volumes: Iterable[str]) -> list[MountPoint]:
                 type="volume", source="", destination=clean, name=secrets.token_hex(32), copy_up=True, anonymous=True
             )
     return sorted(found.values(), key=lambda point: (point.destination.count("/"), point.destination))
+
+
+def _from_container(spec: str, mounts_of: Callable[[str], list[MountPoint]]) -> list[MountPoint]:
+    """--volumes-from: "container[:mode]"."""
+    ref, _, mode = spec.partition(":")
+    if not ref:
+        raise InvalidArgument("volumes-from specification cannot be an empty string")
+    options = _parse_mode(mode, spec)
+    if "nocopy" in options or any(option in _PROPAGATION for option in options):
+        raise InvalidArgument(f"invalid mode: {mode}")
+    return [
+        msgspec.structs.replace(point, read_only=point.read_only or "ro" in options, mode="", copy_up=False)
+        for point in mounts_of(ref)
+        if point.type != "tmpfs" or point.from_mounts_api
+    ]
 
 
 def _destination(text: str, whole: str) -> str:

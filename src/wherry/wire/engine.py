@@ -128,6 +128,7 @@ class HostConfig(Body):
     runtime: str = ""
     isolation: str = ""
     volume_driver: str = ""
+    volumes_from: list[str] | None = None
     init: bool | None = None
     masked_paths: list[str] | None = None
     readonly_paths: list[str] | None = None

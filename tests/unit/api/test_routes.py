@@ -41,12 +41,12 @@ def test_create_refuses_what_it_cannot_do_by_name() -> None:
             {
                 "Image": "busybox",
                 "Healthcheck": {"Test": ["CMD", "x"], "Interval": 9},
-                "HostConfig": {"VolumesFrom": ["a"]},
+                "HostConfig": {"Links": ["a"]},
             }
         ).encode()
         answer = await served.request("POST", "/containers/create", body)
         assert answer.status == 501
-        assert answer.message == "wherry does not support Healthcheck.Interval, HostConfig.VolumesFrom yet"
+        assert answer.message == "wherry does not support Healthcheck.Interval, HostConfig.Links yet"
         assert served.fakes.containers.calls == []
 
     run(scenario)

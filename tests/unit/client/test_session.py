@@ -10,6 +10,7 @@ from tests.unit.client.playbook import answer, chunked, playing, session
 from wherry import errors
 from wherry.client.errors import ApiError, ConnectionFailed
 from wherry.client.session import encode_query, segment, version_tuple
+from wherry.errors import InvalidArgument
 
 
 @pytest.fixture
@@ -202,3 +203,8 @@ def test_a_name_cannot_leave_its_place_in_the_path(name: str, quoted: str) -> No
 def test_versions_are_compared_as_numbers() -> None:
     assert version_tuple("1.9") < version_tuple("1.41")
     assert version_tuple("x") == (0, 0)
+
+
+def test_an_empty_name_is_refused_before_it_becomes_another_path() -> None:
+    with pytest.raises(InvalidArgument, match="value is empty"):
+        segment("")

@@ -5,12 +5,17 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from wherry.engine.mounts import resolve
+from wherry.engine.records import MountPoint
 from wherry.errors import InvalidArgument
 from wherry.wire.engine import BindOptions, HostConfig, Mount, TmpfsOptions
 
 
+def no_container(ref: str) -> list[MountPoint]:
+    raise AssertionError(f"nobody asked for {ref}")
+
+
 def one(**host: object) -> object:
-    (point,) = resolve(HostConfig(**host), [])
+    (point,) = resolve(HostConfig(**host), [], no_container)
     return point
 
 
@@ -34,12 +39,12 @@ def test_nocopy_leaves_the_volume_empty() -> None:
 
 
 def test_an_images_volume_gives_way_to_the_users() -> None:
-    points = resolve(HostConfig(binds=["/srv:/data"]), ["/data", "/other"])
+    points = resolve(HostConfig(binds=["/srv:/data"]), ["/data", "/other"], no_container)
     assert [(point.destination, point.type) for point in points] == [("/data", "bind"), ("/other", "volume")]
 
 
 def test_deeper_mounts_come_later() -> None:
-    points = resolve(HostConfig(binds=["/a:/x/y/z", "/b:/x"], tmpfs={"/x/y": ""}), [])
+    points = resolve(HostConfig(binds=["/a:/x/y/z", "/b:/x"], tmpfs={"/x/y": ""}), [], no_container)
     assert [point.destination for point in points] == ["/x", "/x/y", "/x/y/z"]
 
 
@@ -61,12 +66,12 @@ def test_deeper_mounts_come_later() -> None:
 )
 def test_a_malformed_bind_is_refused(bind: str) -> None:
     with pytest.raises(InvalidArgument):
-        resolve(HostConfig(binds=[bind]), [])
+        resolve(HostConfig(binds=[bind]), [], no_container)
 
 
 def test_two_mounts_on_one_destination_are_refused() -> None:
     with pytest.raises(InvalidArgument, match="Duplicate mount point: /x"):
-        resolve(HostConfig(binds=["/a:/x", "/b:/x/"]), [])
+        resolve(HostConfig(binds=["/a:/x", "/b:/x/"]), [], no_container)
 
 
 def test_tmpfs_defaults_are_taken_back_by_their_opposites() -> None:
@@ -76,7 +81,7 @@ def test_tmpfs_defaults_are_taken_back_by_their_opposites() -> None:
 
 def test_an_unknown_tmpfs_option_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="invalid tmpfs option"):
-        resolve(HostConfig(tmpfs={"/run": "colour=red"}), [])
+        resolve(HostConfig(tmpfs={"/run": "colour=red"}), [], no_container)
 
 
 def test_mount_tmpfs_carries_size_and_mode() -> None:
@@ -86,7 +91,7 @@ def test_mount_tmpfs_carries_size_and_mode() -> None:
 
 def test_mount_bind_does_not_make_its_source() -> None:
     with pytest.raises(InvalidArgument, match="bind source path does not exist: /nowhere/at/all"):
-        resolve(HostConfig(mounts=[Mount(type="bind", source="/nowhere/at/all", target="/x")]), [])
+        resolve(HostConfig(mounts=[Mount(type="bind", source="/nowhere/at/all", target="/x")]), [], no_container)
 
 
 def test_mount_bind_keeps_its_propagation() -> None:
@@ -97,7 +102,7 @@ def test_mount_bind_keeps_its_propagation() -> None:
 @given(st.text(max_size=40))
 def test_whatever_is_written_is_taken_or_refused(text: str) -> None:
     try:
-        points = resolve(HostConfig(binds=[text]), [])
+        points = resolve(HostConfig(binds=[text]), [], no_container)
     except InvalidArgument:
         return
     assert all(point.destination.startswith("/") and "/../" not in point.destination for point in points)
@@ -105,4 +110,4 @@ def test_whatever_is_written_is_taken_or_refused(text: str) -> None:
 
 def test_a_nul_in_a_source_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="NUL"):
-        resolve(HostConfig(binds=["/srv/\0:/data"]), [])
+        resolve(HostConfig(binds=["/srv/\0:/data"]), [], no_container)
