@@ -19,7 +19,9 @@ from wherry.runtime.state import write_file
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wherry.runtime.cli.preload import Eager, Lazy, Preloaded
+    from types import CodeType
+
+    from wherry.runtime.cli.preload import Eager, Lazy, Preloaded, Source
 
 
 _NOT_NEEDED = ("__main__", "__future__", __name__, preload.__name__)
@@ -30,9 +32,19 @@ def refresh(preloaded: Preloaded | None, verb: str) -> None:
     Those that this call needed, and the ones before, are for every call, the others for some. Does nothing where that
     is not possible.
     """
-    directory = f"{os.path.dirname(os.path.abspath(wherry.__file__))}/__pycache__"
-    if not os.access(directory, os.W_OK):
-        return
+    package = os.path.dirname(os.path.abspath(wherry.__file__))
+    directory = f"{package}/__pycache__"
+    try:
+        if os.access(directory, os.W_OK):
+            content = MAGIC_NUMBER + marshal.dumps(_content(package, preloaded))
+            write_file(
+                f"{directory}/wherry-runc-{preload.FORMAT}.{sys.implementation.cache_tag}.{verb}", content, 0o644
+            )
+    except (OSError, SyntaxError, WherryError):  # a source that is being edited, a disk that is full
+        pass  # it is only slower without
+
+
+def _content(package: str, preloaded: Preloaded | None) -> tuple[CodeType | None, Source, list[Eager], Lazy]:
     paths = _loaded()
     from wherry.runtime.cli import strip  # late: it is not what the verb needs
 
@@ -40,25 +52,23 @@ def refresh(preloaded: Preloaded | None, verb: str) -> None:
     if preloaded is not None:
         always.intersection_update(source[0] for source, _ in preloaded.eager)
         for source in [source for source, _ in (*preloaded.eager, *preloaded.lazy.values())]:
-            paths.setdefault(source[0], source[1])
+            if source[0] not in paths and os.path.exists(path := os.path.join(package, source[1])):
+                paths[source[0]] = path
     eager: list[Eager] = []
     lazy: Lazy = {}
     for name, path in strip.dependencies_first(paths):
-        try:
-            status, code = os.stat(path), strip.code(path)
-        except (OSError, SyntaxError):  # the source is gone, or being edited
-            continue
-        is_package = os.path.basename(path) == "__init__.py"
-        source = (name, path, is_package, status.st_mtime_ns, status.st_size)
-        if name in always:
+        source, code = _source(package, name, path), strip.code(path)
+        if name in always and (code is None or name.startswith("wherry")):  # others may import in circles
             eager.append((source, code))
         elif code is not None:
             lazy[name] = source, marshal.dumps(code)
-    content = MAGIC_NUMBER + marshal.dumps((strip.code(preload.__file__), eager, lazy))
-    try:
-        write_file(f"{directory}/wherry-runc.{sys.implementation.cache_tag}.{verb}", content, 0o644)
-    except WherryError:
-        pass  # it is only slower without
+    return strip.code(preload.__file__), _source(package, preload.__name__, preload.__file__), eager, lazy
+
+
+def _source(package: str, name: str, path: str) -> Source:
+    status = os.stat(path)
+    is_package = os.path.basename(path) == "__init__.py"
+    return name, path.removeprefix(f"{package}/"), is_package, status.st_mtime_ns, status.st_size
 
 
 def _loaded() -> dict[str, str]:
@@ -68,5 +78,5 @@ def _loaded() -> dict[str, str]:
         path = getattr(module, "__file__", None)
         frozen = getattr(getattr(module, "__spec__", None), "origin", None) == "frozen"
         if path and not frozen and name not in _NOT_NEEDED and name.partition(".")[0] != "encodings":
-            found[name] = str(path)
+            found[name] = os.path.abspath(path)
     return found

@@ -22,9 +22,14 @@ if TYPE_CHECKING:
 
     from _typeshed import StrOrBytesPath as Path
 
-    Source = tuple[str, str, bool, int, int]  # module, path, is it a package, its mtime in ns, its size
+    # module, path (below the package's folder if it is of wherry), is it a package, its mtime in ns, its size
+    Source = tuple[str, str, bool, int, int]
     Eager = tuple[Source, CodeType | None]  # None: an extension
     Lazy = dict[str, tuple[Source, bytes]]  # module: …, marshalled code
+
+
+FORMAT = 2
+"""Part of the files' names; the launcher looks for it. Another one whenever `install` takes something else."""
 
 
 class Preloaded:
@@ -32,7 +37,8 @@ class Preloaded:
     some calls of the verb need.
     """
 
-    def __init__(self, eager: Sequence[Eager], lazy: Lazy) -> None:
+    def __init__(self, package: str, eager: Sequence[Eager], lazy: Lazy) -> None:
+        self.package = package
         self.eager = eager
         self.lazy = lazy
         self.missed = False
@@ -43,8 +49,8 @@ class Preloaded:
         import system has nothing to do.
         """
         for source, code in self.eager:
-            name, path, is_package, _, _ = source
-            if name in sys.modules or not self._is_current(source):
+            name, _, is_package, _, _ = source
+            if name in sys.modules or not (path := self.current(source)):
                 continue
             if code is None:
                 _load(ModuleSpec(name, ExtensionFileLoader(name, path), origin=path))
@@ -64,10 +70,11 @@ class Preloaded:
         self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
         source, _ = self.lazy.get(name, (None, b""))
-        if source is None or not self._is_current(source):
+        path = self.current(source) if source is not None else None
+        if source is None or path is None:
             self.missed = self.missed or name.startswith("wherry")
             return None
-        _, path, is_package, _, _ = source
+        is_package = source[2]
         spec = ModuleSpec(name, self, origin=path, is_package=is_package)  # type: ignore[arg-type]  # a Loader by what it does
         spec.has_location = True
         if is_package:
@@ -81,16 +88,19 @@ class Preloaded:
         code: CodeType = marshal.loads(self.lazy[module.__name__][1])
         exec(code, module.__dict__)
 
-    def _is_current(self, source: Source) -> bool:
+    def current(self, source: Source) -> str | None:
+        """The source's path, if it is as it was."""
         _, path, _, mtime, size = source
+        if not path.startswith("/"):
+            path = f"{self.package}/{path}"
         try:
             status = posix.stat(path)
         except OSError:
             status = None
         if status is None or status.st_mtime_ns != mtime or status.st_size != size:
             self.missed = True
-            return False
-        return True
+            return None
+        return path
 
 
 def make_os() -> None:
@@ -127,8 +137,10 @@ def make_os() -> None:
     names["path"] = sys.modules["os.path"] = __import__("posixpath")
 
 
-def install(eager: Sequence[Eager], lazy: Lazy) -> Preloaded:
-    preloaded = Preloaded(eager, lazy)
+def install(package: str, own: Source, eager: Sequence[Eager], lazy: Lazy) -> Preloaded:
+    """`package` is the folder of wherry that the file was found in; the rest is what it holds. `own` is this module."""
+    preloaded = Preloaded(package, eager, lazy)
+    preloaded.current(own)
     sys.meta_path.insert(0, preloaded)
     make_os()
     preloaded.load()

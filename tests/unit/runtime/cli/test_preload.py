@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 import sys
 from pathlib import Path
@@ -129,7 +130,7 @@ def run(program: Path, *before: str | Path) -> str:
 
 
 def file_of(program: Path) -> Path:
-    [path] = program.parent.parent.glob("lib/*/site-packages/wherry/__pycache__/wherry-runc.*")
+    [path] = program.parent.parent.glob("lib/*/site-packages/wherry/__pycache__/wherry-runc-*")
     assert path.name.endswith(".state")
     return path
 
@@ -149,6 +150,26 @@ def test_a_changed_source_counts_at_once(program: Path) -> None:
     written = file_of(program).stat().st_mtime_ns
     assert "nothing of that name" in run(program)
     assert file_of(program).stat().st_mtime_ns == written
+
+
+def test_a_changed_loader_counts_from_the_next_call_on(program: Path) -> None:
+    run(program)
+    written = file_of(program).stat().st_mtime_ns
+    [source] = program.parent.parent.glob("lib/*/site-packages/wherry/runtime/cli/preload.py")
+    source.write_text(source.read_text() + "\n# changed\n")
+    run(program)
+    assert file_of(program).stat().st_mtime_ns > written
+
+
+def test_a_copy_of_an_installation_is_its_own(program: Path, tmp_path: Path) -> None:
+    run(program)
+    shutil.copytree(tmp_path / "lib", tmp_path / "copy/lib")
+    shutil.copytree(tmp_path / "bin", tmp_path / "copy/bin", symlinks=True)
+    copied = tmp_path / "copy/bin/wherry-runc"
+    [source] = (tmp_path / "copy").glob("lib/*/site-packages/wherry/runtime/state.py")
+    source.write_text(source.read_text().replace("container does not exist", "nothing of that name"))
+    assert "nothing of that name" in run(copied)
+    assert "does not exist" in run(program)
 
 
 def test_modules_come_from_it_without_the_import_system(program: Path) -> None:
