@@ -109,6 +109,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "strace": _program("strace"),
     "openssl": _program("openssl"),
     "uml": _program("linux.uml"),
+    "systemd": lambda: os.access("/lib/systemd/systemd", os.X_OK),
     "dbus-daemon": _program("dbus-daemon"),
     "x86_64": lambda: platform.machine() == "x86_64",
     "aarch64": lambda: platform.machine() == "aarch64",

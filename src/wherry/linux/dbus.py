@@ -300,7 +300,8 @@ class Connection:
         return Unavailable(f"D-Bus at {self._where}: {(error.strerror or str(error)).lower()}")
 
     def _authenticate(self, uid: int) -> None:
-        self._socket.sendall(b"\0AUTH EXTERNAL " + str(uid).encode().hex().encode() + b"\r\n")
+        # BEGIN comes along, as from systemd's own clients: behind it systemd reads a first message only in a packet of its own
+        self._socket.sendall(b"\0AUTH EXTERNAL " + str(uid).encode().hex().encode() + b"\r\nBEGIN\r\n")
         line = b""
         while not line.endswith(b"\r\n"):
             byte = self._socket.recv(1)
@@ -309,7 +310,6 @@ class Connection:
             line += byte
         if not line.startswith(b"OK "):
             raise Unavailable(f"D-Bus at {self._where}: authentication as {uid} is refused")
-        self._socket.sendall(b"BEGIN\r\n")
 
     def call(
         self,

@@ -139,10 +139,10 @@ def answering(path: Path, talk: Callable[[socket.socket], None]) -> threading.Th
 def authenticated(reply: bytes) -> Callable[[socket.socket], None]:
     def talk(connection: socket.socket) -> None:
         received = b""
-        for end in (b"\r\n", b"Hello"):
+        for end in (b"BEGIN\r\n", b"Hello"):
             while end not in received:
                 received += connection.recv(4096)
-            if end == b"\r\n":
+            if end == b"BEGIN\r\n":
                 connection.sendall(b"OK 1234\r\n")
         connection.sendall(reply)
 
