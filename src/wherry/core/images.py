@@ -1,9 +1,11 @@
 """The images: which there are, what they are called, what they need; and what nothing needs any more.
 
-In wherryd, on the event loop. An image is its config: the config's digest is its id, as in Docker's classic store. All rows and configs are kept in
-memory, so look-ups cost no I/O. Contents are `content`'s, unpacked layers `snapshots`'.
+In wherryd, on the event loop. An image is its config: the config's digest is its id, as in Docker's classic store. What a name stands for is a
+*target*: a manifest, or an index of manifests. The images of one index, one for each platform that is here, belong together: the one that suits
+this machine best is the target's *primary*, which the names show; the others are its variants, found by name and platform. All rows and configs
+are kept in memory, so look-ups cost no I/O. Contents are `content`'s, unpacked layers `snapshots`', rows `image_rows`'.
 
-**Invariants**: an image has a row only while all its blobs are in the content store and all its layers are recorded; a name belongs to one image;
+**Invariants**: an image has a row only while all its blobs are in the content store and all its layers are recorded; a name belongs to one target;
 what an image, a container or a lease needs is never removed; what none of them needs is removed by `collect`, at the latest when the engine starts.
 Deliberately absent: what Docker makes of removing and listing (`engine.images`), pulling (`pull`), archives (`archive`).
 """
@@ -21,20 +23,22 @@ from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
 
-from wherry.core import embedded
+from wherry.core import embedded, image_rows
 from wherry.core.cancellation import completed, thread_to_the_end
 from wherry.core.content import Content
 from wherry.core.db import Database
 from wherry.core.snapshots import OverlaySnapshots, Staged
 from wherry.core.unpack import Unpacked, unpack_layer
-from wherry.errors import InvalidArgument, NotFound, WherryError
+from wherry.errors import Conflict, InvalidArgument, NotFound, WherryError
 from wherry.spec.ids import ChainId, Digest, ImageId
 from wherry.spec.image import (
     MAX_CONFIG,
     Descriptor,
     Platform,
     chain_ids,
+    compatible,
     diff_ids,
+    host_platform,
     normalize,
     parse_config,
 )
@@ -42,40 +46,25 @@ from wherry.spec.reference import Reference, parse, parse_any
 
 _log = logging.getLogger(__name__)
 
-SCHEMA = (
-    """create table if not exists images (
-        id text primary key,
-        target text not null,
-        target_type text not null,
-        target_size integer not null,
-        parent text,
-        tagged_at text
-    ) strict""",
-    """create table if not exists image_blobs (
-        image_id text not null references images (id) on delete cascade,
-        digest text not null,
-        primary key (image_id, digest)
-    ) strict, without rowid""",
-    """create table if not exists image_references (
-        name text primary key,
-        image_id text not null references images (id) on delete cascade
-    ) strict, without rowid""",
-)
-
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image. `config` is the image config as it was pulled: do not change it. `layers`: lowest first."""
+    """One image. `config` is the image config as it was pulled: do not change it. `layers`: lowest first. `targets`: its manifest, or the
+    indexes that list it; the latest last. `references`: the names of the targets whose primary it is."""
 
     id: ImageId
     config: Mapping[str, Any]
     layers: tuple[ChainId, ...]
     size: int
-    target: Descriptor
+    targets: tuple[Descriptor, ...]
     blobs: frozenset[Digest]
     references: tuple[Reference, ...] = ()
     parent: ImageId | None = None
     tagged_at: str | None = None
+
+    @property
+    def target(self) -> Descriptor:
+        return self.targets[-1]
 
     @property
     def repo_tags(self) -> tuple[str, ...]:
@@ -109,7 +98,8 @@ class Image:
 
 @dataclass(slots=True)
 class NewImage:
-    """What `Images.add` makes an image of. `target`: the index or manifest that named it. `blobs`: all that it needs (also target and config)."""
+    """What `Images.add` makes an image of. `target`: the index or manifest that `references` stand for. `blobs`: all that it needs (also target and
+    config). `tagged`: a user gives the name (`docker inspect` shows when)."""
 
     config_digest: Digest
     target: Descriptor
@@ -117,6 +107,7 @@ class NewImage:
     layers: list[Staged] = field(default_factory=list)
     references: list[Reference] = field(default_factory=list)
     parent: ImageId | None = None
+    tagged: bool = False
 
 
 class Images:
@@ -125,9 +116,11 @@ class Images:
         self.snapshots = snapshots
         self._db = db
         self._images: dict[ImageId, Image] = {}
-        self._names: dict[str, ImageId] = {}
-        self._names_of: defaultdict[ImageId, set[str]] = defaultdict(set)
+        self._members: defaultdict[Digest, list[ImageId]] = defaultdict(list)  # by target, in order of arrival
+        self._names: dict[str, Digest] = {}
+        self._names_of: defaultdict[Digest, set[str]] = defaultdict(set)
         self._leases: Counter[Digest] = Counter()
+        self._uses: Counter[ImageId] = Counter()
         self._changing = asyncio.Lock()
         self._adopting = asyncio.Lock()
         snapshots.on_released = self._released
@@ -135,49 +128,32 @@ class Images:
     async def open(self) -> None:
         """Reads all images, forgets those that are damaged, and removes what nothing refers to. `snapshots` are open already."""
         await thread_to_the_end(self.content.open)
-        rows, blobs, names = await self._db.run(_read)
+        rows, names = await self._db.run(image_rows.read)
         damaged = []
         for row in rows:
             try:
-                image = await thread_to_the_end(self._revive, row, blobs.get(row[0], []))
+                self._remember(await thread_to_the_end(self._revive, row))
             except WherryError as error:
-                _log.warning("image %s is damaged and forgotten: %s", row[0], error)
-                damaged.append(ImageId(row[0]))
-                continue
-            self._images[image.id] = image
-        for name, image_id in names:
-            if image_id in self._images:
-                self._give_name(name, ImageId(image_id))
+                _log.warning("image %s is damaged and forgotten: %s", row.id, error)
+                damaged.append(row.id)
+        for name, target in names:
+            if target in self._members:
+                self._give_name(name, target)
         for image_id in self._images:
             self._show_names(image_id)
         if damaged:
-            await self._db.run(lambda conn: _delete(conn, damaged))
+            await self._db.run(lambda conn: image_rows.delete(conn, damaged))
         await self.collect()
 
-    def _revive(self, row: Sequence[Any], blobs: Iterable[str]) -> Image:
-        image_id, target, target_type, target_size, parent, tagged_at = row
-        digests = frozenset(Digest(digest) for digest in blobs)
-        for digest in digests:
+    def _revive(self, row: image_rows.Row) -> Image:
+        for digest in row.blobs:
             if not self.content.has(digest):
                 raise NotFound(f"content {digest}: not found")
-        return self._image(
-            ImageId(image_id),
-            Descriptor(target_type, Digest(target), target_size),
-            digests,
-            ImageId(parent) if parent else None,
-            tagged_at,
-        )
+        return self._image(row)
 
-    def _image(
-        self,
-        image_id: ImageId,
-        target: Descriptor,
-        blobs: frozenset[Digest],
-        parent: ImageId | None,
-        tagged_at: str | None,
-    ) -> Image:
+    def _image(self, row: image_rows.Row) -> Image:
         """From what is stored. NotFound when a layer is missing."""
-        config = parse_config(self.content.read(Digest(image_id), MAX_CONFIG))
+        config = parse_config(self.content.read(Digest(row.id), MAX_CONFIG))
         chain = chain_ids(diff_ids(config))
         size = 0
         for chain_id in chain:
@@ -185,7 +161,9 @@ class Images:
             if layer is None:
                 raise NotFound(f"layer {chain_id} does not exist")
             size += layer.size
-        return Image(image_id, config, chain, size, target, blobs, (), parent, tagged_at)
+        parent = ImageId(row.parent) if row.parent else None
+        targets = tuple(row.targets)
+        return Image(ImageId(row.id), config, chain, size, targets, frozenset(row.blobs), (), parent, row.tagged_at)
 
     # --- look-ups
 
@@ -200,24 +178,50 @@ class Images:
         async with self._adopting:
             return self.find(ref) or await self._adopt(layout, named.tagged())
 
-    def get(self, ref: str) -> Image:
+    def get(self, ref: str, platform: Platform | None = None) -> Image:
         """By name, digest, id or unique beginning of an id, from memory. NotFound "No such image: …"; InvalidArgument."""
         image = self.find(ref)
         if image is None:
             raise no_such_image(ref)
-        return image
+        if platform is None:
+            return image
+        variant = self.variant(ref, platform)
+        if variant is None:
+            raise NotFound(
+                f"image with reference {ref} was found but does not provide the specified platform ({normalize(platform)})"
+            )
+        return variant
 
     def find(self, ref: str) -> Image | None:
         """As `get`, but None when the store does not have it."""
         named = parse_any(ref)
         if not isinstance(named, Reference):
-            return self._images.get(ImageId(named))
+            return self._images.get(ImageId(named)) or self._primary(named)
         exact = named.with_digest(named.digest) if named.digest else named.tagged()
-        image_id = self._names.get(str(exact))
-        if image_id is not None:
-            return self._images[image_id]
+        target = self._names.get(str(exact))
+        if target is not None:
+            return self._primary(target)
         found = self._by_prefix(ref)
         return self._images.get(ImageId(named.digest)) if found is None and named.digest else found
+
+    def variant(self, ref: str, platform: Platform) -> Image | None:
+        """What `ref` stands for, for that platform: of all images of the same target the best; None when none suits."""
+        image = self.find(ref)
+        if image is None:
+            return None
+        named = parse_any(ref)
+        target = None
+        if isinstance(named, Reference):
+            exact = named.with_digest(named.digest) if named.digest else named.tagged()
+            target = self._names.get(str(exact))
+        targets = [target] if target is not None else [target.digest for target in image.targets]
+        members = [self._images[image_id] for digest in targets for image_id in self._members[digest]]
+        return _best(members, platform)
+
+    def _primary(self, target: Digest) -> Image | None:
+        """Of the images of a target, the one for this machine, else the one that came first."""
+        members = [self._images[image_id] for image_id in self._members.get(target, ())]
+        return (_best(members, host_platform()) or members[0]) if members else None
 
     def _by_prefix(self, ref: str) -> Image | None:
         prefix = "sha256:" + ref.removeprefix("sha256:")
@@ -231,8 +235,41 @@ class Images:
 
     def named(self, reference: Reference) -> Image | None:
         """The image that has exactly that name (with its tag or digest)."""
-        image_id = self._names.get(str(reference))
-        return None if image_id is None else self._images[image_id]
+        target = self._names.get(str(reference))
+        return None if target is None else self._primary(target)
+
+    def target_of(self, reference: Reference) -> Descriptor | None:
+        """What exactly that name stands for."""
+        target = self._names.get(str(reference))
+        image = None if target is None else self._primary(target)
+        return next((found for found in image.targets if found.digest == target), None) if image else None
+
+    def members(self, target: Digest) -> list[Image]:
+        """The images below a target, in the order in which they came."""
+        return [self._images[image_id] for image_id in self._members.get(target, ())]
+
+    def family(self, image: Image) -> list[Image]:
+        """The image, and the variants that go when it goes: those that no other image's names lead to."""
+        found = {image.id: image}
+        for member in (member for target in self._led_by(image) for member in self.members(target)):
+            if all(self._leads(image.id, target.digest) for target in member.targets):
+                found[member.id] = member
+        return list(found.values())
+
+    def _leads(self, image_id: ImageId, target: Digest) -> bool:
+        primary = self._primary(target)
+        return primary is not None and primary.id == image_id
+
+    def _led_by(self, image: Image) -> list[Digest]:
+        return [target.digest for target in image.targets if self._leads(image.id, target.digest)]
+
+    def list(self) -> Sequence[Image]:
+        """All primaries: what `docker images` is about."""
+        return [image for image in self._images.values() if self._led_by(image)]
+
+    def all(self) -> Sequence[Image]:
+        """All images, variants too."""
+        return [*self._images.values()]
 
     # --- changes
 
@@ -257,86 +294,129 @@ class Images:
             await self.collect()
             raise
 
+    @contextmanager
+    def in_use(self, image: Image) -> Iterator[None]:
+        """Keeps an image from being deleted while something is made of it. NotFound when it has gone already."""
+        if image.id not in self._images:
+            raise no_such_image(image.id)
+        self._uses[image.id] += 1
+        try:
+            yield
+        finally:
+            self._uses[image.id] -= 1
+            self._uses += Counter()  # drops zeros
+
     @completed
     async def add(self, new: NewImage) -> Image:
         """Records an image whose blobs are stored (and leased) and whose layers are unpacked, and gives it its names, which others lose."""
         async with self._changing:
             await self.snapshots.commit(new.layers)
-            image = self._newly(new)
-            await self._db.run(lambda conn: _insert(conn, image, new.references))
-            return self._remember(image, new.references)
+            row = self._row_of(new)
+            image = self._image(row)
+            names = [str(reference) for reference in new.references]
+            await self._db.run(lambda conn: image_rows.save(conn, row, names))
+            losers = {self._names[name] for name in names if name in self._names}
+            self._remember(image)
+            for name in names:
+                self._give_name(name, new.target.digest)
+            self._show_names_of({*losers, *(target.digest for target in image.targets)})
+            return self._images[image.id]
 
-    def _newly(self, new: NewImage) -> Image:
-        image_id = ImageId(new.config_digest)
-        known = self._images.get(image_id)
-        blobs = new.blobs | (known.blobs if known else frozenset())
-        return self._image(
-            image_id,
-            known.target if known and not new.references else new.target,
-            blobs,
-            new.parent or (known.parent if known else None),
-            known.tagged_at if known else None,
-        )
+    def _row_of(self, new: NewImage) -> image_rows.Row:
+        """The image's row, with what is known of it already."""
+        known = self._images.get(ImageId(new.config_digest))
+        targets = [target for target in (known.targets if known else ()) if target.digest != new.target.digest]
+        parent = new.parent if new.parent in self._images else None
+        row = image_rows.Row(new.config_digest, parent, now() if new.tagged else None)
+        if known is not None:
+            row.parent = row.parent or known.parent
+            row.tagged_at = row.tagged_at or known.tagged_at
+        row.targets = [*targets, new.target]
+        row.blobs = list(new.blobs | (known.blobs if known else frozenset()))
+        return row
 
-    def _remember(self, image: Image, references: Iterable[Reference]) -> Image:
+    def _remember(self, image: Image) -> None:
         self._images[image.id] = image
-        losers = {image.id}
-        for reference in references:
-            losers.add(self._give_name(str(reference), image.id))
-        for image_id in losers:
-            self._show_names(image_id)
-        return self._images[image.id]
+        for target in image.targets:
+            if image.id not in self._members[target.digest]:
+                self._members[target.digest].append(image.id)
 
-    def _give_name(self, name: str, image_id: ImageId) -> ImageId:
-        """→ who had it before (or has it now)."""
-        before = self._names.get(name, image_id)
-        self._names_of[before].discard(name)
-        self._names[name] = image_id
-        self._names_of[image_id].add(name)
-        return before
+    def _give_name(self, name: str, target: Digest) -> None:
+        before = self._names.get(name)
+        if before is not None:
+            self._names_of[before].discard(name)
+        self._names[name] = target
+        self._names_of[target].add(name)
 
     def _show_names(self, image_id: ImageId) -> None:
         """Brings `Image.references` up to date."""
-        names = sorted(self._names_of[image_id])
-        self._images[image_id] = replace(self._images[image_id], references=tuple(parse(name) for name in names))
+        image = self._images[image_id]
+        names = sorted(name for target in self._led_by(image) for name in self._names_of[target])
+        self._images[image_id] = replace(image, references=tuple(parse(name) for name in names))
+
+    def _show_names_of(self, targets: Iterable[Digest]) -> None:
+        for image_id in {image_id for target in targets for image_id in self._members.get(target, ())}:
+            self._show_names(image_id)
 
     @completed
-    async def tag(self, image_id: ImageId, reference: Reference) -> None:
-        """Gives the image a name; whoever has it loses it. NotFound when the image has gone meanwhile."""
+    async def tag(self, image_id: ImageId, reference: Reference, target: Digest | None = None) -> None:
+        """Gives the image's target (its latest, if not said) a name; whoever has it loses it. NotFound when the image has gone meanwhile."""
         async with self._changing:
             image = self._images.get(image_id)
             if image is None:
                 raise no_such_image(image_id)
-            now = datetime.now(UTC).isoformat().replace("+00:00", "Z")
-            await self._db.run(lambda conn: _tag(conn, image_id, reference, now))
-            self._images[image_id] = replace(image, tagged_at=now)
-            self._remember(self._images[image_id], [reference])
+            moment, name, digest = now(), str(reference), target or image.target.digest
+
+            def transact(conn: sqlite3.Connection) -> None:
+                image_rows.give_name(conn, name, digest)
+                image_rows.set_tagged_at(conn, image_id, moment)
+
+            await self._db.run(transact)
+            losers = {self._names[name]} if name in self._names else set()
+            self._images[image_id] = replace(image, tagged_at=moment)
+            self._give_name(name, digest)
+            self._show_names_of({digest, *losers})
 
     @completed
     async def untag(self, references: Sequence[Reference]) -> None:
         """Takes names away; the images stay."""
         async with self._changing:
             names = [str(reference) for reference in references]
-            await self._db.run(lambda conn: _untag(conn, names))
+            await self._db.run(lambda conn: image_rows.take_names(conn, names))
             for name in names:
-                owner = self._names.pop(name, None)
-                if owner is not None:
-                    self._names_of[owner].discard(name)
-                    self._show_names(owner)
+                target = self._names.pop(name, None)
+                if target is not None:
+                    self._names_of[target].discard(name)
+                    self._show_names_of([target])
 
     @completed
-    async def delete(self, image_id: ImageId) -> list[ChainId]:
-        """Removes an image, its names, and what only it needed. → the layers that have gone, topmost first."""
+    async def delete(self, image_id: ImageId, *, variants: bool = True) -> Sequence[ChainId]:
+        """Removes an image and its variants (`family`), its names, and what only it needed. → the layers that have gone, topmost first.
+        Conflict while something is being made of it. Without `variants`: the image alone; the names stand for what is left."""
         async with self._changing:
             image = self._images.get(image_id)
             if image is None:
                 raise no_such_image(image_id)
-            await self._db.run(lambda conn: _delete(conn, [image_id]))
-            del self._images[image_id]
-            for name in self._names_of.pop(image_id, ()):
-                del self._names[name]
+            doomed = self.family(image) if variants else [image]
+            if any(self._uses[member.id] for member in doomed):
+                raise Conflict(
+                    f"conflict: unable to delete {image_id.removeprefix('sha256:')[:12]} (cannot be forced) - "
+                    "image is being used by a container that is being created"
+                )
+            await self._db.run(lambda conn: image_rows.delete(conn, [member.id for member in doomed]))
+            touched = {target.digest for member in doomed for target in member.targets}
+            for member in doomed:
+                del self._images[member.id]
+                for target in member.targets:
+                    self._members[target.digest].remove(member.id)
+            for digest in touched:
+                if not self._members[digest]:
+                    del self._members[digest]
+                    for name in self._names_of.pop(digest, ()):
+                        del self._names[name]
+            self._show_names_of(touched)
             gone = await self.collect()
-        return [chain_id for chain_id in reversed(image.layers) if chain_id in gone]
+        return [chain_id for member in doomed for chain_id in reversed(member.layers) if chain_id in gone]
 
     @completed
     async def collect(self) -> set[ChainId]:
@@ -348,13 +428,13 @@ class Images:
                 needed.add(step)
                 layer = self.snapshots.layer(step)
                 step = layer.parent if layer else None
-        layers = {layer.chain_id for layer in self.snapshots.layers()} - needed
         kept = {digest for image in self._images.values() for digest in image.blobs} | set(self._leases)
-        # Up to the next real wait nobody can take a lease; by then what is to go is out of the way.
+        # Nobody can take a lease before the first wait; by then what is to go is out of sight.
+        forgotten = self.snapshots.forget({layer.chain_id for layer in self.snapshots.layers()} - needed)
         files = self.content.discard([digest for digest in self.content if digest not in kept])
-        await self.snapshots.remove_layers(layers)
+        await self.snapshots.remove_layers(forgotten)
         await thread_to_the_end(_unlink, files)
-        return layers
+        return {layer.chain_id for layer in forgotten}
 
     async def _released(self, parent: ChainId) -> None:
         """A container's snapshot has gone: its layers may have been the last thing left of a removed image."""
@@ -364,9 +444,6 @@ class Images:
     async def layers_size(self) -> int:
         """The sizes of all unpacked layers, each counted once."""
         return sum(layer.size for layer in self.snapshots.layers())
-
-    def list(self) -> Sequence[Image]:
-        return [*self._images.values()]
 
     # --- the package's own images
 
@@ -412,43 +489,14 @@ def _unlink(paths: Iterable[str]) -> None:
         os.unlink(path)
 
 
-# --- rows ----------------------------------------------------------------------------------------------------------------------------
+def now() -> str:
+    """As Docker writes moments: RFC 3339, UTC."""
+    return datetime.now(UTC).isoformat().replace("+00:00", "Z")
 
 
-def _read(conn: sqlite3.Connection) -> tuple[list[Any], dict[str, list[str]], list[tuple[str, str]]]:
-    for statement in SCHEMA:
-        conn.execute(statement)
-    rows = conn.execute("select id, target, target_type, target_size, parent, tagged_at from images").fetchall()
-    blobs: dict[str, list[str]] = {}
-    for image_id, digest in conn.execute("select image_id, digest from image_blobs"):
-        blobs.setdefault(image_id, []).append(digest)
-    return rows, blobs, conn.execute("select name, image_id from image_references").fetchall()
-
-
-def _insert(conn: sqlite3.Connection, image: Image, references: Iterable[Reference]) -> None:
-    conn.execute(
-        "insert into images (id, target, target_type, target_size, parent, tagged_at) values (?, ?, ?, ?, ?, ?) on conflict (id) do update"
-        " set target = excluded.target, target_type = excluded.target_type, target_size = excluded.target_size, parent = excluded.parent",
-        (image.id, image.target.digest, image.target.media_type, image.target.size, image.parent, image.tagged_at),
-    )
-    conn.executemany(
-        "insert or ignore into image_blobs (image_id, digest) values (?, ?)",
-        [(image.id, digest) for digest in image.blobs],
-    )
-    conn.executemany(
-        "insert or replace into image_references (name, image_id) values (?, ?)",
-        [(str(reference), image.id) for reference in references],
-    )
-
-
-def _tag(conn: sqlite3.Connection, image_id: ImageId, reference: Reference, now: str) -> None:
-    conn.execute("insert or replace into image_references (name, image_id) values (?, ?)", (str(reference), image_id))
-    conn.execute("update images set tagged_at = ? where id = ?", (now, image_id))
-
-
-def _untag(conn: sqlite3.Connection, names: Iterable[str]) -> None:
-    conn.executemany("delete from image_references where name = ?", [(name,) for name in names])
-
-
-def _delete(conn: sqlite3.Connection, image_ids: Iterable[ImageId]) -> None:
-    conn.executemany("delete from images where id = ?", [(image_id,) for image_id in image_ids])
+def _best(images: Iterable[Image], platform: Platform) -> Image | None:
+    """The image that suits a machine of that platform best; among equals the first."""
+    bare = normalize(platform)
+    order = compatible(Platform(bare.os, bare.architecture, bare.variant))
+    suited = [image for image in images if image.platform in order]
+    return min(suited, key=lambda image: order.index(image.platform)) if suited else None

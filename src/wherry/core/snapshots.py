@@ -125,7 +125,7 @@ class OverlaySnapshots:
         lost = [layer.chain_id for layer in rows if str(layer.number) not in present]
         if lost:
             # The files of a recorded layer are gone: somebody removed them by hand.
-            await self._forget(lost)
+            await self.remove_layers(self.forget(lost))
         chains = {str(layer.number): layer.chain_id for layer in self._layers.values()}
         known = set(chains)
         rubbish = [os.path.join(self._layers_root, name) for name in present - known]
@@ -318,20 +318,19 @@ class OverlaySnapshots:
             await self._db.run(lambda conn: _insert_layers(conn, rows))
             self._layers.update((layer.chain_id, layer) for layer in rows)
 
-    @completed
-    async def remove_layers(self, chain_ids: Iterable[ChainId]) -> None:
-        """Forgets the layers, then removes their files."""
-        doomed = [self._layers[chain_id] for chain_id in chain_ids if chain_id in self._layers]
-        await self._forget([layer.chain_id for layer in doomed])
-        roots = (self._layers_root, self._init_root)
-        await thread_to_the_end(self._discard, [f"{root}/{layer.number}" for layer in doomed for root in roots])
+    def forget(self, chain_ids: Iterable[ChainId]) -> list[Layer]:
+        """Takes layers out of the store's sight, at once; `remove_layers` is to follow."""
+        return [self._layers.pop(chain_id) for chain_id in chain_ids if chain_id in self._layers]
 
-    async def _forget(self, chain_ids: Sequence[ChainId]) -> None:
-        for chain_id in chain_ids:
-            del self._layers[chain_id]
-        await self._db.run(
-            lambda conn: conn.executemany("delete from layers where chain_id = ?", [(c,) for c in chain_ids]).close()
-        )
+    @completed
+    async def remove_layers(self, forgotten: Sequence[Layer]) -> None:
+        """Removes the rows of layers that were forgotten, then their files. (A layer of the same chain id that is recorded meanwhile has
+        another number.)"""
+        numbers = [(layer.number,) for layer in forgotten]
+        if numbers:
+            await self._db.run(lambda conn: conn.executemany("delete from layers where number = ?", numbers).close())
+        roots = (self._layers_root, self._init_root)
+        await thread_to_the_end(self._discard, [f"{root}/{n}" for (n,) in numbers for root in roots])
 
     def _fs(self, chain_id: ChainId) -> str:
         return f"{self._layers_root}/{self._layers[chain_id].number}/fs"
@@ -443,6 +442,6 @@ def _read_layers(conn: sqlite3.Connection) -> list[Layer]:
 
 def _insert_layers(conn: sqlite3.Connection, layers: Sequence[Layer]) -> None:
     conn.executemany(
-        "insert into layers (number, chain_id, parent, diff_id, size, entries) values (?, ?, ?, ?, ?, ?)",
+        "insert or replace into layers (number, chain_id, parent, diff_id, size, entries) values (?, ?, ?, ?, ?, ?)",
         [(layer.number, layer.chain_id, layer.parent, layer.diff_id, layer.size, layer.entries) for layer in layers],
     )
