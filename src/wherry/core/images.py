@@ -41,6 +41,7 @@ from wherry.spec.image import (
     host_platform,
     normalize,
     parse_config,
+    platform_of,
 )
 from wherry.spec.reference import Reference, parse, parse_any
 
@@ -82,8 +83,7 @@ class Image:
 
     @property
     def platform(self) -> Platform:
-        get = self.config.get
-        return normalize(Platform(get("os") or "linux", get("architecture") or "", get("variant") or ""))
+        return platform_of(self.config)
 
     @property
     def run(self) -> Mapping[str, Any]:
@@ -196,11 +196,11 @@ class Images:
         """As `get`, but None when the store does not have it."""
         named = parse_any(ref)
         if not isinstance(named, Reference):
-            return self._images.get(ImageId(named)) or self._primary(named)
+            return self._images.get(ImageId(named)) or self.primary(named)
         exact = named.with_digest(named.digest) if named.digest else named.tagged()
         target = self._names.get(str(exact))
         if target is not None:
-            return self._primary(target)
+            return self.primary(target)
         found = self._by_prefix(ref)
         return self._images.get(ImageId(named.digest)) if found is None and named.digest else found
 
@@ -218,11 +218,6 @@ class Images:
         members = [self._images[image_id] for digest in targets for image_id in self._members[digest]]
         return _best(members, platform)
 
-    def _primary(self, target: Digest) -> Image | None:
-        """Of the images of a target, the one for this machine, else the one that came first."""
-        members = [self._images[image_id] for image_id in self._members.get(target, ())]
-        return (_best(members, host_platform()) or members[0]) if members else None
-
     def _by_prefix(self, ref: str) -> Image | None:
         prefix = "sha256:" + ref.removeprefix("sha256:")
         if len(prefix) == len("sha256:"):
@@ -236,13 +231,18 @@ class Images:
     def named(self, reference: Reference) -> Image | None:
         """The image that has exactly that name (with its tag or digest)."""
         target = self._names.get(str(reference))
-        return None if target is None else self._primary(target)
+        return None if target is None else self.primary(target)
 
     def target_of(self, reference: Reference) -> Descriptor | None:
         """What exactly that name stands for."""
         target = self._names.get(str(reference))
-        image = None if target is None else self._primary(target)
+        image = None if target is None else self.primary(target)
         return next((found for found in image.targets if found.digest == target), None) if image else None
+
+    def primary(self, target: Digest) -> Image | None:
+        """Of the images of a target, the one for this machine, else the one that came first."""
+        members = self.members(target)
+        return (_best(members, host_platform()) or members[0]) if members else None
 
     def members(self, target: Digest) -> list[Image]:
         """The images below a target, in the order in which they came."""
@@ -257,7 +257,7 @@ class Images:
         return list(found.values())
 
     def _leads(self, image_id: ImageId, target: Digest) -> bool:
-        primary = self._primary(target)
+        primary = self.primary(target)
         return primary is not None and primary.id == image_id
 
     def _led_by(self, image: Image) -> list[Digest]:

@@ -6,16 +6,45 @@ that was not asked for, and is passed over.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Container, Iterable, Iterator
 from dataclasses import dataclass
 
 from wherry.core.content import Content
-from wherry.errors import NotFound
+from wherry.errors import InvalidArgument, NotFound
 from wherry.spec.ids import Digest
-from wherry.spec.image import MAX_DOCUMENT, Descriptor, Index, Manifest, parse_document
+from wherry.spec.image import (
+    DOCKER_CONFIG,
+    MAX_DOCUMENT,
+    OCI_CONFIG,
+    Descriptor,
+    Index,
+    Manifest,
+    parse_document,
+)
 
 MAX_DEPTH = 3
 """How deep indexes may be nested."""
+
+
+ATTESTATION = "attestation-manifest"
+REFERENCE_TYPE = "vnd.docker.reference.type"
+REFERENCE_DIGEST = "vnd.docker.reference.digest"
+_IMAGE_CONFIGS = (OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream", "")
+
+
+def is_attestation(descriptor: Descriptor) -> bool:
+    """Whether an index marks it as BuildKit marks attestations (provenance, SBOM) of another of its manifests."""
+    return descriptor.annotations.get(REFERENCE_TYPE) == ATTESTATION
+
+
+def is_attached(descriptor: Descriptor, manifest: Manifest) -> bool:
+    """Whether it is no image, but something that belongs to one, or an artifact of another kind."""
+    return (
+        is_attestation(descriptor)
+        or manifest.config.media_type not in _IMAGE_CONFIGS
+        or manifest.raw.get("subject") is not None
+        or bool(manifest.raw.get("artifactType"))
+    )
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,6 +72,24 @@ def manifest_of(content: Content, target: Descriptor, config: str) -> tuple[Desc
         if isinstance(node.document, Manifest) and node.document.config.digest == config:
             return node.descriptor, node.document
     raise NotFound(f"image {config}: its manifest is not below {target.digest}")
+
+
+def referrers(content: Content, blobs: Iterable[Digest], known: Container[Digest]) -> list[Descriptor]:
+    """Of an image's `blobs` those that are no part of it (`known`) but refer to one: signatures and the like, kept beside it."""
+    found = []
+    for digest in sorted(blobs):
+        if digest in known or not content.has(digest) or content.size(digest) > MAX_DOCUMENT:
+            continue
+        try:
+            document = parse_document(content.read(digest, MAX_DOCUMENT))
+        except InvalidArgument:
+            continue
+        subject = document.raw.get("subject")
+        if isinstance(document, Manifest) and isinstance(subject, dict) and subject.get("digest") in known:
+            kind = document.raw.get("artifactType")
+            kind = kind if isinstance(kind, str) and kind else document.config.media_type
+            found.append(Descriptor(document.media_type, digest, content.size(digest), artifact_type=kind))
+    return found
 
 
 def blobs_of(content: Content, target: Descriptor) -> set[Digest]:

@@ -81,6 +81,8 @@ class Descriptor:
         document: dict[str, Any] = {"mediaType": self.media_type, "digest": self.digest, "size": self.size}
         if self.platform is not None:
             document["platform"] = platform_to_json(self.platform)
+        if self.artifact_type:
+            document["artifactType"] = self.artifact_type
         if self.annotations:
             document["annotations"] = dict(self.annotations)
         return document
@@ -337,6 +339,12 @@ def parse_platform(text: str) -> Platform:
             return normalize(Platform(parts[0], host.architecture, host.variant))
         return normalize(Platform("linux", parts[0]))
     return normalize(Platform(parts[0], parts[1], parts[2] if len(parts) == 3 else ""))
+
+
+def platform_of(config: Mapping[str, Any]) -> Platform:
+    """Normalised, as the image config says it."""
+    get = config.get
+    return normalize(Platform(get("os") or "linux", get("architecture") or "", get("variant") or ""))
 
 
 def host_platform() -> Platform:

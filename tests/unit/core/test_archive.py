@@ -23,9 +23,12 @@ from wherry.core.content import Content
 from wherry.core.db import Database
 from wherry.core.images import Images
 from wherry.core.layers import LayerWork
+from wherry.core.save import Saved, save
 from wherry.core.snapshots import OverlaySnapshots
 from wherry.core.unpackers import Unpackers
 from wherry.errors import DataLoss, InvalidArgument, NotFound, WherryError
+from wherry.spec.ids import ImageId
+from wherry.spec.image import Platform
 from wherry.spec.reference import parse
 
 SPEC = ImageSpec(
@@ -36,6 +39,7 @@ Use = Callable[[Images, Archives], Awaitable[None]]
 
 def with_archives(root: Path, use: Use) -> None:
     async def run() -> None:
+        root.mkdir(exist_ok=True)
         db = Database(str(root / "db"))
         snapshots = OverlaySnapshots(str(root / "snapshots"), db)
         images = Images(Content(str(root / "content")), snapshots, db)
@@ -206,30 +210,124 @@ def test_a_name_that_another_image_had_is_taken_from_it(tmp_path: Path) -> None:
     assert {"stream": renamed} in messages
 
 
-def test_a_layout_for_several_platforms_gives_the_one_of_this_machine(tmp_path: Path) -> None:
+def index_of_two(tmp_path: Path) -> tuple[dict[str, bytes | str], str, ImageSpec]:
+    """An OCI archive of app:1 for s390x and for this machine; the digest of its index; what the foreign image is."""
     files: dict[str, bytes | str] = {}
     entries = []
-    for architecture in ("s390x", SPEC.architecture):
-        spec = ImageSpec(SPEC.layers, SPEC.config, architecture)
+    foreign = ImageSpec((*SPEC.layers[:2], layer([Entry("foreign", b"x")])), SPEC.config, "s390x")
+    for spec in (foreign, SPEC):
         files |= oci_archive(tmp_path, spec)
         entry = json.loads((tmp_path / "layout/index.json").read_text())["manifests"][0]
-        entries.append(entry | {"platform": {"os": "linux", "architecture": architecture}, "annotations": {}})
-    inner = json.dumps({"schemaVersion": 2, "manifests": entries}).encode()
-    files[f"blobs/sha256/{sha256(inner)}"] = inner
-    top = {
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "digest": f"sha256:{sha256(inner)}",
-        "size": len(inner),
-        "annotations": {"io.containerd.image.name": "docker.io/library/app:1"},
+        entries.append(entry | {"platform": {"os": "linux", "architecture": spec.architecture}, "annotations": {}})
+    statement = b'{"_type": "https://in-toto.io/Statement/v0.1"}'
+    attestation = add_document(
+        files,
+        {
+            "schemaVersion": 2,
+            "mediaType": "application/vnd.oci.image.manifest.v1+json",
+            "config": add_blob(files, b"{}", "application/vnd.oci.image.config.v1+json"),
+            "layers": [
+                add_blob(files, statement, "application/vnd.in-toto+json")
+                | {"annotations": {"in-toto.io/predicate-type": "https://slsa.dev/provenance/v0.2"}}
+            ],
+        },
+    )
+    marks = {
+        "vnd.docker.reference.type": "attestation-manifest",
+        "vnd.docker.reference.digest": entries[1]["digest"],
     }
-    files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [top]}).encode()
+    entries.append(attestation | {"platform": {"os": "unknown", "architecture": "unknown"}, "annotations": marks})
+    media_type = "application/vnd.oci.image.index.v1+json"
+    top = add_document(files, {"schemaVersion": 2, "mediaType": media_type, "manifests": entries})
+    signature = {
+        "schemaVersion": 2,
+        "mediaType": "application/vnd.oci.image.manifest.v1+json",
+        "artifactType": "application/x.signature",
+        "config": add_blob(files, b"{}", "application/vnd.oci.empty.v1+json"),
+        "layers": [add_blob(files, b"signed", "application/x.signature")],
+        "subject": top,
+    }
+    listed = [
+        top | {"annotations": {"io.containerd.image.name": "docker.io/library/app:1"}},
+        add_document(files, signature),
+    ]
+    files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": listed}).encode()
+    return files, top["digest"], foreign
+
+
+def add_blob(files: dict[str, bytes | str], data: bytes, media_type: str) -> dict[str, Any]:
+    files[f"blobs/sha256/{sha256(data)}"] = data
+    return {"mediaType": media_type, "digest": f"sha256:{sha256(data)}", "size": len(data)}
+
+
+def add_document(files: dict[str, bytes | str], document: dict[str, Any]) -> dict[str, Any]:
+    return add_blob(files, json.dumps(document).encode(), document["mediaType"])
+
+
+S390X = Platform("linux", "s390x")
+
+
+def test_all_platforms_of_a_layout_are_loaded_as_one_image(tmp_path: Path) -> None:
+    files, digest, foreign = index_of_two(tmp_path)
 
     async def use(images: Images, archives: Archives) -> None:
-        [image] = await archives.load(stream(members(files)), lambda _: None)
-        assert (image.id, image.repo_tags) == (image_id(SPEC), ("app:1",))
-        assert image.target.digest == top["digest"]
+        messages: list[dict[str, Any]] = []
+        [image] = await archives.load(stream(members(files)), messages.append)
+        assert (image.id, image.repo_tags, image.target.digest) == (image_id(SPEC), ("app:1",), digest)
+        assert messages[-1] == {"stream": "Loaded image: app:1\n"}
+        assert [found.id for found in images.list()] == [image.id]
+        assert images.get("app:1", S390X).id == image_id(foreign)
+        assert images.get(image_id(foreign)).references == ()
+        with pytest.raises(NotFound, match="does not provide the specified platform"):
+            images.get("app:1", Platform("linux", "riscv64"))
+        # everything of it: index, 2 manifests, 2 configs, 4 layers; attestation and statement; signature, its layer; "{}" twice the same
+        assert len(list(images.content)) == 9 + 2 + 2 + 1
+        await images.delete(image.id)
+        assert images.all() == images.snapshots.layers() == list(images.content) == []
 
     with_archives(tmp_path, use)
+
+
+def test_one_platform_of_a_layout(tmp_path: Path) -> None:
+    files, digest, foreign = index_of_two(tmp_path)
+
+    async def use(images: Images, archives: Archives) -> None:
+        with pytest.raises(NotFound, match="does not provide the specified platform"):
+            await archives.load(stream(members(files)), lambda _: None, platforms=[Platform("linux", "riscv64")])
+        [image] = await archives.load(stream(members(files)), lambda _: None, platforms=[S390X])
+        assert (image.id, image.repo_tags, image.target.digest) == (image_id(foreign), ("app:1",), digest)
+        await archives.load(stream(members(files)), lambda _: None)
+        assert images.get("app:1").id == image_id(SPEC)  # the one for this machine is shown as soon as it is there
+        assert images.get(image_id(foreign)).references == ()
+        await images.delete(ImageId(image_id(SPEC)), variants=False)
+        assert images.get("app:1").id == image_id(foreign)
+
+    with_archives(tmp_path, use)
+
+
+@pytest.mark.parametrize("only", [None, S390X])
+def test_what_is_saved_is_what_was_loaded(tmp_path: Path, only: Platform | None) -> None:
+    files, digest, foreign = index_of_two(tmp_path)
+    saved = bytearray()
+
+    async def first(images: Images, archives: Archives) -> None:
+        [image] = await archives.load(stream(members(files)), lambda _: None)
+        wanted = images.members(image.target.digest) if only is None else [images.get("app:1", only)]
+        item = Saved(image.target, sorted(wanted, key=lambda one: one.id != image.id), [parse("app:1")], only is None)
+        save(images.content, [item], saved.extend)
+
+    async def second(images: Images, archives: Archives) -> None:
+        [image] = await archives.load(stream(bytes(saved)), lambda _: None)
+        assert (image.id, image.repo_tags) == (image_id(foreign if only else SPEC), ("app:1",))
+        assert (image.target.digest == digest) == (only is None)
+
+    with_archives(tmp_path / "first", first)
+    with_archives(tmp_path / "second", second)
+    with tarfile.open(fileobj=io.BytesIO(bytes(saved))) as archive:
+        names = {member.name for member in archive if member.isfile()}
+        if only is None:
+            assert {name for name in names if name.startswith("blobs")} == {name for name in files if "blobs" in name}
+        assert {"index.json", "manifest.json", "oci-layout", "repositories"} <= names
 
 
 def hostile(tmp_path: Path) -> dict[str, tuple[bytes, type[WherryError]]]:
@@ -269,25 +367,16 @@ def hostile(tmp_path: Path) -> dict[str, tuple[bytes, type[WherryError]]]:
             members({"index.json": b'{"schemaVersion":2,"config":{},"layers":[]}'}),
             InvalidArgument,
         ),
-        "an image for other machines": (members(_only_for("s390x", tmp_path)), NotFound),
+        "an index of nothing": (members(_empty_index(tmp_path)), NotFound),
         "a layer that climbs": (members(docker_members(traversal)), InvalidArgument),
         "names that climb": (members(escape | {"manifest.json": b"[{}]"}), InvalidArgument),
     }
 
 
-def _only_for(architecture: str, tmp_path: Path) -> dict[str, bytes | str]:
+def _empty_index(tmp_path: Path) -> dict[str, bytes | str]:
     files = oci_archive(tmp_path)
     index = json.loads((tmp_path / "layout/index.json").read_text())
-    inner_entries = [index["manifests"][0] | {"platform": {"os": "linux", "architecture": architecture}}]
-    inner = json.dumps({"schemaVersion": 2, "manifests": inner_entries}).encode()
-    files[f"blobs/sha256/{sha256(inner)}"] = inner
-    top = {
-        "mediaType": "application/vnd.oci.image.index.v1+json",
-        "digest": f"sha256:{sha256(inner)}",
-        "size": len(inner),
-    }
-    files["index.json"] = json.dumps({"schemaVersion": 2, "manifests": [top]}).encode()
-    return files
+    return {name: data for name, data in files.items() if index["manifests"][0]["digest"][7:] not in name}
 
 
 def test_hostile_archives_are_errors_and_leave_nothing(tmp_path: Path) -> None:
