@@ -7,7 +7,7 @@ Answers that are JSON objects are plain dictionaries with Docker's keys (`Json`)
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable
+from collections.abc import AsyncIterator, Awaitable, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -26,6 +26,7 @@ from wherry.spec.calls import (
     WaitResult,
 )
 from wherry.spec.ids import ContainerId, ExecId, ImageId
+from wherry.spec.image import Platform
 from wherry.wire.engine import ContainerCreate, ExecCreate, ExecStart, VolumeCreate
 
 
@@ -88,12 +89,21 @@ class ExecBackend(Protocol):
 
 
 class ImageBackend(Protocol):
-    async def list(self, *, all: bool, digests: bool, filters: Filters) -> JsonList: ...
-    async def inspect(self, ref: str) -> Json: ...
-    async def history(self, ref: str) -> JsonList: ...
+    """`platform`: of the images that a name stands for the one for it; NotFound when it is not here."""
+
+    async def list(
+        self, *, all: bool, filters: Filters, manifests: bool = False, shared_size: bool = False
+    ) -> JsonList: ...
+    async def inspect(self, ref: str, *, platform: Platform | None = None, manifests: bool = False) -> Json: ...
+    async def history(self, ref: str, *, platform: Platform | None = None) -> JsonList: ...
+    async def attestations(
+        self, ref: str, *, platform: Platform | None, types: Sequence[str], statement: bool
+    ) -> JsonList: ...
     async def tag(self, ref: str, repository: str, tag: str) -> None: ...
-    async def remove(self, ref: str, *, force: bool, prune_parents: bool) -> JsonList:
-        """→ [{"Untagged": …}, {"Deleted": …}]."""
+    async def remove(
+        self, ref: str, *, force: bool, prune_parents: bool, platforms: Sequence[Platform] = ()
+    ) -> JsonList:
+        """→ [{"Untagged": …}, {"Deleted": …}]. `platforms`: only the variants for these."""
         ...
 
     async def prune(self, filters: Filters) -> Json: ...
@@ -108,7 +118,18 @@ class ImageBackend(Protocol):
         """`tag` "": all tags of the repository. NotFound when there is none."""
         ...
 
-    async def load(self, archive: AsyncIterator[bytes], *, quiet: bool, progress: ProgressSink) -> None: ...
+    async def save(self, refs: Sequence[str], *, platforms: Sequence[Platform]) -> AsyncIterator[bytes]:
+        """An archive of those images; NotFound before its first piece."""
+        ...
+
+    async def load(
+        self,
+        archive: AsyncIterator[bytes],
+        *,
+        quiet: bool,
+        platforms: Sequence[Platform] = (),
+        progress: ProgressSink,
+    ) -> None: ...
 
     async def import_(
         self,

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-from typing import Any
-
-import msgspec
 from aiohttp import web
 
 from wherry import errors
@@ -12,12 +9,14 @@ from wherry.api import compat
 from wherry.api.auth import HEADER, parse_auth
 from wherry.api.backend import ImageBackend
 from wherry.api.call import Call
+from wherry.api.downloads import send_archive
+from wherry.api.platforms import as_platform
 from wherry.api.progress import stream_progress
 from wherry.api.router import Route
 from wherry.errors import InvalidArgument
 from wherry.spec.calls import ProgressSink
 from wherry.spec.ids import is_digest
-from wherry.spec.image import platform_from_json
+from wherry.spec.image import Platform
 
 
 class ImageRoutes:
@@ -30,6 +29,9 @@ class ImageRoutes:
             Route("POST", "/images/create", self.create),
             Route("POST", "/images/load", self.load),
             Route("POST", "/images/prune", self.prune),
+            Route("GET", "/images/get", self.save),
+            Route("GET", "/images/{name}/get", self.save),
+            Route("GET", "/images/{name}/attestations", self.attestations),
             Route("GET", "/images/{name}/json", self.inspect),
             Route("GET", "/images/{name}/history", self.history),
             Route("POST", "/images/{name}/tag", self.tag),
@@ -38,12 +40,15 @@ class ImageRoutes:
         ]
 
     async def list(self, call: Call) -> web.StreamResponse:
-        if call.version >= (1, 47) and call.flag("manifests"):
-            raise compat.unsupported_parameter("manifests")
         filters = call.filters()
         if call.version < (1, 25) and call.text("filter") and "reference" not in filters:
             filters["reference"] = [call.text("filter")]
-        images = await self._backend.list(all=call.flag("all"), digests=call.flag("digests"), filters=filters)
+        images = await self._backend.list(
+            all=call.flag("all"),
+            filters=filters,
+            manifests=call.version >= (1, 47) and call.flag("manifests"),
+            shared_size=call.version >= (1, 42) and call.flag("shared-size"),
+        )
         return call.answer(compat.image_list(images, call.version))
 
     async def create(self, call: Call) -> web.StreamResponse:
@@ -85,34 +90,46 @@ class ImageRoutes:
 
     async def push(self, call: Call) -> web.StreamResponse:
         auth = parse_auth(call.http.headers.get(HEADER, ""))
-        platform = _platform_text(call.text("platform")) if call.version >= (1, 46) else None
+        platform = _platform(call, since=(1, 46))
 
         async def push(progress: ProgressSink) -> None:
-            await self._backend.push(call.name, call.text("tag"), platform=platform, auth=auth, progress=progress)
+            await self._backend.push(
+                call.name, call.text("tag"), platform=str(platform) if platform else None, auth=auth, progress=progress
+            )
 
         return await stream_progress(call, push)
 
     async def load(self, call: Call) -> web.StreamResponse:
-        if call.version >= (1, 48) and call.text("platform"):
-            raise compat.unsupported_parameter("platform")
-        archive, quiet = call.stream_body(), call.flag("quiet", default=True)
+        archive, quiet, platforms = call.stream_body(), call.flag("quiet", default=True), _platforms(call)
 
         async def load(progress: ProgressSink) -> None:
-            await self._backend.load(archive, quiet=quiet, progress=progress)
+            await self._backend.load(archive, quiet=quiet, platforms=platforms, progress=progress)
 
         return await stream_progress(call, load)
 
+    async def save(self, call: Call) -> web.StreamResponse:
+        names = [call.name] if call.name else call.texts("names")
+        return await send_archive(call, await self._backend.save(names, platforms=_platforms(call)))
+
     async def inspect(self, call: Call) -> web.StreamResponse:
-        if call.version >= (1, 48) and call.flag("manifests"):
-            raise compat.unsupported_parameter("manifests")
-        if call.version >= (1, 49) and call.text("platform"):
-            raise compat.unsupported_parameter("platform")
-        return call.answer(compat.image_inspect(await self._backend.inspect(call.name), call.version))
+        image = await self._backend.inspect(
+            call.name,
+            platform=_platform(call, since=(1, 49)),
+            manifests=call.version >= (1, 48) and call.flag("manifests"),
+        )
+        return call.answer(compat.image_inspect(image, call.version))
 
     async def history(self, call: Call) -> web.StreamResponse:
-        if call.version >= (1, 48) and call.text("platform"):
-            raise compat.unsupported_parameter("platform")
-        return call.answer(await self._backend.history(call.name))
+        return call.answer(await self._backend.history(call.name, platform=_platform(call, since=(1, 48))))
+
+    async def attestations(self, call: Call) -> web.StreamResponse:
+        found = await self._backend.attestations(
+            call.name,
+            platform=_platform(call, since=(1, 24)),
+            types=call.texts("type"),
+            statement=call.flag("statement"),
+        )
+        return call.answer(found)
 
     async def tag(self, call: Call) -> web.StreamResponse:
         repository = call.text("repo")
@@ -124,10 +141,11 @@ class ImageRoutes:
     async def remove(self, call: Call) -> web.StreamResponse:
         if not call.name.strip():
             raise InvalidArgument("image name cannot be blank")
-        if call.version >= (1, 50) and call.texts("platforms"):
-            raise compat.unsupported_parameter("platforms")
         removed = await self._backend.remove(
-            call.name, force=call.flag("force"), prune_parents=not call.flag("noprune")
+            call.name,
+            force=call.flag("force"),
+            prune_parents=not call.flag("noprune"),
+            platforms=[as_platform(text) for text in call.texts("platforms")] if call.version >= (1, 50) else [],
         )
         return call.answer(removed)
 
@@ -135,15 +153,16 @@ class ImageRoutes:
         return call.answer(await self._backend.prune(call.filters()))
 
 
-def _platform_text(encoded: str) -> str | None:
-    """A platform in the API's JSON form, {"os": …, "architecture": …, "variant": …}, as "os/architecture/variant"."""
-    if not encoded:
-        return None
-    try:
-        value = msgspec.json.decode(encoded.encode(), type=dict[str, Any])
-    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
-        raise InvalidArgument("failed to parse platform: it must be a JSON object") from None
-    return str(platform_from_json(value, "platform"))
+def _platform(call: Call, *, since: tuple[int, int]) -> Platform | None:
+    """The one platform that the request names, in a version of the API that knows the parameter."""
+    texts = [text for text in call.texts("platform") if text] if call.version >= since else []
+    if len(texts) > 1:
+        raise InvalidArgument("only one platform can be given")
+    return as_platform(texts[0]) if texts else None
+
+
+def _platforms(call: Call) -> list[Platform]:
+    return [as_platform(text) for text in call.texts("platform") if text] if call.version >= (1, 48) else []
 
 
 def with_tag(name: str, tag: str) -> str:

@@ -20,10 +20,7 @@ PUT /containers/{id}/archive
 POST /build
 POST /build/prune
 POST /build/cancel
-GET /images/{name}/attestations
 GET /images/search
-GET /images/{name}/get
-GET /images/get
 PUT /volumes/{name}
 DELETE /networks/{id}
 POST /networks/create

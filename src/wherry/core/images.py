@@ -167,16 +167,14 @@ class Images:
 
     # --- look-ups
 
-    async def resolve(self, ref: str) -> Image:
+    async def resolve(self, ref: str, platform: Platform | None = None) -> Image:
         """As `get`, for who is about to run it: what the store does not have may be one of the package's own images, which is imported then."""
-        image = self.find(ref)
-        if image is not None:
-            return image
         named = parse_any(ref)
-        if not isinstance(named, Reference) or (layout := embedded.find(named)) is None:
-            raise no_such_image(ref)
-        async with self._adopting:
-            return self.find(ref) or await self._adopt(layout, named.tagged())
+        if self.find(ref) is None and isinstance(named, Reference) and (layout := embedded.find(named)) is not None:
+            async with self._adopting:
+                if self.find(ref) is None:
+                    await self._adopt(layout, named.tagged())
+        return self.get(ref, platform)
 
     def get(self, ref: str, platform: Platform | None = None) -> Image:
         """By name, digest, id or unique beginning of an id, from memory. NotFound "No such image: …"; InvalidArgument."""
@@ -216,7 +214,7 @@ class Images:
             target = self._names.get(str(exact))
         targets = [target] if target is not None else [target.digest for target in image.targets]
         members = [self._images[image_id] for digest in targets for image_id in self._members[digest]]
-        return _best(members, platform)
+        return self.best(members, platform)
 
     def _by_prefix(self, ref: str) -> Image | None:
         prefix = "sha256:" + ref.removeprefix("sha256:")
@@ -239,10 +237,26 @@ class Images:
         image = None if target is None else self.primary(target)
         return next((found for found in image.targets if found.digest == target), None) if image else None
 
+    def target_for(self, ref: str, image: Image) -> Descriptor:
+        """What `ref` stands for, if it is a name of the image's; else the image's latest target."""
+        named = parse_any(ref)
+        found = None
+        if isinstance(named, Reference):
+            found = self.target_of(named.with_digest(named.digest) if named.digest else named.tagged())
+        return found if found in image.targets and found is not None else image.target
+
     def primary(self, target: Digest) -> Image | None:
         """Of the images of a target, the one for this machine, else the one that came first."""
         members = self.members(target)
-        return (_best(members, host_platform()) or members[0]) if members else None
+        return (self.best(members, host_platform()) or members[0]) if members else None
+
+    @staticmethod
+    def best(images: Iterable[Image], platform: Platform) -> Image | None:
+        """The image that suits a machine of that platform best; among equals the first."""
+        bare = normalize(platform)
+        order = compatible(Platform(bare.os, bare.architecture, bare.variant))
+        suited = [image for image in images if image.platform in order]
+        return min(suited, key=lambda image: order.index(image.platform)) if suited else None
 
     def members(self, target: Digest) -> list[Image]:
         """The images below a target, in the order in which they came."""
@@ -492,11 +506,3 @@ def _unlink(paths: Iterable[str]) -> None:
 def now() -> str:
     """As Docker writes moments: RFC 3339, UTC."""
     return datetime.now(UTC).isoformat().replace("+00:00", "Z")
-
-
-def _best(images: Iterable[Image], platform: Platform) -> Image | None:
-    """The image that suits a machine of that platform best; among equals the first."""
-    bare = normalize(platform)
-    order = compatible(Platform(bare.os, bare.architecture, bare.variant))
-    suited = [image for image in images if image.platform in order]
-    return min(suited, key=lambda image: order.index(image.platform)) if suited else None

@@ -69,7 +69,8 @@ class Pusher:
         if image is None:
             raise no_such_image(reference.familiar)
         progress({"status": f"The push refers to repository [{reference.name}]"})
-        document, note = await asyncio.to_thread(self._choose, image.target, reference, platform)
+        wanted = self._images.target_of(reference) or image.target
+        document, note = await asyncio.to_thread(self._choose, wanted, reference, platform)
         blobs = {blob.digest: blob for blob in _blobs(document)}
         with (
             in_dockers_words(reference),

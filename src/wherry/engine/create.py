@@ -24,7 +24,7 @@ from wherry.network.files import parse_extra_host, resolv_conf
 from wherry.network.ports import port_requests
 from wherry.spec import seccomp
 from wherry.spec.ids import ContainerId
-from wherry.spec.image import Platform, normalize, parse_platform
+from wherry.spec.image import parse_platform
 from wherry.wire.engine import ContainerConfig, ContainerCreate, HostConfig
 
 _MAC = re.compile(r"[0-9a-fA-F]{2}(?::[0-9a-fA-F]{2}){5}\Z")
@@ -38,8 +38,14 @@ async def create_container(
     wanted_name = names.check(name) if name else None
     if not request.image:
         raise InvalidArgument("no image specified")  # dockerd would start from an empty root, which nobody can run
-    image = await services.images.resolve(request.image)
-    _check_platform(image, platform, request.image)
+    image = await services.images.resolve(request.image, parse_platform(platform) if platform else None)
+    with services.images.in_use(image):
+        return await _create(services, image, request, host, wanted_name)
+
+
+async def _create(
+    services: Services, image: Image, request: ContainerCreate, host: HostConfig, wanted_name: str | None
+) -> tuple[ContainerId, list[str]]:
     id = ContainerId(secrets.token_hex(32))
     config = merge(request, image)
     warnings = check(services, config, host)
@@ -120,15 +126,6 @@ async def _prepare_mount(
     if point.type == "bind":
         await asyncio.to_thread(mounts.create_bind_source, point)
     return None
-
-
-def _check_platform(image: Image, platform: str | None, ref: str) -> None:
-    if not platform:
-        return
-    wanted = parse_platform(platform)
-    have = normalize(Platform(str(image.config.get("os", "linux")), str(image.config.get("architecture", ""))))
-    if (wanted.os, wanted.architecture) != (have.os, have.architecture):
-        raise NotFound(f"image with reference {ref} was found but does not provide the specified platform ({platform})")
 
 
 def merge(request: ContainerCreate, image: Image) -> ContainerConfig:

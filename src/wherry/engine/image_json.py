@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from wherry.core.images import Image
+from wherry.core.images import Image, Images
 from wherry.core.snapshots import OverlaySnapshots
 from wherry.engine.times import parse_rfc3339_nano
 from wherry.spec.calls import Json, JsonList
+from wherry.spec.ids import ImageId
 
 RUN_KEYS = (
     "User",
@@ -51,7 +53,16 @@ def summary(image: Image) -> Json:
         "SharedSize": -1,
         "Labels": dict(labels(image)) or None,
         "Containers": -1,
+        "Descriptor": image.target.to_json(),
     }
+
+
+def shared_sizes(images: Images) -> dict[ImageId, int]:
+    """By image: the bytes of the layers that another image has as well."""
+    found = images.all()
+    users = Counter(chain for image in found for chain in image.layers)
+    sizes = {layer.chain_id: layer.size for layer in images.snapshots.layers()}
+    return {image.id: sum(sizes.get(chain, 0) for chain in image.layers if users[chain] > 1) for image in found}
 
 
 def inspect(image: Image, snapshots: OverlaySnapshots) -> Json:
@@ -68,6 +79,7 @@ def inspect(image: Image, snapshots: OverlaySnapshots) -> Json:
         "GraphDriver": {"Name": "overlay2", "Data": _driver_data(image, snapshots)},
         "RootFS": {"Type": "layers", "Layers": list((config.get("rootfs") or {}).get("diff_ids") or [])},
         "Metadata": {"LastTagTime": image.tagged_at} if image.tagged_at else {},
+        "Descriptor": image.target.to_json(),
     }
     optional = (
         ("Parent", image.parent),

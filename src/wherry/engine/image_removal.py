@@ -14,6 +14,7 @@ from wherry.core.images import Image, Images
 from wherry.errors import Conflict
 from wherry.spec.calls import JsonList
 from wherry.spec.ids import ContainerId, ImageId
+from wherry.spec.image import Platform
 from wherry.spec.reference import Reference, parse
 
 
@@ -46,10 +47,28 @@ class Removal:
         await self._delete(image.id, records, force=force, prune_parents=prune_parents)
         return records
 
+    async def remove_platforms(self, ref: str, platforms: Sequence[Platform], *, force: bool) -> JsonList:
+        """Only the variants for those platforms; the whole image when nothing would be left of it. NotFound, Conflict."""
+        image = self.images.get(ref)
+        target = self.images.target_for(ref, image)
+        doomed = {(variant := self.images.get(ref, platform)).id: variant for platform in platforms}
+        if {member.id for member in self.images.members(target.digest)} <= set(doomed):
+            return await self.remove(ref, force=force, prune_parents=True)
+        for variant in doomed.values():
+            conflict = self._conflict([variant], soft_references=False, soft_containers=not force)
+            if conflict:
+                raise Conflict(f"conflict: unable to delete {_short(variant.id)} {conflict}")
+        records: JsonList = []
+        for variant in doomed.values():
+            layers = await self.images.delete(variant.id, variants=False)
+            self.event("delete", variant)
+            records += [{"Deleted": variant.id}, *({"Deleted": chain_id} for chain_id in layers)]
+        return records
+
     async def _untag_by_name(self, image: Image, ref: str, records: JsonList, *, force: bool) -> bool:
         """→ whether the image is to go as well."""
         if not force and _has_single_name(image.references):
-            for use in self.uses(image.id):
+            for use in self._uses_of(self.images.family(image)):
                 raise Conflict(
                     f'conflict: unable to remove repository reference "{ref}" (must force) - container '
                     f"{use.container_id[:12]} is using its referenced image {_short(image.id)}"
@@ -75,28 +94,35 @@ class Removal:
         self._check(image, soft_references=not force, soft_containers=not force)
         while True:
             await self._untag(image, image.references, records)
+            family = self.images.family(image)
             layers = await self.images.delete(image.id)
             self.event("delete", image)
-            records.append({"Deleted": image.id})
+            records += [{"Deleted": member.id} for member in family]
             records += [{"Deleted": chain_id} for chain_id in layers]
             parent = self.images.by_id(image.parent) if image.parent else None
-            if not prune_parents or parent is None or parent.references or self._conflict(parent):
+            if not prune_parents or parent is None or parent.references or self._conflict([parent]):
                 return
             image = parent
 
     def _check(self, image: Image, *, soft_references: bool, soft_containers: bool) -> None:
-        conflict = self._conflict(image, soft_references=soft_references, soft_containers=soft_containers)
+        family = self.images.family(image)
+        conflict = self._conflict(family, soft_references=soft_references, soft_containers=soft_containers)
         if conflict:
             raise Conflict(f"conflict: unable to delete {_short(image.id)} {conflict}")
 
-    def _conflict(self, image: Image, *, soft_references: bool = True, soft_containers: bool = True) -> str:
-        if any(other.parent == image.id for other in self.images.list()):
+    def _uses_of(self, family: Sequence[Image]) -> list[Use]:
+        return [use for member in family for use in self.uses(member.id)]
+
+    def _conflict(self, family: Sequence[Image], *, soft_references: bool = True, soft_containers: bool = True) -> str:
+        """What stands in the way of deleting an image (the first) and its variants."""
+        ids = {member.id for member in family}
+        if any(other.parent in ids and other.id not in ids for other in self.images.all()):
             return "(cannot be forced) - image has dependent child images"
-        uses = self.uses(image.id)
+        uses = self._uses_of(family)
         for use in uses:
             if use.running:
                 return f"(cannot be forced) - image is being used by running container {use.container_id[:12]}"
-        if soft_references and image.references:
+        if soft_references and family[0].references:
             return "(must be forced) - image is referenced in multiple repositories"
         if soft_containers and uses:
             return f"(must be forced) - image is being used by stopped container {uses[0].container_id[:12]}"

@@ -11,22 +11,24 @@ from contextlib import contextmanager
 
 from wherry import errors
 from wherry.core.archive import Archives
+from wherry.core.cancellation import thread_to_the_end
 from wherry.core.commit import Committer
 from wherry.core.images import Image
 from wherry.core.layers import LayerWork
 from wherry.core.pull import Puller
 from wherry.core.push import Pusher
+from wherry.core.save import Saved
 from wherry.core.unpackers import Unpackers
 from wherry.distribution.hosts import RegistryHosts
 from wherry.engine import changes as dockerfile
-from wherry.engine import image_json, image_listing
+from wherry.engine import image_json, image_listing, image_manifests, image_saving
 from wherry.engine.image_names import new_name
 from wherry.engine.image_removal import Removal, Use
 from wherry.engine.services import Services
 from wherry.errors import Conflict, Internal, InvalidArgument, NotFound
 from wherry.spec.calls import Json, JsonList, Names, ProgressSink, RegistryAuth
 from wherry.spec.ids import ImageId
-from wherry.spec.image import parse_platform
+from wherry.spec.image import Platform, parse_platform
 from wherry.spec.reference import parse
 
 
@@ -51,8 +53,9 @@ class ImageObjects:
 
     # --- looking
 
-    async def list(self, *, all: bool, digests: bool, filters: Mapping[str, Names]) -> JsonList:
-        """`digests` changes nothing: they are always there, as in dockerd."""
+    async def list(
+        self, *, all: bool, filters: Mapping[str, Names], manifests: bool = False, shared_size: bool = False
+    ) -> JsonList:
         found = image_listing.select(self._images, all=all, filters=filters)
         answer = [image_json.summary(image) for image in found]
         patterns = filters.get("reference")
@@ -61,30 +64,63 @@ class ImageObjects:
                 fitting = [reference for reference in image.references if image_listing.matches(reference, patterns)]
                 entry["RepoTags"] = [reference.familiar for reference in fitting if reference.digest is None]
                 entry["RepoDigests"] = [reference.familiar for reference in fitting if reference.digest is not None]
+        shared = image_json.shared_sizes(self._images) if shared_size else {}
+        for image, entry in zip(found, answer, strict=True):
+            entry["Containers"] = sum(len(self._uses(member.id)) for member in self._images.family(image))
+            entry["SharedSize"] = shared.get(image.id, -1)
+            if manifests:
+                entry["Manifests"] = await self._manifests(image)
         return answer
 
-    async def inspect(self, ref: str) -> Json:
-        return image_json.inspect(self._images.get(ref), self._services.snapshots)
+    async def _manifests(self, image: Image) -> JsonList:
+        return await thread_to_the_end(
+            image_manifests.manifests,
+            self._images.content,
+            image.target,
+            {member.id: member for member in self._images.members(image.target.digest)},
+            lambda member: [use.container_id for use in self._uses(member.id)],
+        )
 
-    async def history(self, ref: str) -> JsonList:
-        image = self._images.get(ref)
+    async def inspect(self, ref: str, *, platform: Platform | None = None, manifests: bool = False) -> Json:
+        image = self._images.get(ref, platform)
+        answer = image_json.inspect(image, self._services.snapshots)
+        if manifests:
+            answer["Manifests"] = await self._manifests(image)
+        return answer
+
+    async def history(self, ref: str, *, platform: Platform | None = None) -> JsonList:
+        image = self._images.get(ref, platform)
         ancestors, step = [], image
         while step.parent is not None and (parent := self._images.by_id(step.parent)) is not None:
             ancestors.append(parent)
             step = parent
         return image_json.history(image, self._services.snapshots, ancestors)
 
+    async def attestations(
+        self, ref: str, *, platform: Platform | None, types: Sequence[str], statement: bool
+    ) -> JsonList:
+        image = self._images.get(ref, platform)
+        target = self._images.target_for(ref, image)
+        with self._images.lease(image.blobs):
+            return await thread_to_the_end(
+                image_manifests.attestations, self._images.content, image, target, types, statement=statement
+            )
+
     # --- names
 
     async def tag(self, ref: str, repository: str, tag: str) -> None:
         image = self._images.get(ref)
         reference = new_name(repository, tag)
-        await self._images.tag(image.id, reference)
+        await self._images.tag(image.id, reference, self._images.target_for(ref, image).digest)
         self._event("tag", image, name=reference.familiar)
 
     # --- going
 
-    async def remove(self, ref: str, *, force: bool, prune_parents: bool) -> JsonList:
+    async def remove(
+        self, ref: str, *, force: bool, prune_parents: bool, platforms: Sequence[Platform] = ()
+    ) -> JsonList:
+        if platforms:
+            return await self._removal.remove_platforms(ref, platforms, force=force)
         return await self._removal.remove(ref, force=force, prune_parents=prune_parents)
 
     async def prune(self, filters: Mapping[str, Names]) -> Json:
@@ -125,9 +161,26 @@ class ImageObjects:
                 "image", "pull", one.familiar, {**_labels(self._images.named(one)), "name": one.familiar_name}
             )
 
-    async def load(self, archive: AsyncIterator[bytes], *, quiet: bool, progress: ProgressSink) -> None:
+    async def save(self, refs: Sequence[str], *, platforms: Sequence[Platform]) -> AsyncIterator[bytes]:
+        wanted = image_saving.find(self._images, refs, platforms)
+        return self._saved(wanted)
+
+    async def _saved(self, wanted: Sequence[Saved]) -> AsyncIterator[bytes]:
+        async for piece in image_saving.stream(self._images, wanted):
+            yield piece
+        for image in {item.images[0].id: item.images[0] for item in wanted}.values():
+            self._event("save", image)
+
+    async def load(
+        self,
+        archive: AsyncIterator[bytes],
+        *,
+        quiet: bool,
+        platforms: Sequence[Platform] = (),
+        progress: ProgressSink,
+    ) -> None:
         with _disk_errors():
-            loaded = await self._archives.load(archive, progress, quiet=quiet)
+            loaded = await self._archives.load(archive, progress, quiet=quiet, platforms=platforms)
         for image in loaded:
             self._event("load", image)
 

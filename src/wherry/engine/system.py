@@ -7,11 +7,9 @@ import os
 import platform
 import secrets
 import time
-from collections import Counter
-from collections.abc import AsyncIterator, Iterable, Mapping
+from collections.abc import AsyncIterator, Mapping
 
 from wherry import __version__
-from wherry.core.images import Image
 from wherry.distribution.hosts import RegistryHosts
 from wherry.engine import image_json, inspect
 from wherry.engine.records import Status
@@ -20,7 +18,6 @@ from wherry.engine.services import Services
 from wherry.engine.times import rfc3339_nano
 from wherry.linux import cgroups
 from wherry.spec.calls import Json, Names
-from wherry.spec.ids import ImageId
 
 API_VERSION, MIN_API_VERSION = "1.56", "1.24"
 
@@ -153,7 +150,7 @@ class System:
             for container in services.containers.all():
                 users[container.record.image] = users.get(container.record.image, 0) + 1
             answer["LayersSize"] = await services.images.layers_size()
-            shared = self._shared_sizes(images.values())
+            shared = image_json.shared_sizes(services.images)
             answer["Images"] = [
                 {**image_json.summary(image), "Containers": users.get(image.id, 0), "SharedSize": shared[image.id]}
                 for image in images.values()
@@ -174,18 +171,6 @@ class System:
         if "volume" in wanted:
             answer["Volumes"] = await services.volumes.usage(self._volume_users())
         return answer
-
-    def _shared_sizes(self, images: Iterable[Image]) -> dict[ImageId, int]:
-        """By image: the bytes of the layers that another image has as well."""
-        found = list(images)
-        users = Counter(chain for image in found for chain in image.layers)
-        layer = self._services.snapshots.layer
-        return {
-            image.id: sum(
-                known.size for chain in image.layers if users[chain] > 1 and (known := layer(chain)) is not None
-            )
-            for image in found
-        }
 
     def _volume_users(self) -> dict[str, int]:
         users: dict[str, int] = {}

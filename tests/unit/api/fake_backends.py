@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import socket
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from typing import Any
 
 from wherry import errors
@@ -13,6 +13,7 @@ from wherry.api.backend import Backends
 from wherry.spec.calls import (
     AttachedStream,
     AttachOptions,
+    CommitOptions,
     Filters,
     Json,
     JsonList,
@@ -23,7 +24,8 @@ from wherry.spec.calls import (
     RegistryAuth,
     WaitResult,
 )
-from wherry.spec.ids import ContainerId, ExecId
+from wherry.spec.ids import ContainerId, ExecId, ImageId
+from wherry.spec.image import Platform
 from wherry.wire import stdcopy
 from wherry.wire.engine import ContainerCreate, ExecCreate, ExecStart, VolumeCreate
 
@@ -156,6 +158,19 @@ class FakeContainers:
         self._found(ref)
         return {"Titles": ["PID"], "Processes": [["1"]]}
 
+    async def changes(self, ref: str) -> JsonList:
+        return [{"Path": "/new", "Kind": 1}]
+
+    async def export(self, ref: str) -> AsyncIterator[bytes]:
+        async def pieces() -> AsyncIterator[bytes]:
+            yield b"tar"
+
+        return pieces()
+
+    async def commit(self, ref: str, options: CommitOptions) -> ImageId:
+        self.calls.append(("commit", (ref, options)))
+        return ImageId("sha256:" + "c" * 64)
+
     async def prune(self, filters: Filters) -> Json:
         return {"ContainersDeleted": None, "SpaceReclaimed": 0}
 
@@ -207,22 +222,45 @@ class FakeImages:
         self.hold: asyncio.Event | None = None
         self.pulling = False
         self.received = b""
+        self.archive = [b"one", b"two"]
+        self.late_failure: Exception | None = None
 
-    async def list(self, *, all: bool, digests: bool, filters: Filters) -> JsonList:
+    async def list(
+        self, *, all: bool, filters: Filters, manifests: bool = False, shared_size: bool = False
+    ) -> JsonList:
         return [{"Id": "sha256:" + "a" * 64, "RepoTags": None, "RepoDigests": None, "Size": 7, "Containers": 3}]
 
-    async def inspect(self, ref: str) -> Json:
+    async def inspect(self, ref: str, *, platform: Platform | None = None, manifests: bool = False) -> Json:
         if not ref.endswith("busybox"):
             raise errors.NotFound(f"No such image: {ref}")
         return {"Id": ref, "Size": 7, "Config": {}}
 
-    async def history(self, ref: str) -> JsonList:
+    async def history(self, ref: str, *, platform: Platform | None = None) -> JsonList:
         return [{"Id": ref}]
 
     async def tag(self, ref: str, repository: str, tag: str) -> None:
         self.calls.append(("tag", (ref, repository, tag)))
 
-    async def remove(self, ref: str, *, force: bool, prune_parents: bool) -> JsonList:
+    async def attestations(
+        self, ref: str, *, platform: Platform | None, types: Sequence[str], statement: bool
+    ) -> JsonList:
+        return []
+
+    async def save(self, refs: Sequence[str], *, platforms: Sequence[Platform]) -> AsyncIterator[bytes]:
+        self.calls.append(("save", (list(refs), [str(platform) for platform in platforms])))
+        return self._archive()
+
+    async def _archive(self) -> AsyncIterator[bytes]:
+        if self.failure is not None:
+            raise self.failure
+        for piece in self.archive:
+            yield piece
+        if self.late_failure is not None:
+            raise self.late_failure
+
+    async def remove(
+        self, ref: str, *, force: bool, prune_parents: bool, platforms: Sequence[Platform] = ()
+    ) -> JsonList:
         self.calls.append(("remove", (ref, force, prune_parents)))
         return [{"Untagged": ref}]
 
@@ -248,7 +286,14 @@ class FakeImages:
         self.calls.append(("push", (repository, tag, platform, auth)))
         progress({"status": "The push refers to repository [x]"})
 
-    async def load(self, archive: AsyncIterator[bytes], *, quiet: bool, progress: ProgressSink) -> None:
+    async def load(
+        self,
+        archive: AsyncIterator[bytes],
+        *,
+        quiet: bool,
+        platforms: Sequence[Platform] = (),
+        progress: ProgressSink,
+    ) -> None:
         async for piece in archive:
             self.received += piece
         progress({"stream": f"loaded {len(self.received)}\n"})

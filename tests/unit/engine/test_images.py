@@ -56,9 +56,7 @@ class Engine:
         return [f"-{entry['Untagged']}" if "Untagged" in entry else entry["Deleted"] for entry in answer]
 
     async def names(self, *, all: bool = False, **filters: list[str]) -> list[str]:
-        listed = await self.objects.list(
-            all=all, digests=False, filters={key.replace("_", "!"): v for key, v in filters.items()}
-        )
+        listed = await self.objects.list(all=all, filters={key.replace("_", "!"): v for key, v in filters.items()})
         return sorted(entry["RepoTags"][0] if entry["RepoTags"] else entry["Id"][:19] for entry in listed)
 
 
@@ -253,10 +251,11 @@ def test_filters_of_the_list(tmp_path: Path) -> None:
 def test_the_shapes_of_list_inspect_and_history(tmp_path: Path) -> None:
     async def use(engine: Engine) -> None:
         id = await engine.load(TWO, "two:1")
-        [listed] = await engine.objects.list(all=False, digests=False, filters={})
+        [listed] = await engine.objects.list(all=False, filters={})
+        assert listed.pop("Descriptor")["mediaType"] == "application/vnd.oci.image.manifest.v1+json"
         assert listed == {
             "Id": id, "ParentId": "", "RepoTags": ["two:1"], "RepoDigests": [], "Created": 1767323045, "Size": 1002,
-            "SharedSize": -1, "Labels": None, "Containers": -1,
+            "SharedSize": -1, "Labels": None, "Containers": 0,
         }  # fmt: skip
         shown = await engine.objects.inspect("two:1")
         assert {key: shown[key] for key in ("Id", "RepoTags", "Size", "Os", "Created", "Config")} == {
