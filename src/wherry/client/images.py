@@ -23,7 +23,13 @@ class Images:
         self._session = session
 
     def list(
-        self, *, all: bool = False, filters: Filters | None = None, digests: bool = False, shared_size: bool = False
+        self,
+        *,
+        all: bool = False,
+        filters: Filters | None = None,
+        digests: bool = False,
+        shared_size: bool = False,
+        manifests: bool = False,
     ) -> JsonList:
         from .containers import _filters
 
@@ -32,24 +38,58 @@ class Images:
             "filters": _filters(filters),
             "digests": digests or None,
             "shared-size": shared_size or None,
+            "manifests": manifests or None,
         }
         answer: JsonList = self._session.call("GET", "/images/json", query=query)
         return answer
 
-    def inspect(self, ref: str) -> Json:
-        answer: Json = self._session.call("GET", f"/images/{segment(ref)}/json")
+    def inspect(self, ref: str, *, platform: str = "", manifests: bool = False) -> Json:
+        query = {"platform": platform_json(platform), "manifests": manifests or None}
+        answer: Json = self._session.call("GET", f"/images/{segment(ref)}/json", query=query)
         return answer
 
-    def history(self, ref: str) -> JsonList:
-        answer: JsonList = self._session.call("GET", f"/images/{segment(ref)}/history")
+    def history(self, ref: str, *, platform: str = "") -> JsonList:
+        query = {"platform": platform_json(platform)}
+        answer: JsonList = self._session.call("GET", f"/images/{segment(ref)}/history", query=query)
         return answer
+
+    def attestations(
+        self, ref: str, *, platform: str = "", types: Sequence[str] = (), statement: bool = False
+    ) -> JsonList:
+        """The in-toto statements about an image: {"Descriptor", "PredicateType", "Statement"}."""
+        query = {"platform": platform_json(platform), "type": list(types), "statement": statement or None}
+        answer: JsonList = self._session.call("GET", f"/images/{segment(ref)}/attestations", query=query)
+        return answer
+
+    def distribution(self, ref: str, *, auth: Mapping[str, str] | None = None) -> Json:
+        """What the registry has under that name: {"Descriptor", "Platforms"}."""
+        path = f"/distribution/{segment(ref)}/json"
+        answer: Json = self._session.call("GET", path, headers=_auth_header(auth))
+        return answer
+
+    def search(
+        self,
+        term: str,
+        *,
+        limit: int | None = None,
+        filters: Filters | None = None,
+        auth: Mapping[str, str] | None = None,
+    ) -> JsonList:
+        from .containers import _filters
+
+        query = {"term": term, "limit": limit, "filters": _filters(filters)}
+        answer: JsonList = self._session.call("GET", "/images/search", query=query, headers=_auth_header(auth))
+        return answer or []
 
     def tag(self, ref: str, repository: str, tag: str) -> None:
         self._session.call("POST", f"/images/{segment(ref)}/tag", query={"repo": repository, "tag": tag})
 
-    def remove(self, ref: str, *, force: bool = False, no_prune: bool = False) -> JsonList:
-        """[{"Untagged": …}, {"Deleted": …}]."""
-        query = {"force": force or None, "noprune": no_prune or None}
+    def remove(
+        self, ref: str, *, force: bool = False, no_prune: bool = False, platforms: Sequence[str] = ()
+    ) -> JsonList:
+        """[{"Untagged": …}, {"Deleted": …}]. `platforms`: only what is there for these."""
+        wanted = [platform_json(platform) for platform in platforms]
+        query = {"force": force or None, "noprune": no_prune or None, "platforms": wanted}
         answer: JsonList = self._session.call("DELETE", f"/images/{segment(ref)}", query=query)
         return answer or []
 
@@ -90,22 +130,22 @@ class Images:
         all_tags: bool = False,
     ) -> Iterator[Json]:
         """Pushes while it is iterated, as `pull`. `platform` ("os/architecture/variant"): the manifest of that one alone."""
-        from wherry.wire.fastjson import dumps
-
         from .reference import split
 
         name, tag = split(ref)
-        wanted = None
-        if platform:
-            parts = dict(zip(("os", "architecture", "variant"), platform.split("/"), strict=False))
-            wanted = dumps(parts).decode()
-        query = {"tag": None if all_tags else tag or "latest", "platform": wanted}
+        query = {"tag": None if all_tags else tag or "latest", "platform": platform_json(platform or "")}
         return self._progress(f"/images/{segment(name)}/push", query, _auth_header(auth or {"serveraddress": ""}), None)
 
-    def load(self, tar: Iterable[bytes], *, quiet: bool = False, platform: str | None = None) -> Iterator[Json]:
+    def save(self, refs: Sequence[str], *, platforms: Sequence[str] = ()) -> Iterator[bytes]:
+        """The images as one archive, piece by piece."""
+        query = {"names": list(refs), "platform": [platform_json(platform) for platform in platforms]}
+        return self._session.open("GET", "/images/get", query=query).pieces()
+
+    def load(self, tar: Iterable[bytes], *, quiet: bool = False, platforms: Sequence[str] = ()) -> Iterator[Json]:
         """Loads images from the pieces of a `save` archive; yields progress."""
         headers = {"Content-Type": "application/x-tar"}
-        return self._progress("/images/load", {"quiet": quiet, "platform": platform}, headers, tar)
+        query = {"quiet": quiet, "platform": [platform_json(platform) for platform in platforms]}
+        return self._progress("/images/load", query, headers, tar)
 
     def import_(
         self,
@@ -140,6 +180,22 @@ class Images:
                 response.close()
                 raise WherryError(problem if isinstance(problem, str) else str(problem.get("message", problem)))
             yield value
+
+
+def platform_json(text: str) -> str | None:
+    """ "linux/arm64/v8" or "arm64" as the API's platform parameter; None for "". InvalidArgument."""
+    from wherry.errors import InvalidArgument
+    from wherry.wire.fastjson import dumps
+
+    if not text:
+        return None
+    parts = text.split("/")
+    if len(parts) > 3 or not all(parts):
+        raise InvalidArgument(f"invalid platform: {text!r} is not os[/arch[/variant]]")
+    if len(parts) == 1:
+        parts = ["linux", parts[0]]
+    names = ("os", "architecture", "variant")
+    return dumps(dict(zip(names, parts, strict=False))).decode("ascii")
 
 
 def _auth_header(auth: Mapping[str, str] | None) -> dict[str, str]:

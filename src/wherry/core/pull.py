@@ -20,6 +20,7 @@ from wherry.core.cancellation import thread_to_the_end
 from wherry.core.content import Ingest
 from wherry.core.images import Image, Images, NewImage
 from wherry.core.layers import LayerWork, Wanted, both
+from wherry.core.manifests import MAX_DEPTH, REFERENCE_DIGEST, is_attestation
 from wherry.core.snapshots import Staged
 from wherry.core.unpack import Unpacked, check_diff_id
 from wherry.core.unpackers import Growing, Unpackers
@@ -53,6 +54,8 @@ from wherry.spec.reference import Reference
 
 MAX_DOWNLOADS = 3
 REPORT_SECONDS = 0.1
+MAX_ATTESTATIONS = 8
+MAX_ATTACHED = 256 << 20
 _CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream", "text/html", "")
 """The last three are what old registries and builders wrote by mistake; the config itself is checked."""
 
@@ -66,6 +69,8 @@ class _Plan:
     manifest: Manifest
     config: bytes
     diffs: tuple[Digest, ...]
+    attached: tuple[Descriptor, ...] = ()
+    """What the attestations of the image hold; their manifests are among `documents`."""
 
 
 class Puller:
@@ -128,9 +133,8 @@ class Puller:
         manifest = plan.manifest
         chain = chain_ids(plan.diffs)
         names = [wanted] if wanted.digest else [wanted, wanted.with_digest(plan.target.digest)]
-        blobs = frozenset(
-            {*plan.documents, manifest.config.digest, *(descriptor.digest for descriptor in manifest.layers)}
-        )
+        parts = (manifest.config, *manifest.layers, *plan.attached)
+        blobs = frozenset({*plan.documents, *(descriptor.digest for descriptor in parts)})
         before = images.named(wanted)
         async with images.holding(blobs, chain):
             for digest, data in (*plan.documents.items(), (manifest.config.digest, plan.config)):
@@ -145,6 +149,8 @@ class Puller:
                     _tell(progress, descriptor, "Pulling fs layer")
             async with self._work.unpacked(layers) as staged:
                 await self._fetch_missing(repository, manifest.layers, plan.diffs)
+                for descriptor in plan.attached:
+                    await self._fetch_blob(repository, descriptor)
                 image = await images.add(NewImage(manifest.config.digest, plan.target, blobs, staged, names))
         return image, before is None or before.id != image.id
 
@@ -184,6 +190,14 @@ class Puller:
                         await self._download(repository, descriptor, file, Growing(), lambda _: None)
                         await thread_to_the_end(check_diff_id, file.path, diff_id)
                         await thread_to_the_end(file.commit)
+
+    async def _fetch_blob(self, repository: Repository, descriptor: Descriptor) -> None:
+        """A blob that is only kept."""
+        async with self._blob_lock(descriptor.digest):
+            if not self._content.has(descriptor.digest):
+                with self._content.ingest(descriptor.digest) as file:
+                    await self._download(repository, descriptor, file, Growing(), lambda _: None)
+                    await thread_to_the_end(file.commit)
 
     async def _fetch_and_unpack(
         self, repository: Repository, descriptor: Descriptor, diff_id: Digest, staged: Staged, tell: ProgressSink
@@ -262,7 +276,8 @@ async def _plan(repository: Repository, wanted: Reference, fetched: Fetched, pla
     document = parse_document(fetched.data, fetched.media_type)
     target = Descriptor(document.media_type, fetched.digest, len(fetched.data))
     documents = {fetched.digest: fetched.data}
-    for _ in range(3):
+    attestations: list[Descriptor] = []
+    for _ in range(MAX_DEPTH):
         if isinstance(document, Manifest):
             break
         entry = select(document, normalize(platform or host_platform()))
@@ -270,6 +285,11 @@ async def _plan(repository: Repository, wanted: Reference, fetched: Fetched, pla
             raise InvalidArgument(f"manifest {entry.digest}: larger than {MAX_DOCUMENT} bytes")
         inner = await repository.manifest(entry.digest, entry.size)
         documents[entry.digest] = inner.data
+        attestations = [
+            other
+            for other in document.manifests
+            if is_attestation(other) and other.annotations.get(REFERENCE_DIGEST) == entry.digest
+        ]
         document = parse_document(inner.data, entry.media_type)
     if isinstance(document, Index):
         raise InvalidArgument("index: indexes are nested too deep")
@@ -295,7 +315,32 @@ async def _plan(repository: Repository, wanted: Reference, fetched: Fetched, pla
             f"image with reference {wanted.familiar} was found but does not match the specified platform: "
             f"wanted {normalize(platform)}, actual: {found}"
         )
-    return _Plan(target, documents, document, config, diffs)
+    attached = await _attached(repository, attestations, documents)
+    return _Plan(target, documents, document, config, diffs, attached)
+
+
+async def _attached(
+    repository: Repository, attestations: Sequence[Descriptor], documents: dict[Digest, bytes]
+) -> tuple[Descriptor, ...]:
+    """Adds the attestations' manifests to `documents`. → the blobs that they list. What the registry does not have (copies often lack them), or
+    what is unreasonably large, is left out: the image runs without."""
+    found: dict[Digest, Descriptor] = {}
+    for entry in attestations[:MAX_ATTESTATIONS]:
+        if entry.size > MAX_DOCUMENT:
+            continue
+        try:
+            inner = await repository.manifest(entry.digest, entry.size)
+        except RegistryError as error:
+            if error.status == 404:
+                continue
+            raise
+        document = parse_document(inner.data, entry.media_type)
+        if isinstance(document, Manifest):
+            parts = (document.config, *document.layers)
+            if sum(part.size for part in parts) <= MAX_ATTACHED:
+                documents[entry.digest] = inner.data
+                found |= {part.digest: part for part in parts}
+    return tuple(found.values())
 
 
 # --- words ---------------------------------------------------------------------------------------------------------------------------

@@ -20,7 +20,7 @@ _YEAR_2000 = 946684800
 
 
 def run(app: App, flags: Flags, arguments: list[str]) -> int:
-    layers = app.images.history(arguments[0])
+    layers = app.images.history(arguments[0], platform=flags.text("platform"))
     truncate, human, form = not flags.on("no-trunc"), flags.on("human"), flags.text("format")
 
     def identity(layer: dict[str, Any]) -> str:
@@ -64,7 +64,7 @@ COMMAND = Command(
         Flag("format", "string", "table, json, or a template"),
         Flag("human", "bool", "Print sizes and dates in human-readable form", short="H", default=True),
         Flag("no-trunc", "bool", "Do not truncate the output"),
-        Flag("platform", "string", refused="images are of one platform each"),
+        Flag("platform", "string", "Show the image for this platform, of one for several (linux/arm64)"),
         Flag("quiet", "bool", "Print only IDs", short="q"),
     ),
     at_least=1,

@@ -13,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def run(app: App, flags: Flags, arguments: list[str]) -> int:
-    return inspect(app, arguments, flags.text("format"), app.images.inspect)
+    platform = flags.text("platform")
+    return inspect(app, arguments, flags.text("format"), lambda ref: app.images.inspect(ref, platform=platform))
 
 
 COMMAND = Command(
@@ -21,7 +22,7 @@ COMMAND = Command(
     arguments="IMAGE [IMAGE...]",
     flags=(
         Flag("format", "string", "json, or a template", short="f"),
-        Flag("platform", "string", refused="images are of one platform each"),
+        Flag("platform", "string", "Of an image for several platforms the one for this (linux/arm64)"),
     ),
     at_least=1,
     examples=("wherry image inspect busybox",),

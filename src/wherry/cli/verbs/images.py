@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from wherry.cli import units
-from wherry.cli.command import Command
+from wherry.cli.command import CliError, Command
 from wherry.cli.flags import Flag
-from wherry.cli.table import Columns, print_list
+from wherry.cli.table import Columns, layout, print_list
 from wherry.client.reference import familiar_name, split
 
 from .ps import short_id
@@ -25,6 +25,8 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
     filters = {key: list(found) for key, found in flags.mapping("filter").items()}
     if arguments:
         filters.setdefault("reference", []).append(arguments[0])
+    if flags.on("tree"):
+        return _tree(app, flags, filters)
     images = app.images.list(all=flags.on("all"), filters=filters)
     form, truncate, digests = flags.text("format"), not flags.on("no-trunc"), flags.on("digests")
     found = [row for image in images for row in rows(image, digests=digests or ".Digest" in form)]
@@ -35,6 +37,38 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
     columns = Columns(fields(truncate=truncate), shown, "*formatter.imageContext")
     print_list(app, columns, found, form, truncate=truncate)
     return 0
+
+
+def _tree(app: App, flags: Flags, filters: dict[str, list[str]]) -> int:
+    """Each image with what is there of it for each platform."""
+    for name in ("quiet", "no-trunc", "digests", "format"):
+        if flags.given(name):
+            raise CliError(f"--{name} is not yet supported with --tree")
+    lines: list[list[str]] = []
+    for image in app.images.list(all=flags.on("all"), filters=filters, manifests=True):
+        found = [manifest for manifest in image.get("Manifests") or () if manifest["Kind"] == "image"]
+        here = [manifest for manifest in found if manifest["Available"]]
+        sizes = [manifest["Size"] for manifest in here]
+        names = image.get("RepoTags") or ["<untagged>"]
+        lines += [[name, "", "", "", ""] for name in names[:-1]]
+        used = "U" if any(manifest["ImageData"]["Containers"] for manifest in found) else ""
+        total, content = (sum(size[key] for size in sizes) for key in ("Total", "Content"))
+        lines.append([names[-1], short_id(image["Id"]), _size(total), _size(content), used])
+        for manifest in found:
+            end = "└─" if manifest is found[-1] else "├─"
+            size, data = manifest["Size"], manifest["ImageData"]
+            platform = "/".join(data["Platform"].get(key) or "" for key in ("os", "architecture", "variant")).rstrip(
+                "/"
+            )
+            shown = (size["Total"], size["Content"]) if manifest["Available"] else (0, 0)
+            mark = "U" if data["Containers"] else ""
+            lines.append([f"{end} {platform}", short_id(manifest["ID"]), _size(shown[0]), _size(shown[1]), mark])
+    app.out(layout([["IMAGE", "ID", "DISK USAGE", "CONTENT SIZE", "IN USE"], *lines], fit=False))
+    return 0
+
+
+def _size(number: int) -> str:
+    return units.decimal_size(number, 3)
 
 
 def rows(image: Json, *, digests: bool) -> list[Row]:
@@ -99,7 +133,7 @@ COMMAND = Command(
         Flag("format", "string", "table, json, or a template"),
         Flag("no-trunc", "bool", "Do not truncate the output"),
         Flag("quiet", "bool", "Print only IDs", short="q"),
-        Flag("tree", "bool", refused="images are listed one platform each"),
+        Flag("tree", "bool", "Show which platforms of each image are here"),
     ),
     at_most=1,
     examples=("wherry images", "wherry images --format '{{.Repository}}:{{.Tag}} {{.Size}}'"),

@@ -21,7 +21,7 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
         raise CliError("requested load from stdin, but stdin is empty")
     fd = _open(source) if source else 0
     quiet = flags.on("quiet") or not os.isatty(1)
-    show(app.images.load(pieces(fd), quiet=quiet))
+    show(app.images.load(pieces(fd), quiet=quiet, platforms=flags.items("platform")))
     return 0
 
 
@@ -36,7 +36,7 @@ COMMAND = Command(
     run,
     flags=(
         Flag("input", "string", "Read this archive instead of stdin", short="i"),
-        Flag("platform", "strings", refused="the platform of this machine is loaded"),
+        Flag("platform", "strings", "Load only what is there for this platform (linux/arm64)"),
         Flag("quiet", "bool", "Do not show progress", short="q"),
     ),
     at_most=0,

@@ -18,7 +18,9 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
     fatal = False
     for name in arguments:
         try:
-            answer = app.images.remove(name, force=flags.on("force"), no_prune=flags.on("no-prune"))
+            answer = app.images.remove(
+                name, force=flags.on("force"), no_prune=flags.on("no-prune"), platforms=flags.items("platform")
+            )
         except WherryError as error:
             fatal = fatal or not isinstance(error, NotFound)
             problems.append(describe(error))
@@ -37,7 +39,7 @@ COMMAND = Command(
     flags=(
         Flag("force", "bool", "Remove it even if stopped containers use it or it has several tags", short="f"),
         Flag("no-prune", "bool", "Keep untagged parents"),
-        Flag("platform", "strings", refused="images are of one platform each"),
+        Flag("platform", "strings", "Remove only what is there for this platform (linux/arm64)"),
     ),
     at_least=1,
     examples=("wherry rmi busybox", "wherry rmi -f $(wherry images -q)"),
