@@ -7,7 +7,8 @@ The exit codes 125, 126 and 127 are the client's reading of the message, not of 
 
 from __future__ import annotations
 
-from errno import EACCES, EISDIR, ENOENT, ENOTDIR
+import os
+from errno import EACCES, EDQUOT, EISDIR, ENOENT, ENOSPC, ENOTDIR
 
 from wherry import errors
 from wherry.errors import StartError, WherryError
@@ -69,7 +70,9 @@ def status_of(error: BaseException) -> int:
 
 
 def message_of(error: BaseException) -> str:
-    """The text for the client. What is not an error of wherry's is named as the defect that it is."""
+    """The text for the client. What is not an error of wherry's is named as the defect that it is, but for a full disk."""
     if isinstance(error, WherryError):
         return str(error)
+    if isinstance(error, OSError) and error.errno in (ENOSPC, EDQUOT):
+        return f"write {error.filename or 'below the data root'}: {os.strerror(error.errno).lower()}"
     return f"internal error: {type(error).__name__}: {error}"

@@ -100,9 +100,10 @@ class Lifecycle:
                 state.status = Status.RESTARTING
                 state.restart_count += 1
             remove = record.host_config.auto_remove and not will_restart
+            is_recorded = False
             if not remove:  # an auto-removed container's row goes in the next step; its exit file stays until then
                 record.network = None
-                await services.containers.save(container)
+                is_recorded = await self._save_end(container)
             attributes = describe(record)
             if event.oom_killed:
                 services.events.publish("container", "oom", container.id, attributes)
@@ -120,11 +121,28 @@ class Lifecycle:
             container.exited.set()
             container.wake(("not-running", "next-exit", ""), event.status)
             if remove:
-                await self._remove(container, volumes=True)
-            else:
+                await self._auto_remove(container)
+                return
+            if is_recorded:
                 services.background.start(services.tasks.forget(container.id), name=f"clearing of {container.id[:12]}")
-                if will_restart:
-                    self._schedule_restart(container)
+            if will_restart:
+                self._schedule_restart(container)
+
+    async def _save_end(self, container: Container) -> bool:
+        """Nobody is to wait for ever because the disk has failed: then the exit file tells a successor of the end, and the log why."""
+        try:
+            await self._services.containers.save(container)
+            return True
+        except WherryError as error:
+            log.error("container %s: its end cannot be recorded: %s", container.id[:12], error)
+            return False
+
+    async def _auto_remove(self, container: Container) -> None:
+        try:
+            await self._remove(container, volumes=True)
+        except WherryError as error:
+            log.error("container %s cannot be removed: %s", container.id[:12], error)
+            container.wake(("removed",), container.record.state.exit_code)
 
     def _should_restart(self, container: Container) -> bool:
         policy, state = container.record.host_config.restart_policy, container.record.state
@@ -347,7 +365,22 @@ class Lifecycle:
         the kernel's remains when nobody waits any more.
         """
         services, record = self._services, container.record
-        record.state.status = Status.REMOVING
+        before, record.state.status = record.state.status, Status.REMOVING
+        try:
+            await self._remove_rows(container, volumes=volumes)
+        except BaseException:
+            record.state.status = before
+            raise
+        await services.snapshots.remove(container.id)
+        services.snapshots.trash.put(services.settings.container_dir(container.id))
+        container.drop_pending_attach()
+        self._publish(container, "destroy")
+        container.exited.set()
+        container.wake(("removed", "not-running", "next-exit", ""), record.state.exit_code)
+        services.background.start(self._clear(container), name=f"clearing of {container.id[:12]}")
+
+    async def _remove_rows(self, container: Container, *, volumes: bool) -> None:
+        services = self._services
         if volumes and (doomed := self._own_volumes(container)):
             await services.containers.save(container)
             for name in doomed:
@@ -357,13 +390,6 @@ class Lifecycle:
                 except (WherryError, OSError) as error:
                     log.warning("container %s: its volume %s cannot be removed: %s", container.id[:12], name, error)
         await services.containers.delete(container)
-        await services.snapshots.remove(container.id)
-        services.snapshots.trash.put(services.settings.container_dir(container.id))
-        container.drop_pending_attach()
-        self._publish(container, "destroy")
-        container.exited.set()
-        container.wake(("removed", "not-running", "next-exit", ""), record.state.exit_code)
-        services.background.start(self._clear(container), name=f"clearing of {container.id[:12]}")
 
     def _own_volumes(self, container: Container) -> list[str]:
         """The anonymous volumes that no other container uses."""

@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 
 import msgspec
 
-from wherry.core.db import Database
+from wherry.core.db import Database, keep_reserve
 from wherry.engine.records import Container, Record, Rows
 from wherry.errors import Conflict, InvalidArgument, NotFound
 from wherry.spec.ids import ContainerId
@@ -72,7 +72,7 @@ class ContainerStore:
 
     async def add(self, container: Container, others: Sequence[RowChange] = ()) -> None:
         """A new container, whose name is reserved: on disk, then known. `others`: rows that are to be there with its own, or not at all."""
-        await self.save(container, others)
+        await self.save(container, [keep_reserve, *others])
         self._by_id[container.id] = container
 
     async def save(self, container: Container, others: Sequence[RowChange] = ()) -> None:
