@@ -3,7 +3,9 @@ hope to hit it."""
 
 from __future__ import annotations
 
+import os
 import shutil
+import signal
 import threading
 import time
 import urllib.request
@@ -13,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd, free_port, wait_until
+from tests.e2e.test_engine_dies import shim_of
 
 MakeEngine = Callable[..., Engine]
 
@@ -128,3 +131,28 @@ def test_a_volume_that_another_container_uses_is_not_removed_along(engine: Engin
     else:
         engine.docker("rm", "-v", "first")
     assert engine.shell("cat /data/file", "-v", f"{name}:/data") == "kept"
+
+
+@differs_on_dockerd("has no such shims")
+def test_a_shim_that_does_not_answer_holds_nobody_up(own_engine: MakeEngine) -> None:
+    engine = own_engine()
+    for name in ("stuck", "other"):
+        engine.docker(
+            "run", "-d", f"--name={name}", BUSYBOX, "sh", "-c", "trap 'exit 4' TERM; while :; do sleep 0.1; done"
+        )
+    before = {name: engine.inspect(name) for name in ("stuck", "other")}
+    shim = shim_of(before["stuck"]["State"]["Pid"])
+    os.kill(shim, signal.SIGSTOP)
+    try:
+        engine.kill9()
+        engine.start()
+        for name in before:
+            after = engine.inspect(name)
+            assert after["State"] == before[name]["State"], name
+            assert after["NetworkSettings"]["Networks"] == before[name]["NetworkSettings"]["Networks"], name
+        assert engine.output("exec", "other", "echo", "here") == "here"
+    finally:
+        os.kill(shim, signal.SIGCONT)
+    assert engine.output("exec", "stuck", "echo", "here too") == "here too"
+    engine.docker("stop", "stuck")
+    assert engine.state("stuck")["ExitCode"] == 4

@@ -24,7 +24,7 @@ import os
 import shutil
 import socket
 import subprocess
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -37,6 +37,8 @@ from wherry.shim import launch
 from wherry.spec import oci
 from wherry.wire import shim as wire
 
+ANSWER_SECONDS = 3.0
+"""How long a successor waits for a shim whose container is known to run."""
 LOST_STATUS = 137
 """What is told of a container whose shim was killed: containerd says 128 + SIGKILL."""
 UNKNOWN_STATUS = 255
@@ -139,6 +141,8 @@ class Task:
         self.exit: ExitEvent | None = None
         self.note: dict[str, Any] = {}
         """What the `TaskSpec` of its start said."""
+        self.is_silent = False
+        """Its shim did not answer a new engine in time; `pid` is not known then."""
         self._connection = connection
         self._owner = owner
         self._released = asyncio.get_running_loop().create_future()
@@ -331,14 +335,16 @@ class Tasks:
         task.tell_held()
         return task
 
-    async def reconnect(self) -> tuple[list[Task], list[ExitEvent]]:
-        """After a restart of the engine: the containers that still run, and how the others have ended."""
+    async def reconnect(self, known: Collection[str] = ()) -> tuple[list[Task], list[ExitEvent]]:
+        """After a restart of the engine: the containers that still run, and how the others have ended.
+
+        `known`: containers that are on record as running. Of these a shim may be silent (it writes to a disk that hangs, or is stopped): it
+        holds nobody up, and says later what it has to say. The others are waited for: they may be in the middle of their start.
+        """
         running: list[Task] = []
         ended: list[ExitEvent] = []
-        for container_id in sorted(os.listdir(self._directory)):
-            if container_id in self._tasks:
-                continue
-            task = await self._reconnect(container_id)
+        names = [name for name in sorted(os.listdir(self._directory)) if name not in self._tasks]
+        for task in await asyncio.gather(*(self._reconnect(name, is_known=name in known) for name in names)):
             if task.exit is not None:
                 ended.append(task.exit)
             else:
@@ -447,7 +453,7 @@ class Tasks:
             self.on_warning(f"a failed start left something behind: {error}")
         shutil.rmtree(directory, ignore_errors=True)
 
-    async def _reconnect(self, container_id: str) -> Task:
+    async def _reconnect(self, container_id: str, *, is_known: bool) -> Task:
         directory = f"{self._directory}/{container_id}"
         connection = None if (channel := _connect(directory)) is None else await ShimConnection.open(channel)
         task = Task(container_id, connection or ShimConnection.closed(), self)
@@ -457,7 +463,14 @@ class Tasks:
             if connection is None:
                 raise NotFound("its shim is gone")
             connection.on_event, connection.on_closed = task.on_event, _nothing
-            status = await task.status()
+            try:
+                async with asyncio.timeout(ANSWER_SECONDS if is_known else None):
+                    status = await task.status()
+            except TimeoutError:
+                self.on_warning(f"container {container_id[:12]}: its shim does not answer")
+                connection.on_closed = task.on_closed
+                task.is_silent, task._held = True, None
+                return task
             connection.on_closed = task.on_closed
             task.pid = status["pid"]
             if status["exit"] is not None:

@@ -417,7 +417,8 @@ class Lifecycle:
         What cannot be restored of one container is logged, and costs that one only.
         """
         services = self._services
-        tasks, exits = await services.tasks.reconnect()
+        known = {container.id for container in services.containers.all() if container.is_running}
+        tasks, exits = await services.tasks.reconnect(known)
         found = {task.container_id for task in tasks} | {event.container_id for event in exits}
         for container in services.containers.all():
             found.discard(container.id)
@@ -482,13 +483,14 @@ class Lifecycle:
             record, state = container.record, container.record.state
             container.task = task
             container.exited.clear()
-            state.pid = task.pid
-            with contextlib.suppress(NotFound):  # it has ended just now
-                status = await task.status()
-                state.status = Status.PAUSED if status.get("state") == "paused" else Status.RUNNING
+            if not task.is_silent:
+                state.pid = task.pid
+                with contextlib.suppress(NotFound):  # it has ended just now
+                    status = await task.status()
+                    state.status = Status.PAUSED if status.get("state") == "paused" else Status.RUNNING
             if record.network is not None:
                 try:
-                    container.endpoint = await self._services.networks.restore(container.id, task.pid, record.network)
+                    container.endpoint = await self._services.networks.restore(container.id, state.pid, record.network)
                 except (WherryError, OSError) as error:
                     log.warning("container %s: its network cannot be restored: %s", container.id[:12], error)
             await self._services.containers.save(container)
