@@ -129,6 +129,16 @@ class State:
     def config(self) -> Config:
         return read_config(f"{self.directory}/config.json")[1]
 
+    def lock(self) -> None:
+        """Waits until no other call changes the container's configuration; holds until this process ends."""
+        import fcntl
+
+        try:
+            fd = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except FileNotFoundError:
+            raise NotFound(f"container does not exist: {self.id}") from None
+        fcntl.flock(fd, fcntl.LOCK_EX)
+
     def cgroup(self) -> Cgroup:
         return cgroups.reopen(self.cgroup_paths, unit=self.unit)
 

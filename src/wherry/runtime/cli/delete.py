@@ -81,7 +81,7 @@ def _end(state: State) -> None:
     try:
         try:
             kill.send(state, 9)
-        except Conflict:
+        except (Conflict, NotFound):  # it has ended, or another delete is quicker
             return
         poller = select.poll()
         poller.register(pidfd, select.POLLIN)

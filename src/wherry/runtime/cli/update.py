@@ -56,6 +56,7 @@ _SIZES = (("limit", "memory"), ("reservation", "memory-reservation"), ("swap", "
 def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     options.expect(arguments, 1, 1, USAGE)
     state = states.load(settings.root, arguments[0])
+    state.lock()  # of two updates at once, one sees the other's
     if not state.is_alive():
         raise Conflict("container not running")
     changes = _from_file(values["resources"]) if values["resources"] else _from_options(values)
