@@ -313,3 +313,18 @@ def test_a_start_that_fails_leaves_no_descriptor(engine: Engine) -> None:
             assert engine.docker("start", "-a", name, check=False).returncode == 1
     engine.warm_up()
     assert len(os.listdir(folder)) <= before + 1
+
+
+@pytest.mark.parametrize("pause", [False, True])
+def test_a_kill_returns_when_the_container_has_ended(engine: Engine, pause: bool) -> None:
+    for _ in range(3):
+        engine.docker("run", "-d", "--name=victim", *SLEEP)
+        if pause:
+            engine.docker("pause", "victim")
+        assert engine.api("POST", "/containers/victim/kill")[0] == 204
+        assert engine.api("DELETE", "/containers/victim")[0] == 204
+
+
+def test_a_stop_timeout_of_nothing_is_one(engine: Engine) -> None:
+    engine.docker("create", "--name=hasty", "--stop-timeout=0", *SLEEP)
+    assert engine.inspect("hasty")["Config"]["StopTimeout"] == 0

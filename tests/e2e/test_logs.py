@@ -145,3 +145,10 @@ def test_details_show_what_the_driver_was_told_to_keep(engine: Engine) -> None:
     assert engine.output("logs", "detailed") == "line"
     logged(engine, "echo line", name="plain")
     assert engine.output("logs", "--details", "plain") == " line"
+
+
+def test_following_a_container_that_does_not_run_ends(engine: Engine) -> None:
+    engine.docker("create", "--name=idle", "--network=none", BUSYBOX, "true")
+    assert engine.docker("logs", "-f", "idle", timeout=10).stdout == ""
+    engine.docker("start", "-a", "idle")
+    assert engine.docker("logs", "-f", "idle", timeout=10).stdout == ""

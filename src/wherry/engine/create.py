@@ -84,12 +84,18 @@ async def _create(
         undo.push_async_callback(services.snapshots.remove, id)
         os.makedirs(services.settings.container_dir(id), 0o710)
         undo.callback(_remove_dir, services.settings.container_dir(id))
-        await services.containers.add(Container(record), volume_rows)
+        await services.containers.add(_created(record), volume_rows)
         undo.pop_all()
     for volume in new_volumes:
         services.events.publish("volume", "create", volume, {"driver": "local"})
     services.events.publish("container", "create", id, describe(record))
     return id, warnings
+
+
+def _created(record: Record) -> Container:
+    container = Container(record)
+    container.exited.set()  # nothing runs yet: who follows its log has nothing to wait for
+    return container
 
 
 def _remove_dir(path: str) -> None:

@@ -83,7 +83,7 @@ def _config(record: Record) -> Json:
     config["OnBuild"] = None
     config.pop("ArgsEscaped", None)
     for key in ("ExposedPorts", "StopTimeout", "StopSignal", "Healthcheck"):
-        if not config.get(key):
+        if config.get(key) in (None, "", {}):
             config.pop(key, None)
     config["Entrypoint"] = config["Entrypoint"] or None
     config["Cmd"] = config["Cmd"] or None

@@ -26,11 +26,12 @@ from wherry.engine.records import Container, Status
 from wherry.engine.services import Services
 from wherry.engine.start import Starter
 from wherry.engine.store import describe
-from wherry.errors import Conflict, NotFound, NotModified, WherryError
+from wherry.errors import Conflict, NotFound, NotModified, Unavailable, WherryError
 
 log = logging.getLogger("wherry.engine")
 
 DEFAULT_STOP_TIMEOUT = 10
+_KILL_SECONDS = 10
 _RESTART_DELAY, _RESTART_DELAY_MAX = 0.1, 60.0
 _STEADY_SECONDS = 10  # a run of this length resets the delay
 
@@ -213,6 +214,14 @@ class Lifecycle:
             await self._thaw(container, task)
         await self._signal(task, number)
         self._publish(container, "kill", signal=str(number))
+        if number == signals.KILL:  # as with dockerd it has ended when this returns: `docker kill x && docker rm x`
+            try:
+                async with asyncio.timeout(_KILL_SECONDS):
+                    await container.exited.wait()
+            except TimeoutError:
+                raise Unavailable(
+                    f"tried to kill container {container.id}, but it has not ended within {_KILL_SECONDS} seconds"
+                ) from None
 
     async def stop(self, container: Container, *, timeout: int | None, signal: str | None) -> None:
         number = signals.parse(signal) if signal else signals.stop_signal(container.record)
