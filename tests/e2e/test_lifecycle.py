@@ -328,3 +328,13 @@ def test_a_kill_returns_when_the_container_has_ended(engine: Engine, pause: bool
 def test_a_stop_timeout_of_nothing_is_one(engine: Engine) -> None:
     engine.docker("create", "--name=hasty", "--stop-timeout=0", *SLEEP)
     assert engine.inspect("hasty")["Config"]["StopTimeout"] == 0
+
+
+def test_a_restart_that_fails_says_that_it_was_one(engine: Engine) -> None:
+    engine.docker("run", "-d", "--name=host", *SLEEP)
+    engine.docker("run", "-d", "--name=guest", "--pid=container:host", *SLEEP)
+    engine.docker("stop", "-t", "0", "host")
+    done = engine.docker("restart", "-t", "0", "guest", check=False)
+    assert done.returncode == 1
+    assert "Cannot restart container guest: " in done.stderr
+    assert engine.state("guest")["Status"] == "exited"

@@ -265,7 +265,7 @@ def test_volumes_of_another_container_are_taken_over(engine: Engine, tmp_path: P
     (tmp_path / "file").touch()
     flags = ["-v=/data", f"-v={tmp_path}:/host:ro", "--tmpfs=/scratch"]
     engine.docker("run", "--name=giver", "--network=none", *flags, BUSYBOX, "touch", "/data/given")
-    name = engine.inspect("giver")["Mounts"][0]["Name"]
+    (name,) = (mount["Name"] for mount in engine.inspect("giver")["Mounts"] if mount["Type"] == "volume")
     script = "ls /data /host; touch /data/more && echo written; touch /host/x 2>/dev/null || echo refused"
     script += "; test -e /scratch || echo none"
     printed = engine.shell(script, "--volumes-from=giver").split()

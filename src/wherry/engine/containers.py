@@ -15,11 +15,11 @@ from wherry.engine.image_names import new_name
 from wherry.engine.lifecycle import Lifecycle
 from wherry.engine.records import Container, Status, Waiter
 from wherry.engine.services import Services
-from wherry.engine.start import Starter, log_path
+from wherry.engine.start import Starter, log_path, worded
 from wherry.engine.stats import sample
 from wherry.engine.store import describe
 from wherry.engine.times import parse_timestamp
-from wherry.errors import Conflict, InvalidArgument, NotFound
+from wherry.errors import Conflict, InvalidArgument, NotFound, StartError
 from wherry.spec.calls import (
     AttachedStream,
     AttachOptions,
@@ -70,7 +70,13 @@ class Containers:
         await self.lifecycle.stop(self._get(ref), timeout=timeout, signal=signal)
 
     async def restart(self, ref: str, *, timeout: int | None, signal: str | None) -> None:
-        await self.lifecycle.restart(self._get(ref), timeout=timeout, signal=signal)
+        container = self._get(ref)
+        try:
+            await self.lifecycle.restart(container, timeout=timeout, signal=signal)
+        except StartError as error:
+            raise worded(error, f"Cannot restart container {ref}: ") from error
+        except (Conflict, InvalidArgument) as error:
+            raise type(error)(f"Cannot restart container {ref}: {error}") from error
 
     async def kill(self, ref: str, *, signal: str | None) -> None:
         await self.lifecycle.kill(self._get(ref), signal)

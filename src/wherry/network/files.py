@@ -104,7 +104,9 @@ def hosts_file(
     lines = [start if start.endswith("\n") or not start else f"{start}\n"]
     lines += [f"{found}\t{name}\n" for name, found in (parse_extra_host(entry, host_gateway) for entry in extra)]
     if address is not None:
-        lines.append(f"{address}\t{hostname}.{domainname} {hostname}\n" if domainname else f"{address}\t{hostname}\n")
+        full = f"{hostname}.{domainname}" if domainname else hostname
+        short, dot, _ = full.partition(".")
+        lines.append(f"{address}\t{full} {short}\n" if dot else f"{address}\t{full}\n")
     return "".join(lines)
 
 

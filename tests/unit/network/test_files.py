@@ -103,3 +103,10 @@ def test_a_malformed_extra_host_is_refused(entry: str) -> None:
 def test_host_gateway_without_a_gateway_is_refused() -> None:
     with pytest.raises(InvalidArgument, match="host-gateway"):
         parse_extra_host("x:host-gateway", None)
+
+
+def test_hosts_has_the_first_word_of_a_full_name() -> None:
+    address = IPv4Address("172.17.0.2")
+    assert hosts_file("a.b.c", address=address).splitlines()[-1] == "172.17.0.2\ta.b.c a"
+    assert hosts_file("a", address=address).splitlines()[-1] == "172.17.0.2\ta"
+    assert hosts_file("a.b", "c", address=address).splitlines()[-1] == "172.17.0.2\ta.b.c a"
