@@ -168,3 +168,19 @@ def test_the_writable_layer_belongs_to_one_container_and_outlives_its_process(en
 def test_hello_world_runs_from_the_image_that_the_package_carries(engine: Engine) -> None:
     done = engine.docker("run", "--rm", "hello-world")
     assert "Hello from" in done.stdout
+
+
+@differs_on_dockerd("runs health checks")
+def test_a_health_check_that_will_not_run_is_said(engine: Engine, tmp_path: Path) -> None:
+    spec = images.busybox_spec(Healthcheck={"Test": ["CMD", "true"]})
+    engine.docker("load", "-i", images.write_docker_archive(str(tmp_path / "i.tar"), spec, "checked:1"))
+    done = engine.docker(*RUN, "checked:1", "true")
+    assert "WARNING: wherry does not run health checks yet" in done.stderr
+    assert engine.docker(*RUN, "--no-healthcheck", "checked:1", "true").stderr == ""
+    done = engine.docker(*RUN, "--health-cmd=true", BUSYBOX, "true", check=False)
+    assert (done.returncode, "wherry does not support Healthcheck" in done.stderr) == (125, True)
+
+
+def test_ports_published_on_the_host_s_network_are_said_to_be_nothing(engine: Engine) -> None:
+    done = engine.docker("run", "--rm", "--network=host", "-p", "80:80", BUSYBOX, "true")
+    assert "Published ports are discarded when using host network mode" in done.stderr

@@ -49,6 +49,8 @@ async def _create(
     id = ContainerId(secrets.token_hex(32))
     config = merge(request, image)
     warnings = check(services, config, host)
+    if config.healthcheck is None and _checks_health(image):
+        warnings.append("wherry does not run health checks yet: the image's is ignored (--no-healthcheck says so)")
     if host.network_mode == "host" and host.port_bindings:
         warnings.append("Published ports are discarded when using host network mode")
     check_network(services, config, host, request)
@@ -90,6 +92,11 @@ async def _create(
         services.events.publish("volume", "create", volume, {"driver": "local"})
     services.events.publish("container", "create", id, describe(record))
     return id, warnings
+
+
+def _checks_health(image: Image) -> bool:
+    check = (image.config.get("config") or {}).get("Healthcheck") or {}
+    return (check.get("Test") or ["NONE"]) != ["NONE"]
 
 
 def _created(record: Record) -> Container:
