@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import subprocess
 import time
 from pathlib import Path
 from typing import Any
@@ -205,6 +206,30 @@ class TestUserNamespace:
             lab.run("true", linux={"namespaces": USERNS["namespaces"]})
         with pytest.raises(StartError, match="without a user namespace"):
             lab.run("true", linux={"uidMappings": ID_MAP})
+
+
+@pytest.mark.requires("timens")
+def test_a_time_namespace_by_path(lab: Lab) -> None:
+    offsets = {"boottime": {"secs": 5000000}}
+    entries = [*({"type": kind} for kind in NAMESPACES), {"type": "time"}]
+    with lab.start("sleep", "77", linux={"namespaces": entries, "timeOffsets": offsets}) as first:
+        joined = [*entries[:-1], {"type": "time", "path": f"/proc/{first.pid}/ns/time"}]
+        result = lab.run("cat", "/proc/uptime", linux={"namespaces": joined})
+        assert float(result.out.split()[0]) - time.clock_gettime(time.CLOCK_BOOTTIME) > 4900000
+
+
+def test_a_mount_namespace_by_path_becomes_the_containers(lab: Lab) -> None:
+    with subprocess.Popen(["unshare", "--mount", "--propagation", "private", "sleep", "100"]) as other:
+        while os.readlink(f"/proc/{other.pid}/ns/mnt") == os.readlink("/proc/self/ns/mnt"):
+            time.sleep(0.01)
+        theirs = os.readlink(f"/proc/{other.pid}/ns/mnt")
+        entries = [{"type": kind} for kind in NAMESPACES if kind != "mount"]
+        entries.append({"type": "mount", "path": f"/proc/{other.pid}/ns/mnt"})
+        result = lab.shell("readlink /proc/self/ns/mnt; ls /", linux={"namespaces": entries})
+        other.kill()
+    assert result.lines[0] == theirs, result.err
+    assert "work" not in result.lines
+    assert os.path.exists("/usr")
 
 
 @pytest.mark.requires("timens")

@@ -61,7 +61,8 @@ class Agent(threading.Thread):
 def section(path: Path, *names: str) -> dict[str, Any]:
     return {
         "defaultAction": "SCMP_ACT_ALLOW", "listenerPath": str(path), "listenerMetadata": "for a test",
-        "flags": ["SECCOMP_FILTER_FLAG_TSYNC"], "syscalls": [{"names": list(names), "action": "SCMP_ACT_NOTIFY"}],
+        "flags": ["SECCOMP_FILTER_FLAG_TSYNC", "SECCOMP_FILTER_FLAG_WAIT_KILLABLE_RECV"],
+        "syscalls": [{"names": list(names), "action": "SCMP_ACT_NOTIFY"}],
     }  # fmt: skip
 
 

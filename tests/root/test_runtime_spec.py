@@ -167,6 +167,15 @@ def test_a_filters_action_is_the_programs_fate(lab: Lab, action: str, status: in
     assert lab.run_config(config, seccomp_bpf=seccomp.compile(rules)).status in (status, status and 125)
 
 
+def test_a_log_flag_is_the_kernels_business_and_an_unknown_one_is_named(lab: Lab) -> None:
+    """The flags of the section count also where only a compiled filter is handed over, as the engine does."""
+    rules: Any = {"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_MAGIC"]}
+    with pytest.raises(StartError, match=r"linux\.seccomp\.flags: 'SECCOMP_FILTER_FLAG_MAGIC'"):
+        lab.run_config(lab.config("true", linux={"seccomp": rules}), seccomp_bpf=seccomp.compile(rules))
+    rules["flags"] = ["SECCOMP_FILTER_FLAG_LOG"]
+    assert lab.run_config(lab.config("true", linux={"seccomp": rules}), seccomp_bpf=seccomp.compile(rules)).status == 0
+
+
 def test_unknown_properties_and_annotations_are_no_mistake(lab: Lab) -> None:
     config = lab.config("true")
     config["annotations"] = {"run.oci.keep_original_groups": "1", "org.systemd.property.X": "1"}

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests.root.test_runtime_isolation import *  # noqa: F403
 from tests.root.test_runtime_namespaces import *  # noqa: F403
 from tests.runtime_lab import ID_MAP, NAMESPACES, Lab, lab
+from wherry.errors import InvalidArgument
 from wherry.linux import cgroups
 
 __all__ = ["lab"]
@@ -49,6 +51,55 @@ def test_a_writable_cgroup_belongs_to_the_containers_user(lab: Lab, options: lis
             name: (place / name).stat().st_uid for name in ("", "cgroup.procs", "cgroup.subtree_control", "pids.max")
         }
         assert shown == {"": owner, "cgroup.procs": owner, "cgroup.subtree_control": owner, "pids.max": 0}
+
+
+def moving_down(lab: Lab) -> dict[str, Any]:
+    """A container whose first process makes a group for itself and gives controllers to its children: nobody may be beside them then."""
+    script = "cd /sys/fs/cgroup; mkdir init; echo 1 >init/cgroup.procs; echo +pids >cgroup.subtree_control; mkdir other; echo moved; sleep 100"
+    config = lab.config("sh", "-c", script)
+    (mount,) = (entry for entry in config["mounts"] if entry["type"] == "cgroup")
+    mount["options"] = ["rw"]
+    return config
+
+
+def test_an_exec_is_beside_an_init_that_has_moved_down(lab: Lab) -> None:
+    with lab.start(config=moving_down(lab)) as box:
+        assert os.read(box.outputs.out_read, 100) == b"moved\n", box.outputs
+        assert box.exec("cat", "/proc/self/cgroup").out == "0::/init\n"
+
+
+def test_an_exec_joins_a_group_below_the_containers(lab: Lab) -> None:
+    with lab.start(config=moving_down(lab)) as box:
+        assert os.read(box.outputs.out_read, 100) == b"moved\n"
+        own = box.process.cgroup
+        box.process.cgroup = cgroups.below(own, {"": "other"})
+        try:
+            assert box.exec("cat", "/proc/self/cgroup").out == "0::/other\n"
+        finally:
+            box.process.cgroup = own
+        with pytest.raises(InvalidArgument, match="bad sub cgroup path"):
+            cgroups.below(own, {"": "../x"})
+        with pytest.raises(InvalidArgument, match="unknown controller pids"):
+            cgroups.below(own, {"pids": "other"})
+
+
+def test_cpus_before_the_cgroup_are_an_execs_too(lab: Lab) -> None:
+    with lab.start("sleep", "100", execCPUAffinity={"initial": "0", "final": "0"}) as box:
+        assert box.exec("cat", "/proc/self/cgroup").out == "0::/\n"
+
+
+def test_a_user_namespace_without_a_cgroup_namespace_sees_the_hosts_hierarchy(lab: Lab) -> None:
+    for directory, _, names in os.walk(lab.rootfs):
+        for name in (directory, *(os.path.join(directory, name) for name in names)):
+            os.chown(name, 100000, 100000, follow_symlinks=False)
+    spaces = [{"type": kind} for kind in (*NAMESPACES, "user") if kind != "cgroup"]
+    linux = {"namespaces": spaces, "uidMappings": ID_MAP, "gidMappings": ID_MAP}
+    script = "cat /proc/self/cgroup; ls -d /sys/fs/cgroup/$(cut -d: -f3 /proc/self/cgroup); mkdir /sys/fs/cgroup/x"
+    result = lab.shell(script, linux=linux)
+    assert lab.group in result.lines[0]
+    assert result.lines[1].startswith("/sys/fs/cgroup/"), result.err
+    assert "Permission denied" in result.err or "Read-only" in result.err
+    assert not Path("/sys/fs/cgroup/x").exists()
 
 
 def test_the_cgroup_of_a_container_in_a_user_namespace_is_its_own(lab: Lab) -> None:

@@ -222,7 +222,8 @@ class Starter:
         if not host.privileged and options.seccomp != "unconfined":
             if runtime is None:
                 seccomp = self._seccomp.compiled(options.seccomp, capabilities)
-                if "SCMP_ACT_NOTIFY" in options.seccomp:  # the runtime has to know who is to be asked
+                # the runtime has to know who is to be asked, and how the filter is to be loaded
+                if "SCMP_ACT_NOTIFY" in options.seccomp or '"flags"' in options.seccomp:
                     config["linux"]["seccomp"] = self._seccomp.section(options.seccomp, capabilities)
             else:
                 config["linux"]["seccomp"] = self._seccomp.section(options.seccomp, capabilities)

@@ -257,6 +257,8 @@ class Init:
             os.read(self.hold_fifo, 1)
 
     def run_start_hooks(self) -> None:
+        for hook in self.hooks["startContainer"]:
+            hook.env = hook.env or self.plan.env  # as runc: without an environment of their own they have the program's
         if self.hooks["startContainer"]:
             hooks.run(self.hooks["startContainer"], self.state_json("created"))
 

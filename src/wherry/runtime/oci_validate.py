@@ -146,6 +146,7 @@ _CONFIG: dict[str, Any] = {
     "solaris": "x",
     "vm": "x",
     "zos": "x",
+    "freebsd": "x",
 }
 _NAMESPACES = ("pid", "network", "mount", "ipc", "uts", "user", "cgroup", "time")
 

@@ -105,9 +105,16 @@ class Plan:
             self.memory_policy = scheduling.MemoryPolicy(linux["memoryPolicy"])
 
     def listen(self, section: oci.Seccomp | None, state: dict[str, object]) -> bool:
-        """Connects to the seccomp agent, where the filter has one; whether it does. `close_listener` is the caller's."""
+        """Loads the filter with the flags that its section asks for, and connects to the seccomp agent, where it has one; whether it does.
+
+        `close_listener` is the caller's.
+        """
         if self.seccomp is None or not section:
             return False
+        if section.get("flags"):
+            from wherry.linux import seccomp
+
+            self.seccomp_flags |= seccomp.flags_of(section)
         if all(rule.get("action") != "SCMP_ACT_NOTIFY" for rule in section.get("syscalls") or ()):
             return False
         from wherry.runtime import seccomp_notify

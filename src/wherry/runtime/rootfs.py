@@ -183,8 +183,11 @@ class Rootfs:
         for mount in self.entries:
             try:
                 mount.open_source(self.sources.get(mount.destination), self._user_namespace)
-                if mount.type == "cgroup" and self.group is not None and self.group.mode == "v1":
-                    self._open_groups(mount)
+                if mount.type == "cgroup" and self.group is not None:
+                    if self.group.mode == "v1":
+                        self._open_groups(mount)
+                    elif self.in_user_namespace and "cgroup" not in self.namespaces.own:
+                        self._open_hierarchy(mount)
             except WherryError as error:
                 raise mount.error(error) from None
         if self.in_user_namespace:
@@ -206,6 +209,16 @@ class Rootfs:
 
             self._user_namespaces[maps] = idmaps.user_namespace(*maps)
         return self._user_namespaces[maps]
+
+    def _open_hierarchy(self, mount: _Mount) -> None:
+        """cgroup v2 in a user namespace, which may mount it only with a cgroup namespace of its own: the host's."""
+        unified = cgroups.detect().unified
+        assert unified is not None
+        mount.fd = mounts.clone_tree(unified.mountpoint)
+        flags = _INERT | (mount.options.of_new_mount() & mounts.RDONLY)
+        mounts.set_attributes(
+            mount.fd, mounts.Attributes(flags, propagation=mounts.PRIVATE), subject=unified.mountpoint
+        )
 
     def _open_groups(self, mount: _Mount) -> None:
         """cgroup v1: the container's own group in each hierarchy, and nothing above it."""
@@ -359,6 +372,9 @@ class Rootfs:
             raise InvalidArgument("there is no cgroup to show: linux.cgroupsPath is not set")
         readonly = mount.options.attributes.set & mounts.RDONLY
         flags = _INERT | readonly
+        if mount.fd >= 0:
+            mounts.attach(mount.fd, target, subject=mount.destination)
+            return
         if self.group.mode == "v2":
             fd = mounts.Filesystem("cgroup2", [], flags, "cgroup").open()
             try:

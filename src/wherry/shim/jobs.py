@@ -51,9 +51,9 @@ _NOT_FOR_EXEC = ("resources", "seccomp", "maskedPaths", "readonlyPaths", "device
 
 
 def _agent(linux: Any, external: object) -> dict[str, Any]:
-    """The seccomp section where each exec, too, has to ask somebody."""
+    """The seccomp section where it says more than the filter: flags, and whom each exec, too, has to ask."""
     section = linux.get("seccomp") or {}
-    return {"seccomp": section} if section.get("listenerPath") and not external else {}
+    return {"seccomp": section} if (section.get("listenerPath") or section.get("flags")) and not external else {}
 
 
 def write_file(directory: str, name: str, value: object) -> None:

@@ -52,8 +52,9 @@ def of_resources(resources: Resources, *, mode: str, version: int) -> list[Prope
     found += _cpu(resources.get("cpu") or {}, mode=mode, version=version)
     if mode == "v1" and (weight := (resources.get("blockIO") or {}).get("weight")):
         found.append(("BlockIOWeight", _number(weight)))
-    if tasks := (resources.get("pids") or {}).get("limit"):
-        found.append(("TasksMax", _number(tasks)))
+    tasks = (resources.get("pids") or {}).get("limit")
+    if tasks is not None:
+        found.append(("TasksMax", _number(tasks or 1)))
     if mode == "v2":
         found += _unified(resources.get("unified") or {}, version=version)
     return found

@@ -127,7 +127,10 @@ def _without_zeros(changes: dict[str, Any]) -> dict[str, Any]:
             fields = {
                 name: value
                 for name, value in fields.items()
-                if value not in (0, "") or value is False or name in ("burst", "idle")
+                if value not in (0, "")
+                or value is False
+                or name in ("burst", "idle")
+                or (section, name) == ("pids", "limit")
             }
         if fields:
             result[section] = fields
@@ -137,7 +140,7 @@ def _without_zeros(changes: dict[str, Any]) -> dict[str, Any]:
 def _from_options(values: dict[str, Any]) -> dict[str, Any]:
     changes: dict[str, Any] = {}
     for section, field, option in _NUMBERS:
-        if values[option] not in (None, "") and (values[option] != 0 or field in ("burst", "idle")):
+        if values[option] not in (None, "") and (values[option] != 0 or field in ("burst", "idle", "limit")):
             changes.setdefault(section, {})[field] = values[option]
     for field, option in _SIZES:
         if values[option]:
