@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
+from pathlib import Path
 
 import pytest
 
 from tests.e2e.harness import BUSYBOX, Engine
+from tests.root.test_runtime_seccomp_notify import Agent, section
 
 DOCKER_S_14 = "00000000a80425fb"
 
@@ -101,6 +104,18 @@ def test_the_kernel_s_settings_are_read_only(engine: Engine, path: str) -> None:
 def test_the_filter_refuses_what_docker_s_profile_refuses(engine: Engine) -> None:
     assert engine.shell("unshare -U true 2>&1 | grep -c 'Operation not permitted'") == "1"
     assert engine.shell("unshare -U true && echo allowed", "--security-opt=seccomp=unconfined") == "allowed"
+
+
+def test_the_agent_of_a_profile_is_asked_for_the_program_and_for_an_exec(engine: Engine, tmp_path: Path) -> None:
+    agent = Agent(tmp_path / "agent", error=17, count=2)
+    agent.start()
+    (tmp_path / "profile.json").write_text(json.dumps(section(agent.path, "mkdir", "mkdirat")))
+    option = f"--security-opt=seccomp={tmp_path}/profile.json"
+    engine.output("run", "-d", "--name", "asks", option, BUSYBOX, "sh", "-c", "mkdir /x; sleep 1000")
+    assert "File exists" in engine.output("exec", "asks", "sh", "-c", "mkdir /y 2>&1; true")
+    agent.close()
+    assert [state["metadata"] for state in agent.states] == ["for a test"] * 2
+    engine.output("rm", "-f", "asks")
 
 
 def test_devices_are_docker_s(engine: Engine) -> None:
