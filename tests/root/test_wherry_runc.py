@@ -614,7 +614,6 @@ def test_events_report_memory_running_out(runtime: Runtime) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--systemd-cgroup", "run", "x"], "--systemd-cgroup is not supported"),
         (["--criu", "x", "run", "x"], "--criu is not supported"),
         (["checkpoint", "x"], "checkpoint is not supported"),
         (["restore", "x"], "restore is not supported"),
@@ -632,7 +631,7 @@ def test_events_report_memory_running_out(runtime: Runtime) -> None:
 )
 def test_mistakes_are_named(runtime: Runtime, words: list[str], text: str) -> None:
     done = runtime(*words)
-    assert done.returncode == 1
+    assert done.returncode == (3 if "No help topic" in text else 1)
     assert text in done.stderr
     assert "Traceback" not in done.stderr
 

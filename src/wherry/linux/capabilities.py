@@ -2,7 +2,7 @@
 
 Runs in the shim and `wherry-runc` (parsing) and in a container's init (applying). Source: capabilities(7), OCI
 config.md "Capabilities". A name that the kernel does not know, or a capability that this machine's own bounding set
-lacks, cannot be granted: OCI asks for a warning, not a failure, so `parse` returns such names beside the sets.
+lacks, cannot be granted: OCI asks for a warning, not a failure, so `parse` returns such warnings beside the sets.
 Docker's habit of leaving the inheritable set empty (CVE-2022-24769) is the caller's to keep.
 """
 
@@ -72,8 +72,8 @@ def grantable() -> list[str]:
 
 
 def parse(wanted: Capabilities, *, own_user_namespace: bool = False) -> tuple[Sets, list[str]]:
-    """The sets that an OCI `process.capabilities` asks for, and the names in it that cannot be granted
-    here (unknown, or not in our own bounding set).
+    """The sets that an OCI `process.capabilities` asks for, and a warning for each that cannot be
+    granted here (unknown, or not in our own bounding set).
 
     In a user namespace of its own a process starts with every capability the kernel has, so there only unknown names are left out.
     """
@@ -99,13 +99,16 @@ def parse(wanted: Capabilities, *, own_user_namespace: bool = False) -> tuple[Se
         permitted=bits(wanted.get("permitted")),
         ambient=bits(wanted.get("ambient")),
     )
+    warnings = [f"capability {name} cannot be granted on this machine" for name in left_out]
     # The kernel raises an ambient capability only if it is permitted and inheritable; like runc we go on without it.
     possible = sets.permitted & sets.inheritable
-    left_out += [
-        name for number, name in enumerate(NAMES) if sets.ambient & ~possible & 1 << number and name not in left_out
+    warnings += [
+        f"can't raise ambient capability {name}: it is not both permitted and inheritable"
+        for number, name in enumerate(NAMES)
+        if sets.ambient & ~possible & 1 << number
     ]
     sets.ambient &= possible
-    return sets, left_out
+    return sets, warnings
 
 
 def drop_bounding(keep: int) -> None:

@@ -72,10 +72,9 @@ class Plan:
         self.gid = _id(user.get("gid", 0), "process.user.gid")
         self.additional_groups = [_id(gid, "process.user.additionalGids") for gid in user.get("additionalGids") or ()]
         self.umask = user.get("umask", _DEFAULT_UMASK)
-        self.caps, left_out = capabilities.parse(
+        self.caps, self.warnings = capabilities.parse(
             process.get("capabilities") or {}, own_user_namespace=own_user_namespace
         )
-        self.warnings = [f"capability {name} cannot be granted on this machine" for name in left_out]
         self.no_new_privileges = bool(process.get("noNewPrivileges"))
         self.rlimits = [_rlimit(limit) for limit in process.get("rlimits") or ()]
         self.oom_score_adj = process.get("oomScoreAdj")

@@ -167,6 +167,7 @@ class State:
     def report(self, config: Config) -> dict[str, Any]:
         """The state as OCI runtime.md "State" describes it, with what runc adds."""
         status = self.status()
+        annotations = config.get("annotations")
         return {
             "ociVersion": self.oci_version,
             "id": self.id,
@@ -175,7 +176,7 @@ class State:
             "bundle": self.bundle,
             "rootfs": self.rootfs,
             "created": self.created,
-            "annotations": config.get("annotations") or {},
+            **({"annotations": annotations} if annotations else {}),
             "owner": "" if self.owner == 0 else str(self.owner),
         }
 

@@ -43,16 +43,18 @@ def test_the_five_sets_are_kept_apart() -> None:
 
 
 def test_an_ambient_capability_that_is_not_inheritable_is_left_out() -> None:
-    sets, left_out = capabilities.parse({"permitted": ["CAP_KILL"], "ambient": ["CAP_KILL"]})
-    assert (sets.permitted, sets.ambient, left_out) == (1 << 5, 0, ["CAP_KILL"])
+    sets, warnings = capabilities.parse({"permitted": ["CAP_KILL"], "ambient": ["CAP_KILL"]})
+    assert (sets.permitted, sets.ambient) == (1 << 5, 0)
+    assert warnings == ["can't raise ambient capability CAP_KILL: it is not both permitted and inheritable"]
 
 
 def test_what_cannot_be_granted_is_told_once() -> None:
-    sets, left_out = capabilities.parse(
+    sets, warnings = capabilities.parse(
         {"bounding": ["CAP_NEW", "CAP_SYS_RESOURCE"], "permitted": ["CAP_SYS_RESOURCE", "CAP_KILL"]}
     )
     assert (sets.bounding, sets.permitted) == (0, 1 << 5)
-    assert left_out == ["CAP_NEW", "CAP_SYS_RESOURCE"]
+    names = ("CAP_NEW", "CAP_SYS_RESOURCE")
+    assert warnings == [f"capability {name} cannot be granted on this machine" for name in names]
 
 
 def test_a_user_namespace_of_its_own_has_all_of_the_kernels() -> None:

@@ -40,6 +40,9 @@ def _cpu(paths: dict[str, str]) -> dict[str, Any]:
             "kernel": read_int(f"{directory}/cpuacct.usage_sys"),
             "user": read_int(f"{directory}/cpuacct.usage_user"),
         }
+        rows = [line.split() for line in (read_or_none(f"{directory}/cpuacct.usage_all") or "").splitlines()[1:]]
+        usage["percpu_user"] = [int(row[1]) for row in rows if len(row) == 3]  # "cpu user system" is the head
+        usage["percpu_kernel"] = [int(row[2]) for row in rows if len(row) == 3]
     throttling: dict[str, int] = {}
     if directory := paths.get("cpu"):
         values = keyed(read_or_none(f"{directory}/cpu.stat"))

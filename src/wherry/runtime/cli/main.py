@@ -53,6 +53,10 @@ GLOBAL = (
 )
 
 
+class UnknownVerbError(errors.InvalidArgument):
+    """Exit status 3, as runc's."""
+
+
 class Globals:
     """The global options."""
 
@@ -120,8 +124,12 @@ def main(arguments: list[str]) -> int:
         if verb == "exec":
             failed = 255
         return _run(settings, verb, words)
-    except errors.WherryError as error:
+    except UnknownVerbError as error:
         settings.fatal(str(error))
+        return 3
+    except errors.WherryError as error:
+        prefix = "exec failed: " if failed == 255 and not str(error).startswith("exec failed") else ""
+        settings.fatal(f"{prefix}{error}")
         return failed
     except OSError as error:  # one that no module has worded: never a traceback for a user
         settings.fatal(f"{error.filename or 'wherry-runc'}: {(error.strerror or str(error)).lower()}")
@@ -143,7 +151,7 @@ def _load(verb: str) -> Any:
     if verb in _REFUSED:
         raise errors.NotImplemented(f"wherry-runc {verb} is not supported: there is no checkpoint and restore yet")
     if verb not in VERBS:
-        raise errors.InvalidArgument(f"No help topic for '{verb}': the verbs are {', '.join(VERBS)}")
+        raise UnknownVerbError(f"No help topic for '{verb}': the verbs are {', '.join(VERBS)}")
     __import__(name := f"wherry.runtime.cli.{verb}")
     return sys.modules[name]
 
