@@ -34,6 +34,7 @@ class Agent(threading.Thread):
         self.path, self.error, self.count = path, error, count
         self.states: list[dict[str, Any]] = []
         self.callers: list[int] = []
+        self.answered = threading.Semaphore(0)
         self._server = socket.socket(socket.AF_UNIX)
         self._server.bind(str(path))
         self._server.listen()
@@ -52,6 +53,7 @@ class Agent(threading.Thread):
             answer = struct.pack("QqiI", identity, 0, -self.error, 0 if self.error else _CONTINUE)
             fcntl.ioctl(fd, _SEND, bytearray(answer))
             os.close(fd)
+            self.answered.release()
 
     def close(self) -> None:
         self.join(10)
@@ -114,6 +116,7 @@ def test_an_exec_has_a_listener_of_its_own(lab: Lab, tmp_path: Path) -> None:
     agent = Agent(tmp_path / "agent", count=2)
     with asked(lab, agent, "mkdir /tmp/x; sleep 100") as box:
         rules = box.config["linux"]["seccomp"]
+        assert agent.answered.acquire(timeout=10)  # it sleeps in accept again when the exec forks
         result = box.exec("sh", "-c", "mkdir /tmp/y && echo $$", seccomp=seccomp.compile(rules))
         assert result.lines
         pid = box.pid

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import ctypes
 import os
-import threading
+import signal
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -37,21 +37,21 @@ def up_to(path: Path) -> str:
 
 @contextmanager
 def swapping(one: Path, other: Path) -> Iterator[None]:
-    """Exchanges two names as fast as can be while the block runs (renameat2, RENAME_EXCHANGE)."""
+    """Exchanges two names as fast as can be while the block runs (renameat2, RENAME_EXCHANGE).
+
+    By a process: the runtime forks, and a thread that held one of the C library's locks then would stop the child for ever.
+    """
     libc = ctypes.CDLL(None)
-    stop = threading.Event()
-
-    def run() -> None:
-        while not stop.is_set():
-            libc.renameat2(AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE)
-
-    thread = threading.Thread(target=run)
-    thread.start()
+    names = AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE
+    pid = os.fork()
+    if pid == 0:
+        while True:
+            libc.renameat2(*names)
     try:
         yield
     finally:
-        stop.set()
-        thread.join()
+        os.kill(pid, signal.SIGKILL)
+        os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("absolute", [True, False])
