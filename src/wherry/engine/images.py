@@ -132,15 +132,17 @@ class ImageObjects:
         deleted: JsonList = []
         for image in image_listing.select(self._images, all=True, filters=wanted):
             current = self._images.by_id(image.id)
-            if current is None or (only_dangling and current.repo_tags) or self._uses(image.id):
+            if current is None or (only_dangling and current.repo_tags):
+                continue
+            if any(self._uses(member.id) for member in self._images.family(current)):
                 continue
             names = [reference.familiar for reference in current.references] or [str(image.id)]
             for name in names:
                 if self._images.find(name) is not None:
                     try:
                         deleted += await self._removal.remove(name, force=False, prune_parents=True)
-                    except Conflict:
-                        break  # something is built on it
+                    except (Conflict, NotFound):
+                        break  # something is built on it, or somebody else was quicker
         reclaimed = max(0, before - await self._images.layers_size())
         self._services.events.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
         return {"ImagesDeleted": deleted or None, "SpaceReclaimed": reclaimed}
