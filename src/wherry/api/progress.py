@@ -48,7 +48,7 @@ async def stream_progress(call: Call, work: Callable[[ProgressSink], Awaitable[N
     reports = _Reports()
     response: web.StreamResponse | None = None
     failure: Exception | None = None
-    done = False
+    done = gone = False
 
     async def attempt() -> None:
         nonlocal done, failure
@@ -72,8 +72,10 @@ async def stream_progress(call: Call, work: Callable[[ProgressSink], Awaitable[N
                     if lines:
                         response = response or await call.stream()
                         await response.write(lines)
-        except* ConnectionError as gone:
-            raise ConnectionResetError("the client is gone") from gone
+        except* ConnectionError:
+            gone = True  # raised here, it would be wrapped in a group, which nobody takes for what it is
+    if gone:
+        raise ConnectionResetError("the client is gone")
     lines = reports.take()
     if failure is not None and response is None:
         raise failure

@@ -20,7 +20,6 @@ PUT /containers/{id}/archive
 POST /build
 POST /build/prune
 POST /build/cancel
-GET /images/search
 PUT /volumes/{name}
 DELETE /networks/{id}
 POST /networks/create
@@ -65,7 +64,6 @@ POST /configs/create
 GET /configs/{id}
 DELETE /configs/{id}
 POST /configs/{id}/update
-GET /distribution/{name}/json
 POST /session
 POST /grpc
 """

@@ -351,6 +351,12 @@ class FakeRegistries:
             raise errors.PermissionDenied("unauthorized: incorrect username or password")
         return {"Status": "Login Succeeded", "IdentityToken": ""}
 
+    async def distribution(self, name: str, auth: RegistryAuth) -> Json:
+        return {"Descriptor": {"digest": name}, "Platforms": []}
+
+    async def search(self, term: str, *, limit: int | None, filters: Filters, auth: RegistryAuth) -> JsonList:
+        return [{"name": term}]
+
 
 class FakeSystem:
     def __init__(self) -> None:
