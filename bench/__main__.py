@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests import images
 
-from bench import bundle, engines, measure, report
+from bench import bundle, engines, measure, report, shim
 from bench.promises import PROMISES, Promise
 
 PAUSE_SECONDS = 0.05
@@ -36,13 +36,18 @@ def _arguments() -> argparse.Namespace:
 
 
 def _runtime_rows(promise: Promise, root: Path, count: int) -> Iterator[report.Row]:
-    path = bundle.make(root / "bundle")
-    for mode, pause in MODES:
-        yield report.Row(
-            promise,
-            mode,
-            *measure.alternate(measure.runc_run("wherry-runc", path), measure.runc_run("runc", path), count, pause),
-        )
+    if promise.name == "shim":
+        with shim.pair(root) as samples:
+            for mode, pause in MODES:
+                yield report.Row(promise, mode, *measure.alternate(*samples, count, pause))
+        return
+    path = bundle.make(root / f"bundle-{promise.name}")
+    of = {"runc": measure.runc_run, "runc-steps": measure.runc_steps, "runc-waiting": measure.runc_waiting}[
+        promise.name
+    ]
+    ours, theirs = of("wherry-runc", path), of("runc", path)
+    for mode, pause in MODES if promise.unit == "ms" else (("one after the other", 0.0),):
+        yield report.Row(promise, mode, *measure.alternate(ours, theirs, count, pause))
 
 
 def _engine_rows(promise: Promise, ours: engines.Engine, theirs: engines.Engine, count: int) -> Iterator[report.Row]:
@@ -81,10 +86,10 @@ def main() -> int:
             ours = stack.enter_context(engines.wherryd(root).running(archive))
         for promise in wanted:
             print(f"bench: {promise.what}", file=sys.stderr, flush=True)
-            if promise.peer == "runc":
-                rows += _runtime_rows(promise, root, arguments.n)
-            else:
+            if promise.peer == "dockerd":
                 rows += _engine_rows(promise, ours, theirs, arguments.n)
+            else:
+                rows += _runtime_rows(promise, root, arguments.n)
     report.print_table(rows)
     if not arguments.only:
         report.write(arguments.output, rows)

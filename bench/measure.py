@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import secrets
+import select
 import statistics
 import subprocess
 import time
@@ -108,8 +109,54 @@ def _pss_megabytes(pid: int) -> float:
         return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) / 1024
 
 
+def _runtime(name: str) -> tuple[str, dict[str, str]]:
+    """The runtime's program (wherry's is the installed one) and its environment."""
+    environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
+    return program(name) if name == "wherry-runc" else name, environment
+
+
 def runc_run(name: str, bundle: str) -> Sample:
-    """`NAME run` of a bundle whose program is `true`; wherry's runtime is the installed one."""
-    path = program(name) if name == "wherry-runc" else name
-    environment = {name: value for name, value in os.environ.items() if not name.startswith("PYTHON")}
+    """`NAME run` of a bundle whose program is `true`."""
+    path, environment = _runtime(name)
     return lambda: _timed([path, "run", f"bench-{secrets.token_hex(4)}"], environment, bundle)
+
+
+def _create(path: str, environment: dict[str, str], bundle: str, ref: str) -> int:
+    """Makes a container that waits for `start`; the pid of its init. Its output goes nowhere, as no pipe of ours would end before it does."""
+    pid_file = f"{bundle}/pid"
+    words = [path, "create", "--pid-file", pid_file, ref]
+    null = subprocess.DEVNULL
+    subprocess.run(words, env=environment, cwd=bundle, stdin=null, stdout=null, stderr=null, check=True)
+    with open(pid_file) as file:
+        return int(file.read())
+
+
+def runc_steps(name: str, bundle: str) -> Sample:
+    """`create`, `start` and `delete`, the three calls together; the end of the program between the last two is waited for and not counted."""
+    path, environment = _runtime(name)
+
+    def once() -> float:
+        ref = f"bench-{secrets.token_hex(4)}"
+        begin = time.perf_counter()
+        pid = _create(path, environment, bundle, ref)
+        taken = (time.perf_counter() - begin) * 1000
+        pidfd = os.pidfd_open(pid)
+        taken += _timed([path, "start", ref], environment)
+        select.select([pidfd], [], [])
+        os.close(pidfd)
+        return taken + _timed([path, "delete", ref], environment)
+
+    return once
+
+
+def runc_waiting(name: str, bundle: str) -> Sample:
+    """MB of the init that waits between `create` and `start`. What other processes have of its program's file in memory counts in part (PSS)."""
+    path, environment = _runtime(name)
+
+    def once() -> float:
+        ref = f"bench-{secrets.token_hex(4)}"
+        megabytes = _pss_megabytes(_create(path, environment, bundle, ref))
+        _timed([path, "delete", "--force", ref], environment)
+        return megabytes
+
+    return once

@@ -33,5 +33,8 @@ PROMISES = (
         1 / 8,
     ),
     Promise("memory", "memory (PSS of the shims) that one more idle container costs", "dockerd", "MB", 1 / 2),
-    Promise("runc", "wherry-runc run of a bundle (true)", "runc", "ms", 1.3),
+    Promise("runc", "wherry-runc run of a bundle (true)", "runc", "ms", 1),
+    Promise("runc-steps", "wherry-runc create + start + delete of a bundle (true)", "runc", "ms", 1),
+    Promise("runc-waiting", "memory (PSS) of the init that waits between create and start", "runc", "MB", 1),
+    Promise("shim", "a whole container through a shim", "the same system calls in C", "ms", 2),
 )

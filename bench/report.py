@@ -70,7 +70,7 @@ def _number(value: float) -> str:
 
 
 def _bound(promise: Promise) -> str:
-    return f"1/{round(1 / promise.at_most)}" if promise.at_most < 1 else f"{promise.at_most:g}"
+    return f"1/{round(1 / promise.at_most)}" if promise.at_most < 1 else f"{promise.at_most:.1f}"
 
 
 def print_table(rows: Sequence[Row]) -> None:
