@@ -82,7 +82,9 @@ def test_another_oci_runtime_does_the_same(engine: Engine, runtime: str) -> None
     assert (
         engine.docker("run", "--rm", "--network=none", flag, BUSYBOX, "sh", "-c", "exit 7", check=False).returncode == 7
     )
-    assert engine.docker("run", "--rm", "--network=none", flag, BUSYBOX, "nope", check=False).returncode == 127
+    done = engine.docker("run", "--rm", "--network=none", flag, BUSYBOX, "nope", check=False)
+    assert done.returncode == 127
+    assert done.stderr.count("unable to start container process") == 1
     engine.docker("run", "-d", "--name=box", flag, BUSYBOX, "sleep", "1000")
     assert engine.output("exec", "box", "cat", "/proc/1/comm") == "sleep"
     engine.docker("kill", "box")

@@ -258,7 +258,12 @@ class Starter:
 
 def worded(error: StartError, prefix: str) -> StartError:
     """As Docker says it: the runtime's failures behind `prefix`; that there is no such user the engine finds out itself."""
-    return error if error.step == "user" else StartError(error.step, prefix + error.message, error.errno)
+    if error.step == "user":
+        return error
+    message = error.message
+    for words in ("runc create failed: ", "exec failed: ", "unable to start container process: "):
+        message = message.removeprefix(words)  # said by runc itself, with --runtime runc
+    return StartError(error.step, prefix + message, error.errno)
 
 
 def log_path(services: Services, id: str) -> str:
