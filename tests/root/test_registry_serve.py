@@ -108,6 +108,35 @@ def test_what_a_user_can_mend_is_said_plainly(tmp_path: Path) -> None:
         )
 
 
+def peak_megabytes(served: Served) -> int:
+    with open(f"/proc/{served.process.pid}/status") as status:
+        return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) // 1024
+
+
+def test_memory_is_bounded_whatever_is_sent(tmp_path: Path) -> None:
+    pieces = [os.urandom(1 << 20) for _ in range(4)] * 25
+    digest = "sha256:" + hashlib.sha256(b"".join(pieces)).hexdigest()
+    with wherry_registry(tmp_path) as served:
+        push(served, "a", DATA)
+        before = peak_megabytes(served)
+
+        def upload(number: int) -> None:
+            connection = http.client.HTTPConnection(served.host, timeout=60)
+            path = f"/v2/r{number}/blobs/uploads/?digest={digest}"
+            connection.request("POST", path, iter(pieces), {"Content-Length": str(len(pieces) << 20)})
+            assert connection.getresponse().status == 201
+            connection.close()
+
+        threads = [threading.Thread(target=upload, args=(number,)) for number in range(3)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+        with urllib.request.urlopen(f"{served.url}/v2/r0/blobs/{digest}") as answer:
+            assert hashlib.file_digest(answer, "sha256").hexdigest() == digest.removeprefix("sha256:")
+        assert peak_megabytes(served) - before < 60
+
+
 def test_metrics_have_an_address_of_their_own(tmp_path: Path) -> None:
     address = f"127.0.0.1:{free_port()}"
     with wherry_registry(tmp_path, "--metrics-addr", address) as served:

@@ -228,7 +228,7 @@ class Cache:
         size = await repositories.content_size(digest)
         if size is None:
             return False
-        if repositories.index.has_link(repository, digest):
+        if await repositories.shows(repository, digest):
             return True
         if await self._upstream.has_blob(repository, digest) != size:
             return False

@@ -63,16 +63,14 @@ class Repositories:
     # --- blobs
 
     async def blob_size(self, repository: str, digest: Digest) -> int:
-        await self._spare((repository, digest))
-        size = await self.content_size(digest) if self.index.has_link(repository, digest) else None
+        size = await self.content_size(digest) if await self.shows(repository, digest) else None
         if size is None:
             raise self._blob_unknown(digest)
         return size
 
     async def open_blob(self, repository: str, digest: Digest) -> OpenBlob:
         """The caller closes it."""
-        await self._spare((repository, digest))
-        if self.index.has_link(repository, digest):
+        if await self.shows(repository, digest):
             with contextlib.suppress(NotFound):
                 if self.storage.is_local:
                     return self.storage.open(digest)
@@ -86,10 +84,9 @@ class Repositories:
     async def mount(self, repository: str, digest: Digest, sources: Iterable[str]) -> bool:
         """Shows a blob of one of the `sources` in `repository` as well. False when none of them has it."""
         for source in sources:
-            await self._spare((source, digest))
             async with self.content(digest):
                 size = await self.content_size(digest)
-                if size is not None and self.index.has_link(source, digest):
+                if size is not None and await self.shows(source, digest):
                     await self._link(repository, digest, size)
                     return True
         return False
@@ -133,11 +130,15 @@ class Repositories:
             else:
                 del self._content_locks[digest]
 
-    async def _spare(self, pair: Pair) -> None:
-        """Keeps the collector from a blob that a client is told about."""
+    async def shows(self, repository: str, digest: Digest) -> bool:
+        """Whether the repository has a link to this blob. The collector spares it from now on: a client is told about it."""
+        pair = (repository, digest)
         while pair in self.condemned:
             await self.settled.wait()
+        if not self.index.has_link(repository, digest):
+            return False
         self.touched[pair] = time.time()
+        return True
 
     @staticmethod
     def _blob_unknown(digest: Digest) -> Refused:

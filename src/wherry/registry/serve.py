@@ -14,6 +14,7 @@ import fcntl
 import io
 import logging
 import os
+import resource
 import signal
 import socket
 import ssl
@@ -74,6 +75,8 @@ class Config:
 
 def run(config: Config) -> None:
     """Serves until told to stop. The errors that a user can mend: InvalidArgument, FailedPrecondition."""
+    most = resource.getrlimit(resource.RLIMIT_NOFILE)[1]
+    resource.setrlimit(resource.RLIMIT_NOFILE, (most, most))  # a client takes a descriptor or three
     if isinstance(sys.stdout, io.TextIOWrapper):
         sys.stdout.reconfigure(line_buffering=True)
     with contextlib.ExitStack() as stack:

@@ -102,6 +102,7 @@ async def registry(
     *,
     gate: Gate | None = None,
     proxy: str = "",
+    proxy_user: tuple[str, str] = ("", ""),
     storage: Storage | None = None,
     port: int = 0,
     **options: Any,
@@ -111,7 +112,7 @@ async def registry(
     async with asyncio.TaskGroup() as tasks:
         cache = None
         if proxy:
-            upstream = Upstream(proxy)
+            upstream = Upstream(proxy, *proxy_user)
             cache = Cache(lab.repositories, upstream, tasks)
             options |= {"routes": cache.routes, "source": upstream.host}
         options.setdefault("routes", ROUTES)

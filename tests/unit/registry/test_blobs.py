@@ -5,7 +5,7 @@ from pathlib import Path
 import pytest
 from tests.unit.registry.lab import Client, registry, run, sha
 
-from wherry.registry import call, uploads
+from wherry.registry import call, sending, uploads
 
 DATA = os.urandom(3_000_000)
 
@@ -247,6 +247,23 @@ def test_a_client_that_expects_100_is_told_before_it_sends(tmp_path: Path) -> No
             writer.write(b"data")
             await reader.readline()
             assert b"201 Created" in await reader.readline()
+            writer.close()
+
+    run(test)
+
+
+def test_a_client_that_stops_reading_is_given_up(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sending, "IDLE_SECONDS", 0.1)
+
+    async def test() -> None:
+        async with registry(tmp_path) as client:
+            digest = await client.push_blob("a", DATA * 10)
+            host, _, port = client.base.removeprefix("http://").partition(":")
+            _, writer = await asyncio.open_connection(host, int(port), limit=1)
+            writer.write(f"GET /v2/a/blobs/{digest} HTTP/1.1\r\nHost: x\r\n\r\n".encode())
+            while "GET" not in client.lab.log.getvalue():
+                await asyncio.sleep(0.02)
+            assert '" 499 0 ' in client.lab.log.getvalue()
             writer.close()
 
     run(test)

@@ -3,10 +3,15 @@ import os
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from pathlib import Path
+from typing import Any
 
 from aiohttp import web
 from tests.registry import OCI_MANIFEST, Behaviour, ScriptedRegistry, digest_of, error
 from tests.unit.registry.lab import EMPTY, Client, image, registry, run
+from tests.unit.registry.test_passwords import htpasswd
+
+from wherry.registry.passwords import Passwords
+from wherry.registry.tokens import Issuer, TokenGate, TokenSettings, own_key
 
 DATA = os.urandom(5_000_000)
 
@@ -210,5 +215,23 @@ def test_what_nobody_asks_a_cache_for_goes(tmp_path: Path) -> None:
             assert collected.manifests == 1
             assert repositories.index.tags("a", "", 10) == ["new"]
             assert list(repositories.storage) == [digest_of(EMPTY)]
+
+    run(test)
+
+
+def test_the_cache_shows_upstream_who_it_is_and_its_clients_need_not(tmp_path: Path) -> None:
+    async def test() -> None:
+        settings = TokenSettings("", "here", "here")
+        key = own_key(str(tmp_path / "key"))
+        issuer = Issuer(settings, key, Passwords(htpasswd(tmp_path / "users", ann="secret")), anonymous_pull=False)
+        options: dict[str, Any] = {"gate": TokenGate(settings, [key.public_key()]), "extra": {"/token": issuer.answer}}
+        async with registry(tmp_path / "source") as client:
+            digest = await client.push_blob("a", DATA)
+        async with registry(tmp_path / "source", **options) as source:
+            async with registry(tmp_path / "cache", proxy=source.base, proxy_user=("ann", "secret")) as client:
+                assert (await client.ask("GET", f"/v2/a/blobs/{digest}")).body == DATA
+            async with registry(tmp_path / "other", proxy=source.base, proxy_user=("ann", "wrong")) as client:
+                answer = await client.ask("GET", f"/v2/a/blobs/{digest}")
+                assert (answer.status, answer.code) == (403, "DENIED")
 
     run(test)
