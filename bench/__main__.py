@@ -13,7 +13,7 @@ from pathlib import Path
 
 from tests import images
 
-from bench import bundle, engines, measure, report, shim
+from bench import bundle, engines, measure, registries, report, shim
 from bench.promises import PROMISES, Promise
 
 PAUSE_SECONDS = 0.05
@@ -48,6 +48,14 @@ def _runtime_rows(promise: Promise, root: Path, count: int) -> Iterator[report.R
     ours, theirs = of("wherry-runc", path), of("runc", path)
     for mode, pause in MODES if promise.unit == "ms" else (("one after the other", 0.0),):
         yield report.Row(promise, mode, *measure.alternate(ours, theirs, count, pause))
+
+
+def _registry_rows(promise: Promise, root: Path, count: int) -> Iterator[report.Row]:
+    direction = registries.push if "push" in promise.name else registries.pull
+    with registries.both(root / promise.name) as hosts:
+        samples = [direction(host, large=not promise.name.endswith("small")) for host in hosts]
+        yield report.Row(promise, "back to back", *measure.alternate(samples[0], samples[1], min(count, 5), 0.0))
+    shutil.rmtree(root / promise.name)
 
 
 def _engine_rows(promise: Promise, ours: engines.Engine, theirs: engines.Engine, count: int) -> Iterator[report.Row]:
@@ -86,7 +94,9 @@ def main() -> int:
             ours = stack.enter_context(engines.wherryd(root).running(archive))
         for promise in wanted:
             print(f"bench: {promise.what}", file=sys.stderr, flush=True)
-            if promise.peer == "dockerd":
+            if promise.peer == "docker-registry":
+                rows += _registry_rows(promise, root, arguments.n)
+            elif promise.peer == "dockerd":
                 rows += _engine_rows(promise, ours, theirs, arguments.n)
             else:
                 rows += _runtime_rows(promise, root, arguments.n)
