@@ -1,7 +1,7 @@
 """The registry behind a cache, as its client: manifests, blobs and lists of one registry, with credentials.
 
-Source: distribution-spec 1.1, "Pull". **Invariants**: credentials go to that registry's origin and its token server only; redirects lead elsewhere
-without them (CVE-2020-15157), and never from HTTPS to HTTP; what is read whole is bounded; a connection on which nothing comes is given up.
+Source: distribution-spec 1.1, "Pull". Credentials, redirects and stalled connections are `distribution.connection`'s.
+**Invariant**: what is read whole is bounded.
 """
 
 from __future__ import annotations
@@ -15,17 +15,16 @@ from urllib.parse import urlsplit
 
 import aiohttp
 
-from wherry.distribution.auth import Authorizer, origin
-from wherry.distribution.connection import new_session, resolve
+from wherry.distribution.connection import Connection, new_session
+from wherry.distribution.endpoint import Endpoint
 from wherry.distribution.errors import RegistryError
-from wherry.errors import InvalidArgument, Unavailable, WherryError
+from wherry.errors import InvalidArgument, PermissionDenied, Unavailable, WherryError
 from wherry.registry.errors import Code, Refused
 from wherry.spec.calls import RegistryAuth
 from wherry.spec.ids import Digest
 from wherry.spec.image import INDEX_TYPES, MANIFEST_TYPES
 
-MAX_REDIRECTS = 10
-MAX_AUTHORIZERS = 256
+MAX_CONNECTIONS = 256
 ATTEMPTS = 4
 _ACCEPT = ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))
 
@@ -49,11 +48,11 @@ class Upstream:
     """`url`: https://HOST[:PORT]. Created on the event loop; `close` it."""
 
     def __init__(self, url: str, username: str = "", password: str = "") -> None:
-        self._base = check_url(url)
+        self._endpoint = Endpoint(check_url(url), tls=True)
         self.host = urlsplit(url).netloc
         self._auth = RegistryAuth(username=username, password=password)
         self._session = new_session()
-        self._authorizers: OrderedDict[str, Authorizer] = OrderedDict()
+        self._connections: OrderedDict[str, Connection] = OrderedDict()
 
     async def close(self) -> None:
         await self._session.close()
@@ -97,75 +96,37 @@ class Upstream:
                 size = int(matched[2])
             elif position:
                 raise Unavailable(f"{self.host}: the connection broke, and ranges are not supported")
-            yield size, _pieces(answer, self.host)
+            yield size, answer.content.iter_any()
 
     @asynccontextmanager
     async def _ask(
         self, method: str, repository: str, path: str, headers: dict[str, str]
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """Refused as the registry refuses it (404, 401, 403), Unavailable when it does not answer as it should."""
-        authorizer, scope = self._authorizer(repository), f"repository:{repository}:pull"
-        for _ in range(3):
-            try:
-                header = await authorizer.header(scope)
-            except RegistryError as error:
-                raise Refused(Code.DENIED, f"{self.host}: {error}", status=403) from None
-            own = {**headers, "Authorization": header} if header else headers
-            async with await self._follow(method, self._base + path, own, headers) as answer:
-                if answer.status in (200, 206):
-                    yield answer
-                    return
-                challenge = ", ".join(answer.headers.getall("WWW-Authenticate", []))
-                if answer.status != 401 or not authorizer.challenged(challenge, scope):
-                    raise self._refused(answer.status, path)
-        raise self._refused(401, path)
+        """Refused as the registry refuses it, Unavailable when it does not answer as it should."""
+        connection, scope = self._connection(repository), f"repository:{repository}:pull"
+        try:
+            async with connection.authorized(method, self._endpoint.base + path, scope, headers) as answer:
+                yield answer
+        except RegistryError as error:
+            raise self._refusal(error, path) from None
+        except (PermissionDenied, InvalidArgument) as error:
+            raise Refused(Code.DENIED, f"{self.host}: {error}", status=403) from None
 
-    def _refused(self, status: int, path: str) -> WherryError:
-        if status == 404:
+    def _refusal(self, error: RegistryError, path: str) -> WherryError:
+        if error.status == 404:
             code = Code.BLOB_UNKNOWN if "/blobs/" in path else Code.MANIFEST_UNKNOWN
             return Refused(code, f"unknown to {self.host}")
-        if status in (401, 403):
+        if error.status in (401, 403):
             return Refused(Code.DENIED, f"{self.host} does not let this registry in", status=403)
-        if status == 429:
-            return Refused(Code.TOOMANYREQUESTS, f"{self.host}: too many requests", headers={"Retry-After": "60"})
-        return Unavailable(f"{self.host} answers with status {status}")
+        if error.status == 429:
+            wait = {"Retry-After": error.retry_after or "60"}
+            return Refused(Code.TOOMANYREQUESTS, f"{self.host}: too many requests", headers=wait)
+        return Unavailable(f"{self.host} answers with status {error.status}")
 
-    async def _follow(
-        self, method: str, url: str, own: dict[str, str], foreign: dict[str, str]
-    ) -> aiohttp.ClientResponse:
-        """`own` headers for the registry's origin, `foreign` for everywhere else. The caller releases the answer."""
-        home = origin(url)
-        for _ in range(MAX_REDIRECTS):
-            headers = own if origin(url) == home else foreign
-            try:
-                answer = await self._session.request(method, url, headers=headers, allow_redirects=False)
-            except (aiohttp.ClientError, TimeoutError, OSError) as error:
-                raise Unavailable(f"{self.host}: {error or type(error).__name__}") from None
-            location = answer.headers.get("Location")
-            if answer.status not in (301, 302, 303, 307, 308) or not location:
-                return answer
-            answer.release()
-            following = resolve(url, location)
-            scheme = origin(following)[0]
-            if scheme not in ("http", "https") or (home[0] == "https" and scheme != "https"):
-                raise Unavailable(f"{self.host} redirects to an insecure place")
-            url = following
-        raise Unavailable(f"{self.host} redirects more than {MAX_REDIRECTS} times")
-
-    def _authorizer(self, repository: str) -> Authorizer:
+    def _connection(self, repository: str) -> Connection:
         """One for each repository, for the last few: each remembers the tokens of its own."""
-        authorizer = self._authorizers.pop(repository, None)
-        if authorizer is None:
-            authorizer = Authorizer(self._session, self._base, self._auth, tls=True)
-        self._authorizers[repository] = authorizer
-        if len(self._authorizers) > MAX_AUTHORIZERS:
-            self._authorizers.popitem(last=False)
-        return authorizer
-
-
-async def _pieces(answer: aiohttp.ClientResponse, host: str) -> AsyncIterator[bytes]:
-    try:
-        async for piece in answer.content.iter_any():
-            yield piece
-    except (aiohttp.ClientError, TimeoutError, OSError) as error:
-        raise Unavailable(f"{host}: {error or type(error).__name__}") from None
+        connection = self._connections.pop(repository, None) or Connection(self._session, self._endpoint, self._auth)
+        self._connections[repository] = connection
+        if len(self._connections) > MAX_CONNECTIONS:
+            self._connections.popitem(last=False)
+        return connection
