@@ -5,6 +5,7 @@ ended, working directories that the user cannot enter, parts of cgroups.
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import subprocess
 from pathlib import Path
@@ -115,3 +116,77 @@ def test_an_exec_that_cannot_be_handed_over_is_ended(runtime: Runtime) -> None:
     done = runtime("exec", "--pidfd-socket", "/nowhere", "-d", "box", "sleep", "777")
     assert "--pidfd-socket /nowhere: no such file or directory" in done.stderr
     assert "777" not in runtime("ps", "box").stdout
+
+
+def test_a_container_may_share_the_mount_namespace(runtime: Runtime, tmp_path: Path) -> None:
+    """What it mounts is then mounted on its root directory in ours, until it is deleted, or its start has failed."""
+    root = tmp_path / "root"
+    shutil.copytree(runtime.config["root"]["path"], root, symlinks=True)
+    before = Path("/proc/self/mountinfo").read_text()
+    changes = {"root": {"path": str(root)}, "linux_namespaces": [{"type": kind} for kind in ("pid", "ipc", "network")]}
+    pid = runtime.start("sleep", "1000", hostname="", **changes)
+    assert Path(f"/proc/{pid}/ns/mnt").readlink() == Path("/proc/self/ns/mnt").readlink()
+    assert Path(f"/proc/{pid}/root").readlink() == root
+    assert (root / "proc/1/comm").read_text() == "sleep\n"
+    assert "no mount namespace of its own" in runtime("exec", "box", "true").stderr
+    assert runtime("delete", "-f", "box").returncode == 0
+    assert Path("/proc/self/mountinfo").read_text() == before
+    assert runtime.run("nope", hostname="", **changes).returncode == 1
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_a_poststart_hook_that_fails_ends_the_container(runtime: Runtime) -> None:
+    failing = {"poststart": [{"path": "/bin/true"}, {"path": "/bin/false"}]}
+    done = runtime.run("sleep", "1000", hooks=failing)
+    assert (done.returncode, "error running poststart hook #1: exit status 1" in done.stderr) == (1, True), done.stderr
+    assert runtime("list", "-q").stdout == ""
+    runtime.write("sleep", "1000", hooks=failing)
+    detached(runtime, "create", "-b", str(runtime.bundle), "box")
+    assert "error running poststart hook #1" in runtime("start", "box").stderr
+    assert runtime.status() == "stopped"
+
+
+@pytest.mark.requires("libseccomp")
+def test_hooks_in_the_container_get_its_environment_and_filter(runtime: Runtime) -> None:
+    """They are programs of the image's: they may not do more than its first process may."""
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", "mkdir /tmp/x; echo $A >&2; exit 7"]}
+    filtered = {
+        "defaultAction": "SCMP_ACT_ALLOW",
+        "syscalls": [{"names": ["mkdir", "mkdirat"], "action": "SCMP_ACT_ERRNO"}],
+    }
+    changes = {"hooks": {"startContainer": [hook]}, "process_env": ["A=b", "PATH=/bin"], "linux_seccomp": filtered}
+    done = runtime.run("true", **changes, root={**runtime.config["root"], "readonly": False})
+    assert "error running startContainer hook #0: exit status 7" in done.stderr
+    assert "Operation not permitted" in done.stderr
+    assert "b" in done.stderr.split("\\n")[-1]
+
+
+def test_a_variable_is_there_once_and_an_empty_home_is_looked_up(runtime: Runtime) -> None:
+    done = runtime.run(
+        "env", process_env=["PATH=/bin", "A=1", "HOME=", "B=2", "A=3"], process_user={"uid": 1000, "gid": 1000}
+    )
+    assert done.stdout.splitlines() == ["PATH=/bin", "B=2", "A=3", "HOME=/home/app"]
+
+
+def test_a_terminal_in_the_foreground_adds_no_carriage_returns(runtime: Runtime) -> None:
+    done = runtime.run("echo", "line", process_terminal=True)
+    assert done.stdout == "line\n"
+
+
+def test_a_relative_destination_is_meant_from_the_root(runtime: Runtime) -> None:
+    mounts = [*runtime.config["mounts"], {"destination": "tmp", "type": "tmpfs", "source": "tmpfs"}]
+    assert " /tmp rw" in runtime.run("cat", "/proc/self/mountinfo", mounts=mounts).stdout
+
+
+def test_many_bind_mounts_need_few_descriptors(runtime: Runtime) -> None:
+    binds = [
+        {"destination": f"/tmp/{number}", "type": "bind", "source": "/bin/true", "options": ["bind"]}
+        for number in range(100)
+    ]
+    done = runtime.run(
+        "sh",
+        "-c",
+        "ls /tmp | wc -l",
+        mounts=[*runtime.config["mounts"], {"destination": "/tmp", "type": "tmpfs"}, *binds],
+    )
+    assert done.stdout == "100\n", done.stderr

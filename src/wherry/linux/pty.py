@@ -15,6 +15,7 @@ from wherry.errors import FailedPrecondition, SyscallError
 from wherry.linux import paths, syscalls
 
 DEVPTS_SUPER_MAGIC = 0x1CD1
+_TCGETS, _TCSETS, _TERMIOS, _ONLCR = 0x5401, 0x5402, 36, 0x4  # struct termios of the kernel: c_oflag is its second word
 _TIOCSPTLCK, _TIOCGPTPEER, _TIOCSCTTY, _TIOCSWINSZ, _TIOCGWINSZ = 0x40045431, 0x5441, 0x540E, 0x5414, 0x5413
 _PTMX = os.makedev(5, 2)
 
@@ -44,6 +45,14 @@ def make_controlling(peer: int) -> None:
         fcntl.ioctl(peer, _TIOCSCTTY, 0)
     except OSError as error:
         raise SyscallError("ioctl", "controlling terminal", error.errno or 0) from None
+
+
+def keep_newlines(master: int) -> None:
+    """No carriage return before each newline of the output: whoever shows it on a terminal of its own has that add one."""
+    state = bytearray(fcntl.ioctl(master, _TCGETS, bytes(_TERMIOS)))
+    flags = struct.unpack_from("=I", state, 4)[0] & ~_ONLCR
+    struct.pack_into("=I", state, 4, flags)
+    fcntl.ioctl(master, _TCSETS, bytes(state))
 
 
 def resize(master: int, width: int, height: int) -> None:

@@ -12,7 +12,7 @@ from __future__ import annotations
 import errno
 import os
 
-from wherry.errors import InvalidArgument, StartError, SyscallError, WherryError
+from wherry.errors import FailedPrecondition, InvalidArgument, StartError, SyscallError, WherryError
 from wherry.linux import cgroups, namespaces
 from wherry.linux.procfs import Procfs
 from wherry.runtime import channel as messages
@@ -120,6 +120,7 @@ def create(
     hold: bool,
     prepare_rootfs: Callable[[int], None] | None = None,
     console_size: tuple[int, int] | None = None,
+    console_newlines: bool = False,
     container_id: str = "",
     bundle: str = "",
     parent_death_signal: int = _SIGKILL,
@@ -136,6 +137,7 @@ def create(
     rootfs           a path, or the descriptor of a detached mount, which stays the caller's to close and serves one container
     prepare_rootfs   called with a descriptor of the (detached, writable) root tree before anything is mounted in it
     console_size     (width, height); else process.consoleSize
+    console_newlines  the terminal's output has no carriage return before each newline
     parent_death_signal   what the process gets when the calling thread ends; 0 for a runtime that exits while its containers go on
     hold_fifo        with `hold`: a FIFO whose first byte starts the program, for a `start` that comes from another process
     mount_sources    detached mounts for the bind mounts at these destinations, which no path of the caller's leads to
@@ -175,6 +177,7 @@ def create(
 
             net_devices = netdevices.check(linux["netDevices"], own=own)
             init.waits = True
+        init.console_newlines = console_newlines
         init.console_size = console_size or _console_size(spec)
         init.hold, init.preserve_fds, init.parent_death_signal = hold, preserve_fds, parent_death_signal
         group = _make_group(config, container_id, undo, systemd=systemd)
@@ -186,6 +189,7 @@ def create(
         )
         undo.append(init.rootfs.close)
         init.rootfs.open_sources()
+        undo.append(_OnFailure(init.rootfs.withdraw))
         if prepare_rootfs is not None:
             prepare_rootfs(init.rootfs.root)
         cgroup_fd = group.clone_fd()
@@ -463,6 +467,7 @@ def exec_process(
     seccomp_bpf: bytes | None,
     seccomp_flags: int = 0,
     console_size: tuple[int, int] | None = None,
+    console_newlines: bool = False,
     container_id: str = "",
     parent_death_signal: int = _SIGKILL,
     preserve_fds: int = 0,
@@ -480,6 +485,7 @@ def exec_process(
             keyring=container_id if new_keyring else None, container_id=container_id, bundle=bundle,
         )  # fmt: skip
         undo.append(job.plan.close_listener)
+        job.console_newlines = console_newlines
         job.console_size = console_size or _console_size(spec)
         job.parent_death_signal, job.preserve_fds = parent_death_signal, preserve_fds
         # with CPUs to run on before it is in the cgroup, the helper has to enter by itself
@@ -546,6 +552,7 @@ def enter_and_exec(
         container_id="",
         bundle="",
     )
+    job.console_newlines = False
     job.console_size = _console_size(spec)
     job.parent_death_signal, job.preserve_fds = parent_death_signal, 0
     job.cgroup_fds = [] if cgroup is None else cgroup.prepare_join()
@@ -583,6 +590,8 @@ def _plan_exec(
     linux = config.get("linux") or {}
     job = Exec()
     job.joins = _namespaces_of(init_pid, linux)
+    if not job.joins & namespaces.NEWNS:
+        raise FailedPrecondition("the container has no mount namespace of its own by which its root could be entered")
     job.plan = process.Plan(
         spec,
         seccomp_bpf=seccomp_bpf,

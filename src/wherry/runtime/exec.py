@@ -27,8 +27,8 @@ class Exec:
     """All that helper and child need; set before the fork."""
 
     __slots__ = (
-        "affinity", "cgroup_fds", "channel", "console_size", "init_pidfd", "joins", "modules", "parent_death_signal", "path", "pid_source",
-        "plan", "preserve_fds",
+        "affinity", "cgroup_fds", "channel", "console_newlines", "console_size", "init_pidfd", "joins", "modules", "parent_death_signal", "path",
+        "pid_source", "plan", "preserve_fds",
     )  # fmt: skip
 
     channel: _socket.socket
@@ -38,6 +38,7 @@ class Exec:
     init_pidfd: int
     joins: int  # CLONE_NEW* flags of what the init has of its own
     cgroup_fds: list[int]
+    console_newlines: bool  # its output has no carriage returns: `pty.keep_newlines`
     console_size: tuple[int, int] | None
     parent_death_signal: int
     preserve_fds: int
@@ -94,6 +95,8 @@ class Exec:
             master, peer = pty.open_pair(root, "/dev/pts/ptmx")
         finally:
             os.close(root)
+        if self.console_newlines:
+            pty.keep_newlines(master)
         if self.console_size is not None:
             pty.resize(master, *self.console_size)
         take_terminal(self.channel, master, peer)

@@ -7,8 +7,8 @@
     poststop                  the runtime, after the container is deleted
 
 Each gets the container's state as JSON on its standard input and its own environment only. Source: OCI config.md
-"POSIX-platform Hooks". A hook that fails ends the start, except poststart and poststop, whose failure the caller
-reports and goes on.
+"POSIX-platform Hooks". A hook that fails ends the start; after a poststart hook that fails the caller ends the
+container, and the failure of a poststop hook it reports and goes on.
 """
 
 from __future__ import annotations

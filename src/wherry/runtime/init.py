@@ -15,7 +15,7 @@ because each needs what the ones before it have made, and must come before what 
     pivot                   from here on everything that is looked up is the container's, so nothing is imported
     set_label, drop_privileges, change_directory, …   no privilege is left when the container's files are first used
     wait_for_start          `hold`: created, not started
-    load_filter, execute    last: whatever the filter forbids, we need no more
+    load_filter, …hooks, execute    last: whatever the filter forbids, we need no more
 
 **Invariant:** between `pivot` and `execute` no module is imported (checked).
 """
@@ -49,8 +49,8 @@ class Init:
     """All that the child needs; every field is set before the fork."""
 
     __slots__ = (
-        "cgroup_fds", "channel", "console_size", "domainname", "hold", "hold_fifo", "hooks", "hostname", "joined", "modules", "namespaces",
-        "parent_death_signal", "path", "plan", "preserve_fds", "rootfs", "state", "stdio", "sysctls", "waits",
+        "cgroup_fds", "channel", "console_newlines", "console_size", "domainname", "hold", "hold_fifo", "hooks", "hostname", "joined", "modules",
+        "namespaces", "parent_death_signal", "path", "plan", "preserve_fds", "rootfs", "state", "stdio", "sysctls", "waits",
     )  # fmt: skip
 
     channel: _socket.socket
@@ -65,6 +65,7 @@ class Init:
     hooks: dict[str, list[hooks.Hook]]
     state: dict[str, object]  # for the hooks that run in here, without status and pid
     stdio: tuple[int, int, int]  # what becomes 0, 1, 2 until a terminal does
+    console_newlines: bool  # its output has no carriage returns: `pty.keep_newlines`
     console_size: tuple[int, int] | None  # width, height
     hold: bool
     hold_fifo: int  # descriptor, -1: hold on the channel
@@ -85,7 +86,7 @@ class Init:
             self.set_names, self.set_sysctls, self.rootfs.write_protect, self.rootfs.mask, self.set_limits,
             self.prepare_label, self.pivot,
             self.set_no_new_privileges, self.drop_privileges, self.watch_parent, self.change_directory, self.find_program,
-            self.wait_for_start, self.run_start_hooks, self.load_filter, self.execute,
+            self.wait_for_start, self.load_filter, self.run_start_hooks, self.execute,
         ))  # fmt: skip
 
     # ------------------------------------------------------------------------------------------------ on the host's side
@@ -173,6 +174,8 @@ class Init:
             master, peer = pty.open_pair(devpts)
         finally:
             os.close(devpts)
+        if self.console_newlines:
+            pty.keep_newlines(master)
         if self.console_size is not None:
             pty.resize(master, *self.console_size)
         target = self._console_target()
@@ -256,18 +259,19 @@ class Init:
         else:
             os.read(self.hold_fifo, 1)
 
-    def run_start_hooks(self) -> None:
-        for hook in self.hooks["startContainer"]:
-            hook.env = hook.env or self.plan.env  # as runc: without an environment of their own they have the program's
-        if self.hooks["startContainer"]:
-            hooks.run(self.hooks["startContainer"], self.state_json("created"))
-
     def load_filter(self) -> None:
         if spawn.modules_loaded() != self.modules:
             raise StartError("exec", f"{Internal.__name__}: a module was imported inside the container", 0)
         announce(self.channel)
         process.reset_signals()
         process.load_filter(self.plan)
+
+    def run_start_hooks(self) -> None:
+        """Programs of the container's: what it may do, they may."""
+        for hook in self.hooks["startContainer"]:
+            hook.env = hook.env or self.plan.env  # as runc: without an environment of their own they have the program's
+        if self.hooks["startContainer"]:
+            hooks.run(self.hooks["startContainer"], self.state_json("created"))
 
     def execute(self) -> None:
         process.execute(self.plan, self.path)

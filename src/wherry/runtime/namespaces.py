@@ -36,8 +36,6 @@ class Plan:
             if kind in seen:
                 raise InvalidArgument(f"linux.namespaces: {kind} is there twice")
             seen.add(kind)
-        if "mount" not in seen:
-            raise InvalidArgument("linux.namespaces: a container needs a mount namespace of its own")
         self.uid_map = id_map(linux.get("uidMappings") or [], "uidMappings")
         self.gid_map = id_map(linux.get("gidMappings") or [], "gidMappings")
         offsets = linux.get("timeOffsets") or {}

@@ -129,7 +129,7 @@ _CONFIG: dict[str, Any] = {
     "root": {"path": "s", "readonly": "b"},
     "mounts": [
         {
-            "destination": "p",
+            "destination": "s",
             "type": "s",
             "source": "s",
             "options": ["s"],
@@ -221,8 +221,6 @@ def _check_linux(config: Config) -> None:
         if kind in kinds:
             raise InvalidArgument(f"linux.namespaces[{index}]: malformed spec file: duplicated ns {kind!r}")
         kinds[kind] = namespace.get("path", "")
-    if "mount" not in kinds:
-        raise InvalidArgument("linux.namespaces: a container without a mount namespace of its own is not run")
     if config.get("hostname") and "uts" not in kinds:
         raise InvalidArgument("hostname: unable to set hostname without a private UTS namespace")
     if config.get("domainname") and "uts" not in kinds:

@@ -22,6 +22,7 @@ from wherry.linux.procfs import Procfs
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     import _socket
+    from collections.abc import Sequence
 
     from wherry.runtime import scheduling
     from wherry.runtime.seccomp_notify import Listener
@@ -64,7 +65,7 @@ class Plan:
         self.argv = [_bytes(word, "process.args") for word in process.get("args") or ()]
         if not self.argv:
             raise InvalidArgument("process.args: there is no program to run")
-        self.env = [_bytes(word, "process.env") for word in process.get("env") or ()]
+        self.env = _environment(process.get("env") or ())
         self.cwd = _bytes(process.get("cwd") or "/", "process.cwd")
         if not self.cwd.startswith(b"/"):
             raise InvalidArgument(f"process.cwd: {os.fsdecode(self.cwd)!r} is not an absolute path")
@@ -135,6 +136,18 @@ class Plan:
     def keeps_admin_for_seccomp(self) -> bool:
         """Without no_new_privs a filter may be loaded only with CAP_SYS_ADMIN, so that one is kept until it is."""
         return self.seccomp is not None and not self.no_new_privileges
+
+
+def _environment(words: Sequence[str]) -> list[bytes]:
+    """Each variable once, where and as it is given last; an empty HOME is none, so that `add_home` finds one."""
+    last: dict[bytes, bytes] = {}
+    for word in words:
+        encoded = _bytes(word, "process.env")
+        name, _, value = encoded.partition(b"=")
+        last.pop(name, None)
+        if name != b"HOME" or value:
+            last[name] = encoded
+    return list(last.values())
 
 
 def _bytes(text: str, field: str) -> bytes:

@@ -138,6 +138,8 @@ class Rootfs:
         self.readonly = bool((config.get("root") or {}).get("readonly"))
         self.propagation = mount_options.propagation(linux.get("rootfsPropagation") or "")
         self.can_pivot = pivot
+        self.shares_mounts = "mount" not in own
+        """Without a mount namespace of its own, what the container mounts is mounted in the runtime's, on `path`."""
         if not pivot and self.propagation[0] == mounts.PRIVATE:
             raise InvalidArgument("linux.rootfsPropagation: [r]private is not safe without pivot_root")
         self.label = _label(linux.get("mountLabel") or "")
@@ -194,6 +196,17 @@ class Rootfs:
             for device in self.devices:
                 if device["type"] != "p":
                     self._nodes.append((device, devices.open_host_node(device)))
+        if self.shares_mounts:
+            if not isinstance(self.path, str):
+                raise InvalidArgument(
+                    "linux.namespaces: a container without a mount namespace needs a path as its root"
+                )
+            mounts.attach_at(self.root, self.path)
+
+    def withdraw(self) -> None:
+        """Takes back what a container without a mount namespace of its own has mounted."""
+        if self.shares_mounts:
+            mounts.detach(f"/proc/self/fd/{self.root}")
 
     def _user_namespace(self, maps: tuple[str, str]) -> int:
         """A descriptor, ours, of a user namespace with these mappings, or with those of the container's."""
@@ -251,6 +264,8 @@ class Rootfs:
 
     def attach_root(self) -> None:
         """The new root goes on top of "/": no path is walked, so an unprivileged user namespace need not be able to reach it."""
+        if self.shares_mounts:
+            return
         mounts.set_propagation("/", mounts.PRIVATE)
         if not self.can_pivot:
             self._whole = _whole_mounts("proc", "sysfs")
@@ -274,6 +289,8 @@ class Rootfs:
             match mount.type:
                 case "bind":
                     mounts.attach(mount.fd, target, subject=mount.destination)
+                    os.close(mount.fd)  # many mounts, few descriptors
+                    mount.fd = -1
                 case "cgroup":
                     self._mount_cgroup(mount, target)
                 case _:
@@ -506,7 +523,9 @@ class Rootfs:
     def pivot(self) -> None:
         """Makes the new root the root and lets go of the old one, with everything of the host's."""
         os.fchdir(self.root)
-        if self.can_pivot:
+        if self.shares_mounts:
+            os.chroot(".")
+        elif self.can_pivot:
             syscalls.pivot_root(".", ".")
             mounts.detach(".")
         else:

@@ -91,6 +91,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
             container_id=state.id,
             new_keyring=state.new_keyring,
             bundle=state.bundle,
+            console_newlines=not values["console-socket"],
             parent_death_signal=0,
             preserve_fds=preserved,
         )

@@ -129,7 +129,7 @@ class _Terminal:
             | termios.ICRNL
             | termios.IXON
         )
-        raw[1] &= ~termios.OPOST
+        raw[1] |= termios.OPOST | termios.ONLCR  # as the container's terminal adds no carriage returns
         raw[2] = raw[2] & ~(termios.CSIZE | termios.PARENB) | termios.CS8
         raw[3] &= ~(termios.ECHO | termios.ECHONL | termios.ICANON | termios.ISIG | termios.IEXTEN)
         raw[6][termios.VMIN], raw[6][termios.VTIME] = 1, 0

@@ -9,6 +9,7 @@ import time
 
 from wherry.errors import InvalidArgument, NotFound, StartError, WherryError
 from wherry.runtime import state as states
+from wherry.runtime.cli import shared_mounts
 from wherry.runtime.cli.options import Option
 from wherry.runtime.state import State
 
@@ -84,6 +85,7 @@ def launch(
             hold_fifo=f"{state.directory}/{states.FIFO}" if hold else None,
             preserve_fds=preserved,
             pivot=not values["no-pivot"],
+            console_newlines=not values["console-socket"],
             systemd=settings.systemd_cgroup,
         )
         state.pid, state.start = process.pid, states.start_time(process.pid) or 0
@@ -95,6 +97,7 @@ def launch(
         state.new_keyring = not values["no-new-keyring"]
         state.resctrl_made = process.resctrl is not None and process.resctrl.made
         state.save()
+        shared_mounts.remember(state, config)
         for warning in process.warnings:
             settings.write("warning", warning)
         if process.console is not None and values["console-socket"]:
@@ -109,6 +112,7 @@ def launch(
             notify.close()
         if process is not None:
             _abandon(process)
+            shared_mounts.remove(state)
         state.remove()
         if isinstance(error, StartError):
             raise StartError(
@@ -177,12 +181,13 @@ def destroy(settings: Globals, state: State, config: Config | None) -> None:
     group = state.cgroup()
     group.kill()
     group.delete()
+    shared_mounts.remove(state)
     resctrl = resctrl_of(state, config) if config is not None else None
     if resctrl is not None:
         resctrl.delete()
     state.remove()
     if config is not None:
-        run_late_hooks(settings, state, config, "poststop", states.STOPPED)
+        run_poststop_hooks(settings, state, config)
 
 
 def resctrl_of(state: State, config: Config) -> Resctrl | None:
@@ -197,17 +202,30 @@ def resctrl_of(state: State, config: Config) -> Resctrl | None:
     return group
 
 
-def run_late_hooks(settings: Globals, state: State, config: Config, kind: str, status: str) -> None:
-    """The poststart or poststop hooks: one that fails is logged, and the others run (OCI config.md "POSIX-platform
-    Hooks").
-    """
-    described = (config.get("hooks") or {}).get(kind)
+def run_poststart_hooks(state: State, config: Config) -> None:
+    """When one fails the container is killed (OCI runtime.md "Lifecycle"), and the error raised."""
+    described = (config.get("hooks") or {}).get("poststart")
     if not described:
         return
     from wherry.runtime import hooks
 
-    document = hooks.state(config, state.id, status, state.pid if status != states.STOPPED else 0, state.bundle)
-    for hook in hooks.parse({kind: described})[kind]:  # type: ignore[misc]
+    document = hooks.state(config, state.id, states.RUNNING, state.pid, state.bundle)
+    try:
+        hooks.run(hooks.parse({"poststart": described})["poststart"], document)
+    except WherryError:
+        state.cgroup().kill()
+        raise
+
+
+def run_poststop_hooks(settings: Globals, state: State, config: Config) -> None:
+    """One that fails is logged, and the others run (OCI runtime.md "Lifecycle")."""
+    described = (config.get("hooks") or {}).get("poststop")
+    if not described:
+        return
+    from wherry.runtime import hooks
+
+    document = hooks.state(config, state.id, states.STOPPED, 0, state.bundle)
+    for hook in hooks.parse({"poststop": described})["poststop"]:
         try:
             hooks.run([hook], document)
         except WherryError as error:

@@ -4,10 +4,10 @@ from __future__ import annotations
 
 import os
 
+from wherry.errors import WherryError
 from wherry.runtime.cli import launch, options
 from wherry.runtime.cli.foreground import Foreground, become_subreaper
 from wherry.runtime.cli.options import Option
-from wherry.runtime.state import RUNNING
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -33,7 +33,13 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         become_subreaper()
     made = launch.launch(settings, values, arguments[0], verb="run", hold=False, detached=detached)
     state, config, process = made.state, made.config, made.process
-    launch.run_late_hooks(settings, state, config, "poststart", RUNNING)
+    try:
+        launch.run_poststart_hooks(state, config)
+    except WherryError:
+        os.waitpid(process.pid, 0)
+        process.close()
+        launch.destroy(settings, state, config)
+        raise
     if made.notify is not None:
         if foreground is None:
             made.notify.wait_until_ready(process.pid, process.pidfd)

@@ -7,7 +7,7 @@ import os
 from wherry.errors import Conflict
 from wherry.runtime import state as states
 from wherry.runtime.cli import options
-from wherry.runtime.cli.launch import run_late_hooks
+from wherry.runtime.cli.launch import run_poststart_hooks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,7 +46,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         raise Conflict("cannot start an already running container") from None
     finally:
         os.close(fd)
-    run_late_hooks(settings, state, state.config(), "poststart", states.RUNNING)
+    run_poststart_hooks(state, state.config())
     if notify is not None and pidfd is not None:
         notify.wait_until_ready(state.pid, pidfd)
     return 0
