@@ -9,6 +9,7 @@ Each `Lab` has a root file system of its own and cgroups below one group of its 
 from __future__ import annotations
 
 import contextlib
+import copy
 import os
 import select
 import shutil
@@ -179,7 +180,7 @@ class Lab:
                 "capabilities": capabilities, "noNewPrivileges": False, **process,
             },
             "root": {"path": str(self.rootfs)},
-            "mounts": [*MOUNTS, *mounts],
+            "mounts": copy.deepcopy([*MOUNTS, *mounts]),
             "linux": {
                 "cgroupsPath": f"/{self.group}/{self.count}", "namespaces": [{"type": kind} for kind in NAMESPACES],
                 "maskedPaths": MASKED, "readonlyPaths": READONLY, "resources": {}, **(linux or {}),
