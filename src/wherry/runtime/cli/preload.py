@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Lazy = dict[str, tuple[Source, bytes]]  # module: …, marshalled code
 
 
-FORMAT = 2
+FORMAT = 3
 """Part of the files' names; the launcher looks for it. Another one whenever `install` takes something else."""
 
 
@@ -58,6 +58,8 @@ class Preloaded:
             module = type(sys)(name)
             module.__file__ = path
             parent, _, child = name.rpartition(".")
+            if parent and parent not in sys.modules:
+                __import__(parent)  # its source has changed
             module.__package__ = name if is_package else parent
             if is_package:
                 module.__path__ = [path.rpartition("/")[0]]

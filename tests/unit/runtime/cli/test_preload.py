@@ -152,6 +152,15 @@ def test_a_changed_source_counts_at_once(program: Path) -> None:
     assert file_of(program).stat().st_mtime_ns == written
 
 
+def test_a_changed_package_counts_for_the_modules_in_it(program: Path) -> None:
+    run(program)
+    for source in program.parent.parent.glob("lib/*/site-packages/wherry/**/__init__.py"):
+        source.write_text(source.read_text() + "\n# changed\n")
+    written = file_of(program).stat().st_mtime_ns
+    assert "does not exist: none" in run(program)
+    assert file_of(program).stat().st_mtime_ns > written
+
+
 def test_a_changed_loader_counts_from_the_next_call_on(program: Path) -> None:
     run(program)
     written = file_of(program).stat().st_mtime_ns
