@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run install check lint unit test test-root e2e security conformance test-uml bench docs packages clean
+.PHONY: help run install check lint unit test test-root e2e security conformance test-uml test-vm bench docs packages clean
 
 help: ## List what there is
 	@echo "wherry: a container engine. Targets (ARGS=… goes on to pytest or to the benchmark):"
@@ -53,6 +53,9 @@ conformance: packages $(VENV)/.installed $(VENV)/.tools ## Real clients and runt
 
 test-uml: $(VENV)/.installed $(VENV)/.tools ## The cgroup v2 tests in a user-mode Linux, where this machine has v1 (package user-mode-linux; as root)
 	PYTHON=$(BIN)/python tests/uml/run $(ARGS)
+
+test-vm: $(VENV)/.installed $(VENV)/.tools ## Checkpoint and restore on Debian's kernel, emulated (qemu-system-x86, linux-image-cloud-amd64; as root)
+	PYTHON=$(BIN)/python tests/vm/run $(ARGS)
 
 bench: packages $(VENV)/.installed ## Benchmarks beside dockerd and runc; writes docs/benchmarks.md
 	$(BIN)/python -m bench $(ARGS)

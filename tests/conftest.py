@@ -24,6 +24,7 @@ LEAK_CHECKED = ("root", "e2e", "security", "conformance")
 
 MAY_BE_ABSENT = frozenset(
     {
+        "criu",
         "cgroup1",
         "cgroup2",
         "x86_64",
@@ -83,6 +84,13 @@ def _kernel() -> tuple[int, ...]:
     return tuple(int(part) for part in platform.release().split("-")[0].split(".")[:2])
 
 
+def _criu() -> bool:
+    """Whether this criu can work on this kernel: an older one does not read newer kernels' memory maps."""
+    return shutil.which("criu") is not None and (
+        subprocess.run(["criu", "check"], capture_output=True, check=False).returncode == 0
+    )
+
+
 def _program(name: str) -> Callable[[], bool]:
     return lambda: shutil.which(name) is not None
 
@@ -111,6 +119,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "uml": _program("linux.uml"),
     "systemd": lambda: os.access("/lib/systemd/systemd", os.X_OK),
     "dbus-daemon": _program("dbus-daemon"),
+    "criu": _criu,
     "x86_64": lambda: platform.machine() == "x86_64",
     "aarch64": lambda: platform.machine() == "aarch64",
     "apparmor": lambda: os.path.exists("/sys/module/apparmor/parameters/enabled"),

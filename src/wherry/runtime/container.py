@@ -180,7 +180,7 @@ def create(
         init.console_newlines = console_newlines
         init.console_size = console_size or _console_size(spec)
         init.hold, init.preserve_fds, init.parent_death_signal = hold, preserve_fds, parent_death_signal
-        group = _make_group(config, container_id, undo, systemd=systemd)
+        group = make_group(config, container_id, undo, systemd=systemd)
         owner = _cgroup_owner(config, init.namespaces)
         if owner:
             group.give_to(owner)
@@ -189,7 +189,7 @@ def create(
         )
         undo.append(init.rootfs.close)
         init.rootfs.open_sources()
-        undo.append(_OnFailure(init.rootfs.withdraw))
+        undo.append(OnFailure(init.rootfs.withdraw))
         if prepare_rootfs is not None:
             prepare_rootfs(init.rootfs.root)
         cgroup_fd = group.clone_fd()
@@ -203,7 +203,7 @@ def create(
 
             resctrl = rdt.Group(linux["intelRdt"], container_id)
             resctrl.create()
-            undo.append(_OnFailure(resctrl.delete))
+            undo.append(OnFailure(resctrl.delete))
             init.cgroup_fds += resctrl.open_tasks()
         init.hold_fifo = -1
         if hold_fifo is not None:
@@ -223,16 +223,16 @@ def create(
         )
         result.resctrl = resctrl
     except BaseException as error:
-        _undo(undo, failed=True)
+        unwind(undo, failed=True)
         if isinstance(error, WherryError | OSError):
             raise spawn.as_start_error("create", error) from None
         raise
-    _undo(undo, failed=False)
+    unwind(undo, failed=False)
     return result
 
 
-class _OnFailure:
-    """Marks a step of the undo list that a success does not need."""
+class OnFailure:
+    """Marks a step of an undo list that a success does not need."""
 
     __slots__ = ("call",)
 
@@ -243,10 +243,10 @@ class _OnFailure:
         self.call()
 
 
-def _undo(steps: list[Callable[[], object]], *, failed: bool) -> None:
-    """Latest first. What fails on the way back must not hide why we go back."""
+def unwind(steps: list[Callable[[], object]], *, failed: bool) -> None:
+    """The steps of an undo list, latest first. What fails on the way back must not hide why we go back."""
     for step in reversed(steps):
-        if failed or not isinstance(step, _OnFailure):
+        if failed or not isinstance(step, OnFailure):
             try:
                 step()
             except (WherryError, OSError):
@@ -295,7 +295,7 @@ def _cgroup_owner(config: oci.Config, plan: runtime_namespaces.Plan) -> int:
     return 0
 
 
-def _make_group(config: oci.Config, container_id: str, undo: list[Callable[[], object]], *, systemd: bool) -> Cgroup:
+def make_group(config: oci.Config, container_id: str, undo: list[Callable[[], object]], *, systemd: bool) -> Cgroup:
     """The cgroup with its limits, before there is a process to limit."""
     linux = config.get("linux") or {}
     resources: Any = dict(linux.get("resources") or {})
@@ -311,7 +311,7 @@ def _make_group(config: oci.Config, container_id: str, undo: list[Callable[[], o
         group = cgroups.open_group(path)
     try:
         group.create()
-        undo.append(_OnFailure(group.delete))
+        undo.append(OnFailure(group.delete))
         undo.append(group.release)
         if resources.get("devices"):
             resources["devices"] = [*resources["devices"], *devices.DEFAULT_RULES]
@@ -342,7 +342,7 @@ def _launch(
     if procfs is not None:
         undo.append(procfs.close)
     ours, theirs = messages.pair()
-    undo.append(_OnFailure(ours.close))
+    undo.append(OnFailure(ours.close))
     init.stdio = _stdio_fds(stdio, undo)
 
     def enter_first() -> None:
@@ -374,7 +374,7 @@ def _launch(
     finally:
         process.set_dumpable(dumpable)
         theirs.close()
-    undo.append(_OnFailure(lambda: _kill_and_reap(pid, pidfd, group)))
+    undo.append(OnFailure(lambda: _kill_and_reap(pid, pidfd, group)))
     if "user" in plan.new:
         assert procfs is not None
         plan.write_id_maps(procfs, pid)
@@ -510,16 +510,16 @@ def exec_process(
         finally:
             process.set_dumpable(dumpable)
             theirs.close()
-        undo.append(_OnFailure(lambda: _reap(pid, pidfd)))
+        undo.append(OnFailure(lambda: _reap(pid, pidfd)))
         if job.plan.listener is not None:
             messages.send(ours, messages.PID + b"%d" % pid)
         console, _ = _await_exec(ours)
     except BaseException as error:
-        _undo(undo, failed=True)
+        unwind(undo, failed=True)
         if isinstance(error, WherryError | OSError):
             raise spawn.as_start_error("exec", error) from None
         raise
-    _undo(undo, failed=False)
+    unwind(undo, failed=False)
     return ExecProcess(pid, pidfd, console, job.plan.warnings)
 
 

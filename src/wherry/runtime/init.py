@@ -139,18 +139,8 @@ class Init:
         )
 
     def raise_loopback(self) -> None:
-        """A new network namespace has only a loopback interface, down: up with it, as runc does."""
-        if "network" not in self.namespaces.new:
-            return
-        control = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
-        try:
-            request = struct.pack("16sH22x", b"lo", 0)
-            flags = struct.unpack_from("H", fcntl.ioctl(control.fileno(), _SIOCGIFFLAGS, request), 16)[0]
-            fcntl.ioctl(control.fileno(), _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP))
-        except OSError as error:
-            raise SyscallError("ioctl", "loopback interface", error.errno or 0) from None
-        finally:
-            control.close()
+        if "network" in self.namespaces.new:
+            raise_loopback()
 
     # -------------------------------------------------------------------------------------------------- between the roots
 
@@ -275,6 +265,19 @@ class Init:
 
     def execute(self) -> None:
         process.execute(self.plan, self.path)
+
+
+def raise_loopback() -> None:
+    """A new network namespace has only a loopback interface, down: up with it, as runc does."""
+    control = _socket.socket(_socket.AF_INET, _socket.SOCK_DGRAM | _socket.SOCK_CLOEXEC)
+    try:
+        request = struct.pack("16sH22x", b"lo", 0)
+        flags = struct.unpack_from("H", fcntl.ioctl(control.fileno(), _SIOCGIFFLAGS, request), 16)[0]
+        fcntl.ioctl(control.fileno(), _SIOCSIFFLAGS, struct.pack("16sH22x", b"lo", flags | _IFF_UP))
+    except OSError as error:
+        raise SyscallError("ioctl", "loopback interface", error.errno or 0) from None
+    finally:
+        control.close()
 
 
 def reopen_null(root: int) -> None:

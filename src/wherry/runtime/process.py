@@ -320,7 +320,12 @@ def join_session_keyring(plan: Plan, search: int = 0) -> None:
 
 def set_no_new_privileges(plan: Plan) -> None:
     if plan.no_new_privileges:
-        syscalls.prctl(_PR_SET_NO_NEW_PRIVS, 1, subject="no_new_privs")
+        forbid_new_privileges()
+
+
+def forbid_new_privileges() -> None:
+    """For this process and all that it will fork: no execve gives more privileges (prctl(2))."""
+    syscalls.prctl(_PR_SET_NO_NEW_PRIVS, 1, subject="no_new_privs")
 
 
 def set_label(plan: Plan, procfs: Procfs | None) -> None:

@@ -29,7 +29,7 @@ if TYPE_CHECKING:
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 FIFO = "exec.fifo"
 _FORMAT = 1
-_LATER = ("new_keyring", "resctrl_made", "unit")
+_LATER = ("descriptors", "new_keyring", "resctrl_made", "unit")
 """What the files of earlier versions lack: it has its initial value then."""
 _ID_CHARACTERS = frozenset("abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789_+-.")
 _ID_LIMIT = 1024
@@ -95,6 +95,7 @@ class State:
         "bundle",
         "cgroup_paths",
         "created",
+        "descriptors",
         "directory",
         "id",
         "new_keyring",
@@ -121,6 +122,8 @@ class State:
         self.resctrl_made = False
         self.unit = ""
         self.cgroup_paths: dict[str, str] = {}
+        self.descriptors: list[str] = []
+        """What the first process's 0, 1 and 2 were when it was made ("pipe:[123]"): a restore gives it others in their place."""
 
     def save(self) -> None:
         values = {name: getattr(self, name) for name in self.__slots__ if name != "directory"}

@@ -60,6 +60,7 @@ def features() -> dict[str, Any]:
         "potentiallyUnsafeConfigAnnotations": ["org.systemd.property.", "org.criu.config"],
         "annotations": {
             "org.wherry.runc.version": __version__,
+            "org.opencontainers.runc.checkpoint.enabled": "true",
             "io.github.seccomp.libseccomp.version": libseccomp_version() or "",
         },
     }

@@ -90,12 +90,13 @@ def launch(
         )
         state.pid, state.start = process.pid, states.start_time(process.pid) or 0
         state.bundle, state.rootfs, state.oci_version = bundle, rootfs, config["ociVersion"]
-        state.created = _now()
+        state.created = now()
         state.owner = os.geteuid()
         state.cgroup_paths = process.cgroup.paths
         state.unit = process.cgroup.unit
         state.new_keyring = not values["no-new-keyring"]
         state.resctrl_made = process.resctrl is not None and process.resctrl.made
+        state.descriptors = standard_streams(terminal=terminal)
         state.save()
         shared_mounts.remember(state, config)
         for warning in process.warnings:
@@ -170,6 +171,11 @@ def preserved_fds(process: Process, extra: int, *, activated: bool = True) -> in
     return count + extra
 
 
+def standard_streams(*, terminal: bool) -> list[str]:
+    """What 0, 1 and 2 are, for a checkpoint to name them; with a terminal they are the container's own."""
+    return ["/dev/null"] * 3 if terminal else [os.readlink(f"/proc/self/fd/{number}") for number in (0, 1, 2)]
+
+
 def write_pid_file(path: str, pid: int) -> None:
     states.write_file(os.path.abspath(path), b"%d" % pid, 0o644)
 
@@ -232,6 +238,7 @@ def run_poststop_hooks(settings: Globals, state: State, config: Config) -> None:
             settings.write("warning", str(error))
 
 
-def _now() -> str:
+def now() -> str:
+    """The time as state.json and `list` show it (RFC 3339)."""
     now = time.time_ns()
     return f"{time.strftime('%Y-%m-%dT%H:%M:%S', time.gmtime(now // 10**9))}.{now % 10**9:09d}Z"

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
     from typing import Any
 
 VERBS = {
+    "checkpoint": "checkpoint a running container",
     "create": "create a container",
     "delete": "delete any resources held by the container",
     "events": "display container events such as OOM notifications, cpu, memory, and IO usage statistics",
@@ -29,6 +30,7 @@ VERBS = {
     "list": "list containers started with the given root",
     "pause": "suspend all processes inside the container",
     "ps": "display the processes running inside a container",
+    "restore": "restore a container from a previous checkpoint",
     "resume": "resume all processes that have been previously paused",
     "run": "create and run a container",
     "spec": "create a new specification file",
@@ -40,13 +42,14 @@ _ENTERING = ("create", "exec", "run")
 """Verbs whose process, or a child of it, goes into a container."""
 _TAKING_A_COMMAND = ("exec", "ps")
 """Verbs whose arguments may be options of another program's."""
-_REFUSED = ("checkpoint", "restore")
 GLOBAL = (
     Option("debug", "enable debug logging", kind="switch"),
     Option("log", "the file to write logs to (default: stderr)"),
     Option("log-format", "'text' or 'json'", default="text"),
     Option("root", "directory of the containers' state (on a tmpfs)", default=DEFAULT_ROOT),
-    Option("criu", "there is no checkpoint and restore yet", kind="refused"),
+    Option(
+        "criu", "path to the criu binary used for checkpoint and restore (default: the first in the usual directories)"
+    ),
     Option("systemd-cgroup", "cgroups are units of systemd's: cgroupsPath is slice:prefix:name", kind="switch"),
     Option("rootless", "'true', 'false' or 'auto'", default="auto"),
     Option("version", "print the version", short="v", kind="switch"),
@@ -60,9 +63,10 @@ class UnknownVerbError(errors.InvalidArgument):
 class Globals:
     """The global options."""
 
-    __slots__ = ("debug", "log", "log_format", "root", "systemd_cgroup")
+    __slots__ = ("criu", "debug", "log", "log_format", "root", "systemd_cgroup")
 
     def __init__(self, values: dict[str, Any]) -> None:
+        self.criu: str = values["criu"]
         self.debug: bool = values["debug"]
         self.log: str = values["log"]
         self.log_format: str = values["log-format"]
@@ -148,8 +152,6 @@ def _open_standard_streams() -> None:
 
 
 def _load(verb: str) -> Any:
-    if verb in _REFUSED:
-        raise errors.NotImplemented(f"wherry-runc {verb} is not supported: there is no checkpoint and restore yet")
     if verb not in VERBS:
         raise UnknownVerbError(f"No help topic for '{verb}': the verbs are {', '.join(VERBS)}")
     __import__(name := f"wherry.runtime.cli.{verb}")

@@ -1,0 +1,357 @@
+"""A container from the files that a checkpoint has left: the same processes, in a new cgroup, on a bundle's root file system.
+
+Runs in `wherry-runc`. criu does the work, in a mount namespace of its own that is gone with it, so nothing is ever mounted in the
+host's. Its notifications are answered in this order:
+
+    setup-namespaces    the namespaces are there: prestart and createRuntime hooks, the loopback interface
+    orphan-pts-master   the terminal's master
+    pre-resume          every process is complete and stands still: `restored.check`, then the caller records the container
+    (answer)            they run
+
+**Invariants:** when `restore` raises, no process of the container is left and its cgroup is gone; no process runs an
+instruction before it was compared with the configuration. Absent: addresses and routes of the network namespace (hooks,
+or the namespace's maker), the root file system's content.
+"""
+
+from __future__ import annotations
+
+import os
+
+from wherry import errors
+from wherry.errors import DataLoss, FailedPrecondition, InvalidArgument
+from wherry.linux import cgroups, mounts, namespaces, paths
+from wherry.runtime import checkpoint, container, criu, hooks, init, mount_options, process, restored
+from wherry.runtime import criu_rpc as rpc
+from wherry.wire import fastjson
+
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from typing import Any
+
+    from wherry.linux.cgroups import Cgroup
+    from wherry.runtime.state import State
+    from wherry.spec import oci
+
+_DESCRIPTORS_LIMIT = 1 << 16
+_LEFT = ".criu.cgyard."
+"""A directory that a killed criu leaves in its work directory."""
+_NOT_RESTORED = ("netDevices", "intelRdt")
+_JOINED = ("ipc", "uts", "mount", "user", "time")
+"""Namespaces by path that criu enters itself."""
+
+
+class Restored:
+    """A container that runs again: host `pid`, its `cgroup`, and the terminal's master if it has one (the caller's to close)."""
+
+    __slots__ = ("cgroup", "console", "pid")
+
+    def __init__(self, cgroup: Cgroup) -> None:
+        self.cgroup = cgroup
+        self.pid = 0
+        """The first process as soon as criu has told it, which it does not do every time."""
+        self.console: int | None = None
+
+
+def restore(
+    state: State,
+    config: oci.Config,
+    options: checkpoint.Options,
+    *,
+    rootfs: str,
+    bundle: str,
+    stdio: tuple[int, int, int],
+    on_ready: Callable[[Restored], None],
+    systemd: bool = False,
+) -> Restored:
+    """Restores the image at `options.image_path` as the container of `config`, a child of ours; its 0, 1 and 2 become `stdio` where they were
+    pipes. `on_ready` is called when it is whole and does not run yet.
+
+    FailedPrecondition with criu's words, or naming what in the image is more than the configuration gives.
+    """
+    checkpoint.check_config(config)
+    for field in _NOT_RESTORED:
+        if (config.get("linux") or {}).get(field):
+            raise errors.NotImplemented(
+                f"linux.{field}: wherry-runc does not set it up for a container that is restored"
+            )
+    undo: list[Callable[[], object]] = []
+    with (
+        checkpoint.open_directory(options.image_path) as images,
+        checkpoint.open_directory(options.work_path, make=True) as work_directory,
+    ):
+        checkpoint.check_images(images.fd, options.image_path)
+        try:
+            group = container.make_group(config, state.id, undo, systemd=systemd)
+            work = _Work(state, config, group, rootfs, bundle, on_ready)
+            undo.append(container.OnFailure(work.end))
+            request = work.request(options, [images, *([work_directory] if options.work_path else [])])
+            _prepare_mount_points(work)
+            answer = work.run(options, request, stdio)
+            if not work.was_ready or answer.get("restore", {}).get("pid") != work.result.pid:
+                raise FailedPrecondition("criu has not told of the container before it ran: too old?")
+        except BaseException:
+            container.unwind(undo, failed=True)
+            raise
+    container.unwind(undo, failed=False)
+    work.close()
+    return work.result
+
+
+class _Work:
+    """One restore: what its steps share."""
+
+    def __init__(
+        self,
+        state: State,
+        config: oci.Config,
+        group: Cgroup,
+        rootfs: str,
+        bundle: str,
+        on_ready: Callable[[Restored], None],
+    ) -> None:
+        self.state = state
+        self.config = config
+        self.group = group
+        self.bundle = bundle
+        self.on_ready = on_ready
+        self.result = Restored(group)
+        self.pid = 0
+        """The first process as soon as criu has told it, which it does not do every time."""
+        self.was_ready = False
+        self.hooks = hooks.parse(config.get("hooks") or {})
+        self.rootfs = rootfs
+        self.root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.point = f"{state.directory}/criu-root"
+        """Where criu finds the root file system: it wants a mount there."""
+        os.mkdir(self.point, 0o700)
+        self.directories: list[checkpoint.Directory] = []
+        self.namespaces: list[tuple[str, int]] = []
+        """(criu's key, descriptor) of those that criu is handed."""
+
+    def close(self) -> None:
+        for fd in (self.root, *(fd for _, fd in self.namespaces)):
+            os.close(fd)
+        os.rmdir(self.point)
+
+    def end(self) -> None:
+        """After a failure: what criu has not undone itself."""
+        self.group.kill()
+        _reap(self.pid)
+        if self.result.console is not None:
+            os.close(self.result.console)
+        for name in os.listdir(self.directories[-1].fd) if self.directories else ():
+            if name.startswith(_LEFT):
+                os.rmdir(name, dir_fd=self.directories[-1].fd)
+        self.close()
+
+    def request(self, options: checkpoint.Options, directories: list[checkpoint.Directory]) -> dict[str, Any]:
+        self.directories = directories
+        joined = self._open_namespaces()
+        external = [
+            {"key": point, "val": source}
+            for point, source in checkpoint.external_mounts(self.config, self.group, self.root)
+        ]
+        external.append({"key": "/dev/null", "val": "/dev/null"})
+        inherited = [
+            {"key": key, "fd": number}
+            for number, key in enumerate(_descriptors(directories[0].fd))
+            if key.startswith("pipe:[")
+        ]
+        inherited += [
+            {"key": key, "fd": number} for number, (key, _) in enumerate(self.namespaces, criu.FIRST + len(directories))
+        ]
+        return {
+            **options.for_criu(self.config),
+            "images_dir_fd": criu.FIRST,
+            "work_dir_fd": criu.FIRST + 1 if options.work_path else None,
+            "log_file": "restore.log",
+            "root": self.point,
+            "rst_sibling": True,
+            "evasive_devices": True,
+            "ext_mnt": external,
+            "inherit_fd": inherited,
+            "join_ns": joined,
+            "lsm_profile": options.lsm_profile or None,
+            "lsm_mount_context": options.lsm_mount_context or None,
+        }
+
+    def _open_namespaces(self) -> list[dict[str, str]]:
+        """Opens what criu gets as descriptors; the rest as it wants them: by name and path."""
+        joined = []
+        for entry in (self.config.get("linux") or {}).get("namespaces") or ():
+            kind, path = entry["type"], entry.get("path", "")
+            if not path:
+                continue
+            if kind in checkpoint.EXTERNAL_NAMESPACES:
+                key = checkpoint.EXTERNAL_NAMESPACES[kind][1]
+                self.namespaces.append((key, namespaces.open_namespace(kind, path)))
+            elif kind in _JOINED:
+                os.close(namespaces.open_namespace(kind, path))
+                joined.append({"ns": namespaces.FILE[kind], "ns_file": path})
+            else:
+                raise errors.NotImplemented(f"linux.namespaces: criu does not restore into a {kind} namespace by path")
+        return joined
+
+    def run(self, options: checkpoint.Options, request: dict[str, Any], stdio: tuple[int, int, int]) -> dict[str, Any]:
+        fds = self.group.prepare_join()
+        cgroup_fd = self.group.clone_fd()
+
+        def prepare() -> list[int]:
+            cgroups.join(fds)
+            self.attach_root()
+            if (self.config.get("process") or {}).get("noNewPrivileges"):
+                process.forbid_new_privileges()  # criu before 4 forgets it; what it forks inherits it
+            return [*(directory.open_here() for directory in self.directories), *(fd for _, fd in self.namespaces)]
+
+        try:
+            session = criu.Session(
+                options.criu, stdio=stdio, flags=namespaces.NEWNS, cgroup_fd=cgroup_fd, prepare=prepare,
+                keep=(*fds, *(directory.fd for directory in self.directories), *(fd for _, fd in self.namespaces)),
+            )  # fmt: skip
+        finally:
+            for fd in (*fds, *((cgroup_fd,) if cgroup_fd is not None else ())):
+                os.close(fd)
+        with session:
+            request["cg_root"] = [{"ctrl": name, "path": path} for name, path in _groups_of(session.pid)]
+            return checkpoint.ask(
+                session, {"type": rpc.RESTORE, "opts": request}, options, "restore.log", self.on_notify
+            )
+
+    def attach_root(self) -> None:
+        """In a new mount namespace: the root file system at its point, with nothing going back to the host."""
+        mounts.set_propagation("/", mounts.PRIVATE)
+        tree = mounts.clone_tree(self.rootfs, recursive=True)
+        mounts.set_attributes(tree, mounts.Attributes(propagation=mounts.PRIVATE), recursive=True, subject=self.rootfs)
+        mounts.attach_at(tree, self.point)
+        os.close(tree)
+
+    def on_notify(self, script: str, pid: int, fd: int | None) -> None:
+        self.pid = pid or self.pid
+        if fd is not None:
+            if script != "orphan-pts-master" or self.result.console is not None:
+                os.close(fd)
+                raise InvalidArgument("the image has more than one terminal of the outside")
+            self.result.console = fd
+        match script:
+            case "setup-namespaces":
+                self._set_up_namespaces(self.pid)
+            case "pre-resume":
+                # Whatever goes wrong from here on, criu would let them run
+                self.result.pid = self.pid
+                try:
+                    restored.check(self.pid, self.config, self.group, self.root)
+                    self.on_ready(self.result)
+                except BaseException:
+                    restored.kill(self.pid)
+                    raise
+                self.was_ready = True
+
+    def _set_up_namespaces(self, pid: int) -> None:
+        state = hooks.state(self.config, self.state.id, "creating", pid, self.bundle)
+        kinds = {entry["type"] for entry in self.config["linux"].get("namespaces") or () if not entry.get("path")}
+        if "network" in kinds:
+            _in_namespaces_of(pid, namespaces.NEWNET, init.raise_loopback)
+        hooks.run(self.hooks["prestart"] + self.hooks["createRuntime"], state)
+
+
+def _reap(pid: int) -> None:
+    """The end of a child of ours that criu has made; of any other process not."""
+    try:
+        if pid > 0:
+            os.waitid(os.P_PID, pid, os.WEXITED | os.WNOHANG | os.WNOWAIT)
+            restored.kill(pid)
+            os.waitpid(pid, 0)
+    except ChildProcessError:
+        pass
+
+
+def _groups_of(pid: int) -> list[tuple[str, str]]:
+    with open(f"/proc/{pid}/cgroup", encoding="utf-8", errors="surrogateescape") as file:
+        lines = [line.rstrip("\n").split(":", 2) for line in file]
+    return [(controllers, path) for _, controllers, path in lines]
+
+
+def _descriptors(images: int) -> list[str]:
+    """What 0, 1 and 2 were. DataLoss for anything but three strings; the file is as little to be trusted as the image."""
+    try:
+        fd = os.open(checkpoint.DESCRIPTORS, os.O_RDONLY | os.O_CLOEXEC | os.O_NOFOLLOW, dir_fd=images)
+    except FileNotFoundError:
+        raise InvalidArgument(f"no checkpoint: there is no {checkpoint.DESCRIPTORS} in the image directory") from None
+    try:
+        found = fastjson.loads(os.read(fd, _DESCRIPTORS_LIMIT))
+    except (ValueError, RecursionError):
+        found = None
+    finally:
+        os.close(fd)
+    if not isinstance(found, list) or len(found) > 3 or not all(isinstance(item, str) for item in found):
+        raise DataLoss(f"{checkpoint.DESCRIPTORS} of the checkpoint is damaged")
+    return found
+
+
+def _in_namespaces_of(pid: int, flags: int, action: Callable[[], None]) -> None:
+    """Runs `action` in a process that is in some namespaces of `pid`. FailedPrecondition when it fails."""
+    from wherry.linux import syscalls
+
+    pidfd = os.pidfd_open(pid)
+    child, child_fd = namespaces.clone()
+    if child == 0:
+        status = 1
+        try:
+            syscalls.setns(pidfd, flags, namespaces.names(flags))
+            action()
+            status = 0
+        except BaseException as error:
+            os.write(2, f"{error}\n".encode("utf-8", "replace"))
+        os._exit(status)
+    os.close(pidfd)
+    os.close(child_fd)
+    if os.waitpid(child, 0)[1]:
+        raise FailedPrecondition(f"cannot set up the {namespaces.names(flags)} namespace of process {pid}")
+
+
+def _prepare_mount_points(work: _Work) -> None:
+    """Makes the mount points that the root file system lacks, also those inside of bind mounts, as a first start does; on a
+    tmpfs criu restores them itself. In a process with a mount namespace of its own, which takes along what is mounted for it.
+    """
+    from wherry.runtime import channel as messages
+    from wherry.runtime import spawn
+
+    ours, theirs = messages.pair()
+    pid, pidfd = namespaces.clone(namespaces.NEWNS)
+    if pid == 0:
+        spawn.guard(lambda end: _make_mount_points(work, end), theirs)
+    theirs.close()
+    os.close(pidfd)
+    try:
+        message, _ = messages.receive(ours)
+        os.waitpid(pid, 0)
+        if message[:1] == messages.FAILED:
+            raise messages.read_failure(message)
+    finally:
+        ours.close()
+
+
+def _make_mount_points(work: _Work, channel: Any) -> None:
+    from wherry.runtime import channel as messages
+
+    work.attach_root()
+    root = os.open(work.point, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
+    over: list[str] = []
+    for mount in work.config.get("mounts") or ():
+        options = mount_options.parse(mount.get("options") or [])
+        point = os.path.normpath("/" + mount.get("destination", "").lstrip("/"))
+        if mount.get("type") == "cgroup" or options.remount or any(point.startswith(f"{place}/") for place in over):
+            continue
+        source = -1
+        if options.bind or mount.get("type") == "bind":
+            source = mounts.clone_tree(mount.get("source", ""), recursive=options.recursive)
+        elif mount.get("type") == "tmpfs":
+            over.append(point)
+        make = paths.make_file if source >= 0 and not os.path.isdir(f"/proc/self/fd/{source}") else paths.make_directory
+        target = make(root, point)
+        if source >= 0:
+            mounts.attach(source, target, subject=point)
+    process.close_descriptors([channel.fileno()])
+    messages.send(channel, messages.READY)
+    os._exit(0)
