@@ -613,9 +613,9 @@ def test_events_report_memory_running_out(runtime: Runtime) -> None:
 @pytest.mark.parametrize(
     ("words", "text"),
     [
-        (["--criu", "x", "run", "x"], "--criu is not supported"),
-        (["checkpoint", "x"], "checkpoint is not supported"),
-        (["restore", "x"], "restore is not supported"),
+        (["checkpoint", "x"], "container does not exist"),
+        (["restore", "-b", "/nonexistent", "x"], "JSON specification file /nonexistent/config.json not found"),
+        (["restore", "--no-pivot", "x"], "--no-pivot is not supported"),
         (["frobnicate"], "No help topic for 'frobnicate'"),
         (["run"], "exactly 1 argument(s) needed"),
         (["state", "../etc"], "invalid container ID format"),
