@@ -15,6 +15,7 @@ import pty
 import select
 import signal
 import subprocess
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -24,6 +25,8 @@ from tests import leaks
 IMAGE = "docker.io/library/box:latest"
 PARENT = f"/wherry-conf-{os.getpid():x}"
 TIMEOUT = 100
+START = "import os, sys; from wherry.runtime.process import reset_signals; reset_signals(); os.execvp(sys.argv[1], sys.argv[1:])"
+"""Becomes the engine. runc passes on to containers the signals that are ignored for it, and make's children ignore one."""
 
 Done = subprocess.CompletedProcess[str]
 
@@ -106,7 +109,9 @@ class _Daemon(Engine):
     def start(self, words: Sequence[str], question: Sequence[str]) -> None:
         self.log = self.place / "log"
         with open(self.log, "wb") as log:
-            self.process = subprocess.Popen(words, stdout=log, stderr=log, stdin=subprocess.DEVNULL)
+            self.process = subprocess.Popen(
+                [sys.executable, "-c", START, *words], stdout=log, stderr=log, stdin=subprocess.DEVNULL
+            )
         pidfd = os.pidfd_open(self.process.pid)
         while self(*question).returncode:
             assert not select.select([pidfd], [], [], 0.1)[0], self.log.read_text()[-2000:]

@@ -15,7 +15,7 @@ pytestmark = pytest.mark.requires("dockerd", "docker")
 
 WHAT_IT_SEES = r"""
 id; pwd; env | sort | grep -v HOSTNAME; umask; ulimit -n; wc -c </proc/sys/kernel/hostname
-grep -E '^(Cap|NoNewPrivs|Seccomp|Groups|SigBlk)' /proc/self/status
+grep -E '^(Cap|NoNewPrivs|Seccomp|Groups|SigIgn|SigBlk)' /proc/self/status
 cat /proc/self/oom_score_adj /proc/sys/net/ipv4/ip_unprivileged_port_start
 awk '$5 !~ "^/(proc/acpi|sys/firmware|sys/fs/cgroup)$" { point = $5 " " $6; sub(".* - ", ""); print point, $1 }' /proc/self/mountinfo | sort
 ls -l /dev | awk '{ print $1, $3, $4, $5, $6, $NF }' | sed 's/, *[A-Z][a-z]*//'
@@ -26,9 +26,8 @@ for file in memory/memory.limit_in_bytes memory/memory.soft_limit_in_bytes memor
 sort devices/devices.list 2>/dev/null
 ls /proc/self/fd | wc -l
 """
-"""Prints what the runtime has arranged, but for what is stricter in wherry-runc: masked directories are inert, the
-directory of cgroup hierarchies is read-only as its option says, and no signal is ignored because it was for who started
-the engine (runc passes that on); and the v2 hierarchy beside v1, which has no controllers.
+"""Prints what the runtime has arranged, but for what is stricter in wherry-runc: masked directories are inert, and the
+directory of cgroup hierarchies is read-only as its option says; and the v2 hierarchy beside v1, which has no controllers.
 """
 
 

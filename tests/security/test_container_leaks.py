@@ -124,7 +124,9 @@ def test_cve_2022_24769_inheritable_capabilities_are_empty_when_not_asked_for(la
 
 
 @pytest.mark.parametrize("groups", [[], [10, 2000]])
-def test_cve_2022_36109_supplementary_groups_are_exactly_the_given_ones(lab: Lab, groups: list[int]) -> None:
+def test_cve_2022_36109_and_2023_25173_supplementary_groups_are_exactly_the_given_ones(
+    lab: Lab, groups: list[int]
+) -> None:
     user = {"uid": 1000, "gid": 1000, "additionalGids": groups}
     ask = "grep ^Groups /proc/self/status"
     with lab.start("sleep", "100", user=user) as box:

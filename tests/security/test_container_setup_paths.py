@@ -75,6 +75,15 @@ def test_cve_2019_18837_a_dangling_symlink_is_made_inside(lab: Lab, outside: Pat
     assert os.listdir(outside) == []
 
 
+@pytest.mark.parametrize("absolute", [True, False])
+def test_cve_2026_55686_a_working_directory_below_a_symlink_is_made_inside(
+    lab: Lab, outside: Path, absolute: bool
+) -> None:
+    (lab.rootfs / "work").symlink_to(outside if absolute else up_to(outside))
+    assert lab.shell("pwd", cwd="/work/new").out.endswith("/new\n")
+    assert os.listdir(outside) == []
+
+
 @pytest.mark.parametrize("where", ["/proc", "/proc/self/attr", "/proc/sys/kernel", "/proc/../proc/self"])
 def test_cve_2019_19921_and_2019_16884_nothing_of_the_images_choice_lies_on_proc(
     lab: Lab, tmp_path: Path, where: str

@@ -48,6 +48,7 @@ from wherry.spec.image import (
     normalize,
     parse_config,
     parse_document,
+    platform_of,
     select,
 )
 from wherry.spec.reference import Reference
@@ -146,7 +147,7 @@ class Puller:
             ]
             for layer, descriptor in zip(layers, manifest.layers, strict=True):
                 if images.snapshots.layer(layer.chain_id) is None:
-                    _tell(progress, descriptor, "Pulling fs layer")
+                    tell_of(progress, descriptor, "Pulling fs layer")
             async with self._work.unpacked(layers) as staged:
                 await self._fetch_missing(repository, manifest.layers, plan.diffs)
                 for descriptor in plan.attached:
@@ -167,7 +168,7 @@ class Puller:
 
         async def make(staged: Staged, tell: ProgressSink) -> Unpacked:
             unpacked = await self._fetch_and_unpack(repository, descriptor, diff_id, staged, tell)
-            _tell(tell, descriptor, "Pull complete")
+            tell_of(tell, descriptor, "Pull complete")
             return unpacked
 
         return Wanted(
@@ -176,7 +177,7 @@ class Puller:
             diff_id,
             make,
             progress,
-            lambda: _tell(progress, descriptor, "Already exists"),
+            lambda: tell_of(progress, descriptor, "Already exists"),
         )
 
     async def _fetch_missing(
@@ -238,7 +239,7 @@ class Puller:
     ) -> None:
         """Into `file`, verified."""
         if self._slots.locked():
-            _tell(tell, descriptor, "Waiting")
+            tell_of(tell, descriptor, "Waiting")
         async with self._slots:
             clock = asyncio.get_running_loop().time
             reported = 0.0
@@ -248,10 +249,10 @@ class Puller:
                     growing.advance(file.size)
                     if clock() - reported >= REPORT_SECONDS:
                         reported = clock()
-                        _tell(tell, descriptor, "Downloading", file.size)
-            _tell(tell, descriptor, "Verifying Checksum")
+                        tell_of(tell, descriptor, "Downloading", file.size)
+            tell_of(tell, descriptor, "Verifying Checksum")
             file.check()
-            _tell(tell, descriptor, "Download complete")
+            tell_of(tell, descriptor, "Download complete")
             growing.finish()
         await thread_to_the_end(file.sync)
 
@@ -305,9 +306,7 @@ async def _plan(repository: Repository, wanted: Reference, fetched: Fetched, pla
     diffs = diff_ids(parsed)
     if len(diffs) != len(document.layers):
         raise InvalidArgument(f"invalid image: {len(document.layers)} layers, but the config lists {len(diffs)}")
-    found = normalize(
-        Platform(parsed.get("os") or "linux", parsed.get("architecture") or "", parsed.get("variant") or "")
-    )
+    found = platform_of(parsed)
     if found.os != "linux":
         raise InvalidArgument(f'image operating system "{found.os}" cannot be used on this platform')
     if platform is not None and not matches(platform, found):
@@ -346,7 +345,8 @@ async def _attached(
 # --- words ---------------------------------------------------------------------------------------------------------------------------
 
 
-def _tell(progress: ProgressSink, descriptor: Descriptor, status: str, current: int | None = None) -> None:
+def tell_of(progress: ProgressSink, descriptor: Descriptor, status: str, current: int | None = None) -> None:
+    """One line of Docker's progress about a blob; `current`: how many of its bytes."""
     detail = {} if current is None else {"current": current, "total": descriptor.size}
     progress({"status": status, "progressDetail": detail, "id": descriptor.digest.partition(":")[2][:12]})
 
@@ -360,7 +360,7 @@ def _extracting(tell: ProgressSink, descriptor: Descriptor, growing: Growing | N
         nonlocal reported
         if (growing is None or growing.complete) and clock() - reported >= REPORT_SECONDS:
             reported = clock()
-            _tell(tell, descriptor, "Extracting", consumed)
+            tell_of(tell, descriptor, "Extracting", consumed)
 
     return report
 

@@ -10,14 +10,15 @@ this repository or in another one that this image came from, is not sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Sequence
+from collections.abc import AsyncIterator, Sequence
 from dataclasses import dataclass
 
 import aiohttp
 
 from wherry.core.images import Images, no_such_image
 from wherry.core.layers import all_of
-from wherry.core.pull import REPORT_SECONDS, in_dockers_words
+from wherry.core.manifests import MAX_DEPTH, is_attached, walk
+from wherry.core.pull import REPORT_SECONDS, in_dockers_words, tell_of
 from wherry.distribution.connection import PIECE, new_session
 from wherry.distribution.hosts import RegistryHosts
 from wherry.distribution.upload import Target
@@ -25,18 +26,22 @@ from wherry.errors import NotFound
 from wherry.spec.calls import Json, ProgressSink, RegistryAuth
 from wherry.spec.ids import Digest
 from wherry.spec.image import (
+    MAX_CONFIG,
     MAX_DOCUMENT,
     Descriptor,
-    Index,
     Manifest,
     Platform,
     matches,
     normalize,
+    parse_config,
     parse_document,
+    platform_of,
 )
 from wherry.spec.reference import Reference
 
 MAX_UPLOADS = 5
+_MAX_DEPTH = MAX_DEPTH + 1
+"""The indexes, and the manifest below them."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -80,7 +85,7 @@ class Pusher:
                 self._session = new_session()
             target = await Target.open(self._session, self._hosts, reference, auth)
             for blob in blobs.values():
-                _tell(progress, blob, "Preparing")
+                tell_of(progress, blob, "Preparing")
             await all_of([self._send(target, blob, reference, progress) for blob in blobs.values()])
             for one in _all(document):
                 name = one.descriptor.digest if one is not document else reference.tag or one.descriptor.digest
@@ -100,11 +105,7 @@ class Pusher:
         whole = self._read(target)
         if platform is None and whole is not None:
             return whole, None
-        found = [
-            one
-            for one in self._manifests(target)
-            if platform is None or matches(platform, _platform(one, self._content.read))
-        ]
+        found = [one for one in self._manifests(target) if platform is None or matches(platform, self._platform(one))]
         if not found:
             wanted = f"platform {normalize(platform)}" if platform else "platform"
             raise NotFound(f"image {reference.familiar}: no content for the {wanted} is here; pull it first")
@@ -118,39 +119,45 @@ class Pusher:
         }
         return chosen, note
 
-    def _read(self, descriptor: Descriptor) -> _Document | None:
-        """None unless all that it names, however deep, is in the store."""
-        if not self._content.has(descriptor.digest):
+    def _read(self, descriptor: Descriptor, depth: int = _MAX_DEPTH) -> _Document | None:
+        """None unless all that it names, as deep as indexes may be nested, is in the store."""
+        if depth == 0 or not self._content.has(descriptor.digest):
             return None
         data = self._content.read(descriptor.digest, MAX_DOCUMENT)
         document = parse_document(data, descriptor.media_type)
         if isinstance(document, Manifest):
             blobs = (document.config, *document.layers)
             return _Document(descriptor, data, blobs) if all(self._content.has(blob.digest) for blob in blobs) else None
-        below = [self._read(entry) for entry in document.manifests]
+        below = [self._read(entry, depth - 1) for entry in document.manifests]
         complete = tuple(one for one in below if one is not None)
         return _Document(descriptor, data, below=complete) if len(complete) == len(below) else None
 
-    def _manifests(self, descriptor: Descriptor) -> list[_Document]:
-        """The complete manifests below an index, or the manifest itself."""
-        if not self._content.has(descriptor.digest):
-            return []
-        document = parse_document(self._content.read(descriptor.digest, MAX_DOCUMENT), descriptor.media_type)
-        if isinstance(document, Index):
-            return [one for entry in document.manifests for one in self._manifests(entry)]
-        found = self._read(descriptor)
-        return [found] if found is not None else []
+    def _manifests(self, target: Descriptor) -> list[_Document]:
+        """The complete manifests of images below an index, or the manifest itself."""
+        images = [
+            node.descriptor
+            for node in walk(self._content, target, _MAX_DEPTH)
+            if isinstance(node.document, Manifest)
+            and (node.descriptor == target or not is_attached(node.descriptor, node.document))
+        ]
+        return [found for descriptor in images if (found := self._read(descriptor)) is not None]
+
+    def _platform(self, document: _Document) -> Platform:
+        said = document.descriptor.platform
+        if said is not None:
+            return normalize(said)
+        return platform_of(parse_config(self._content.read(document.blobs[0].digest, MAX_CONFIG)))
 
     # --- blobs
 
     async def _send(self, target: Target, blob: Descriptor, reference: Reference, progress: ProgressSink) -> None:
         async with self._slots:
             if await target.has_blob(blob.digest):
-                _tell(progress, blob, "Layer already exists")
+                tell_of(progress, blob, "Layer already exists")
                 return
             for source in self._sources(blob.digest, reference):
                 if await target.mount(blob.digest, source):
-                    _tell(progress, blob, f"Mounted from {source}")
+                    tell_of(progress, blob, f"Mounted from {source}")
                     return
             clock, reported = asyncio.get_running_loop().time, 0.0
             path, size = self._content.path(blob.digest), self._content.size(blob.digest)
@@ -164,10 +171,10 @@ class Pusher:
                         position += len(piece)
                         if clock() - reported >= REPORT_SECONDS:
                             reported = clock()
-                            _tell(progress, blob, "Pushing", (position, size))
+                            tell_of(progress, blob, "Pushing", position)
 
             await target.upload(blob.digest, size, pieces)
-            _tell(progress, blob, "Pushed")
+            tell_of(progress, blob, "Pushed")
 
     def _sources(self, digest: Digest, reference: Reference) -> Sequence[str]:
         """Other repositories of the same registry that have the blob, as far as this store's names tell."""
@@ -181,17 +188,6 @@ class Pusher:
         return sorted(found)[:3]
 
 
-def _platform(document: _Document, read: Callable[[Digest, int], bytes]) -> Platform:
-    if document.descriptor.platform is not None:
-        return normalize(document.descriptor.platform)
-    from wherry.spec.image import MAX_CONFIG, parse_config
-
-    config = parse_config(read(document.blobs[0].digest, MAX_CONFIG))
-    return normalize(
-        Platform(config.get("os") or "linux", config.get("architecture") or "", config.get("variant") or "")
-    )
-
-
 def _blobs(document: _Document) -> list[Descriptor]:
     return [*document.blobs, *(blob for one in document.below for blob in _blobs(one))]
 
@@ -199,8 +195,3 @@ def _blobs(document: _Document) -> list[Descriptor]:
 def _all(document: _Document) -> list[_Document]:
     """Those that are named before those that name them."""
     return [*(inner for one in document.below for inner in _all(one)), document]
-
-
-def _tell(progress: ProgressSink, blob: Descriptor, status: str, moved: tuple[int, int] | None = None) -> None:
-    detail = {} if moved is None else {"current": moved[0], "total": moved[1]}
-    progress({"status": status, "progressDetail": detail, "id": blob.digest.partition(":")[2][:12]})

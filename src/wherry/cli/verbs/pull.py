@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import os
 
-from wherry.cli.command import CliError, Command
+from wherry.cli.command import Command
 from wherry.cli.flags import Flag
 from wherry.cli.progress import show
 from wherry.cli.registry_auth import auth_for
-from wherry.client.reference import canonical, split
+from wherry.cli.tags import all_tags, whole_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -17,16 +17,12 @@ if TYPE_CHECKING:
 
 
 def run(app: App, flags: Flags, arguments: list[str]) -> int:
-    reference, quiet, all_tags = arguments[0], flags.on("quiet"), flags.on("all-tags")
-    tag = split(reference)[1]
-    if all_tags and tag:
-        raise CliError("tag can't be used with --all-tags/-a")
-    if not tag and not all_tags and not quiet:
-        app.out("Using default tag: latest\n")
+    reference = arguments[0]
+    everything = all_tags(app, flags, reference)
     platform = flags.text("platform") or os.environ.get("DOCKER_DEFAULT_PLATFORM")
-    progress = app.images.pull(reference, platform=platform, auth=auth_for(app, reference), all_tags=all_tags)
-    show(progress, quiet=quiet)
-    app.out((canonical(reference).rpartition(":")[0] if all_tags else canonical(reference)) + "\n")
+    progress = app.images.pull(reference, platform=platform, auth=auth_for(app, reference), all_tags=everything)
+    show(progress, quiet=flags.on("quiet"))
+    app.out(f"{whole_name(reference, everything=everything)}\n")
     return 0
 
 

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from wherry.cli.command import CliError, Command
+from wherry.cli.command import Command
 from wherry.cli.flags import Flag
 from wherry.cli.progress import show
 from wherry.cli.registry_auth import auth_for
-from wherry.client.reference import canonical, split
+from wherry.cli.tags import all_tags, whole_name
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -18,19 +18,15 @@ if TYPE_CHECKING:
 
 
 def run(app: App, flags: Flags, arguments: list[str]) -> int:
-    reference, quiet, all_tags = arguments[0], flags.on("quiet"), flags.on("all-tags")
-    tag = split(reference)[1]
-    if all_tags and tag:
-        raise CliError("tag can't be used with --all-tags/-a")
-    if not tag and not all_tags and not quiet:
-        app.out("Using default tag: latest\n")
+    reference, quiet = arguments[0], flags.on("quiet")
+    everything = all_tags(app, flags, reference)
     progress = app.images.push(
-        reference, platform=flags.text("platform") or None, auth=auth_for(app, reference), all_tags=all_tags
+        reference, platform=flags.text("platform") or None, auth=auth_for(app, reference), all_tags=everything
     )
     notes: list[str] = []
     show(_watched(progress, notes), quiet=quiet)
     if quiet:
-        app.out((canonical(reference).rpartition(":")[0] if all_tags else canonical(reference)) + "\n")
+        app.out(f"{whole_name(reference, everything=everything)}\n")
     for note in notes:
         app.err(f"\n{note}\n")
     return 0
