@@ -159,6 +159,27 @@ def test_dockerd_loads_what_was_saved(engine: Engine, tmp_path: Path) -> None:
 
 
 @differs_on_dockerd(MULTI)
+def test_a_push_sends_the_index_when_all_of_it_is_here_and_the_one_manifest_else(
+    engine: Engine, published: tuple[str, str]
+) -> None:
+    name, digest = published
+    target = f"{name.rpartition('/')[0]}/pushed"
+    engine.docker("pull", "-q", "--platform", OTHER_PLATFORM, name)
+    engine.docker("tag", name, f"{target}:part")
+    part = engine.output("push", f"{target}:part")
+    assert f"digest: {digest}" not in part and "Not all multiplatform-content is present" in part
+    words = ["skopeo", "inspect", "--raw", "--tls-verify=false"]
+    raw = json.loads(subprocess.run([*words, f"docker://{target}:part"], check=True, capture_output=True).stdout)
+    assert raw["config"]["digest"] == image_id(OTHER)
+    engine.docker("pull", "-q", "--platform", HERE_PLATFORM, name)
+    engine.docker("tag", name, f"{target}:all")
+    assert f"all: digest: {digest}" in engine.output("push", f"{target}:all")
+    engine.docker("push", "--platform", HERE_PLATFORM, f"{target}:all")
+    raw = json.loads(subprocess.run([*words, f"docker://{target}:all"], check=True, capture_output=True).stdout)
+    assert raw["config"]["digest"] == image_id(HERE)
+
+
+@differs_on_dockerd(MULTI)
 def test_platforms_of_one_name_are_kept_side_by_side(engine: Engine, published: tuple[str, str]) -> None:
     name, digest = published
     engine.docker("pull", "-q", "--platform", OTHER_PLATFORM, name)
