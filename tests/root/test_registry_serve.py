@@ -11,6 +11,7 @@ import signal
 import ssl
 import subprocess
 import threading
+import time
 import urllib.request
 from pathlib import Path
 from urllib.error import HTTPError
@@ -142,8 +143,10 @@ def test_metrics_have_an_address_of_their_own(tmp_path: Path) -> None:
     with wherry_registry(tmp_path, "--metrics-addr", address) as served:
         push(served, "a", DATA)
         ask(served, "GET", f"/v2/a/blobs/{digest_of(DATA)}")
-        with urllib.request.urlopen(f"http://{address}/metrics") as answer:
-            text = answer.read().decode()
+        text, deadline = "", time.monotonic() + 10
+        while 'method="GET",resource="blobs"' not in text and time.monotonic() < deadline:  # counted after the answer
+            with urllib.request.urlopen(f"http://{address}/metrics") as answer:
+                text = answer.read().decode()
         assert 'wherry_registry_requests_total{method="POST",resource="uploads",status="201"} 1.0' in text
         assert "wherry_registry_sent_bytes_total 3e+06" in text
         assert "wherry_registry_uploads 0.0" in text
