@@ -144,7 +144,7 @@ def test_metrics_have_an_address_of_their_own(tmp_path: Path) -> None:
         push(served, "a", DATA)
         ask(served, "GET", f"/v2/a/blobs/{digest_of(DATA)}")
         text, deadline = "", time.monotonic() + 10
-        while 'method="GET"' not in text and time.monotonic() < deadline:  # counted after the answer
+        while 'method="GET",resource="blob"' not in text and time.monotonic() < deadline:  # counted after the answer
             with urllib.request.urlopen(f"http://{address}/metrics") as answer:
                 text = answer.read().decode()
         assert 'wherry_registry_requests_total{method="POST",resource="uploads",status="201"} 1.0' in text
