@@ -22,6 +22,7 @@ from aiohttp import web
 from tests.images import Entry, ImageSpec, busybox_spec, image_config, image_id, layer, write_oci_layout
 from tests.registry import OCI_INDEX, ScriptedRegistry, docker_registry, error, skopeo_copy
 
+from wherry.core.admission import Admission
 from wherry.core.content import Content
 from wherry.core.db import Database
 from wherry.core.images import Image, Images
@@ -64,7 +65,7 @@ async def store_in(root: Path) -> AsyncIterator[Store]:
     snapshots = OverlaySnapshots(str(root / "snapshots"), db)
     images = Images(Content(str(root / "content")), snapshots, db)
     unpackers = Unpackers()
-    puller = Puller(images, unpackers, LayerWork(snapshots), RegistryHosts())
+    puller = Puller(images, unpackers, LayerWork(snapshots), RegistryHosts(), Admission(images))
     try:
         await snapshots.open()
         await images.open()

@@ -99,6 +99,10 @@ class ImageBackend(Protocol):
     async def attestations(
         self, ref: str, *, platform: Platform | None, types: Sequence[str], statement: bool
     ) -> JsonList: ...
+    async def trust(self, ref: str) -> Json:
+        """The trust policy, and the rule of it for the image `ref` unless that is ""."""
+        ...
+
     async def tag(self, ref: str, repository: str, tag: str) -> None: ...
     async def remove(
         self, ref: str, *, force: bool, prune_parents: bool, platforms: Sequence[Platform] = ()

@@ -37,6 +37,7 @@ class ImageRoutes:
             Route("POST", "/images/{name}/tag", self.tag),
             Route("POST", "/images/{name}/push", self.push),
             Route("DELETE", "/images/{name}", self.remove),
+            Route("GET", "/wherry/trust", self.trust),
         ]
 
     async def list(self, call: Call) -> web.StreamResponse:
@@ -130,6 +131,9 @@ class ImageRoutes:
             statement=call.flag("statement"),
         )
         return call.answer(found)
+
+    async def trust(self, call: Call) -> web.StreamResponse:
+        return call.answer(await self._backend.trust(call.text("image")))
 
     async def tag(self, call: Call) -> web.StreamResponse:
         repository = call.text("repo")

@@ -9,6 +9,7 @@ OTHER = "Commands"
 GROUPS: dict[str, str] = {
     "container": "Manage containers",
     "image": "Manage images",
+    "image trust": "Show and set which images the engine lets in",
     "network": "Inspect networks",
     "registry": "Run a registry",
     "system": "Inspect and manage the engine",
@@ -92,6 +93,8 @@ VERBS: dict[str, tuple[str, str]] = {
     "image save": ("save", ""),
     "image sign": ("image_sign", "Sign an image in its registry"),
     "image tag": ("tag", ""),
+    "image trust set": ("image_trust_set", "Set a rule of the trust policy's file"),
+    "image trust show": ("image_trust_show", "Show the engine's trust policy, or the rule for an image"),
     "image verify": ("image_verify", "Verify the signatures of an image in its registry"),
     "network inspect": ("network_inspect", "Show details of networks as JSON"),
     "network ls": ("network_ls", "List networks"),
@@ -156,7 +159,7 @@ def sections() -> list[tuple[str, list[tuple[str, str]]]]:
     others = sorted(path for path in VERBS if " " not in path and path not in _FIRST)
     return [
         (COMMON, [(path, summary(path)) for path in _FIRST]),
-        (MANAGEMENT, list(GROUPS.items())),
+        (MANAGEMENT, [(name, text) for name, text in GROUPS.items() if " " not in name]),
         (OTHER, [(path, summary(path)) for path in others]),
     ]
 
@@ -164,7 +167,9 @@ def sections() -> list[tuple[str, list[tuple[str, str]]]]:
 def group(name: str) -> list[tuple[str, str]]:
     """The verbs of a group: [(name, summary)]."""
     prefix = name + " "
-    return [(path[len(prefix) :], summary(path)) for path in VERBS if path.startswith(prefix)]
+    inner = [(path[len(prefix) :], text) for path, text in GROUPS.items() if path.startswith(prefix)]
+    verbs = [(path[len(prefix) :], summary(path)) for path in VERBS if path.startswith(prefix)]
+    return sorted([*inner, *((words, text) for words, text in verbs if " " not in words)])
 
 
 def synonyms(path: str) -> list[str]:

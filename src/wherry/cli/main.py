@@ -185,16 +185,18 @@ def _find(words: list[str]) -> tuple[str, list[str]]:
     """(path, what follows it): the longest path in the tables that the words begin with; ("", words) if there is none."""
     first = words[0]
     if first in commands.GROUPS:
-        if len(words) > 1 and not words[1].startswith("-"):
-            path = f"{first} {words[1]}"
-            path = commands.ALIASES.get(path, path)
-            return (path, words[2:]) if path in commands.VERBS else ("", words)
-        return first, words[1:]
+        path, rest = first, words[1:]
+        while path in commands.GROUPS and rest and not rest[0].startswith("-"):
+            path = f"{path} {rest[0]}"
+            path, rest = commands.ALIASES.get(path, path), rest[1:]
+        return (path, rest) if path in commands.VERBS or path in commands.GROUPS else ("", words)
     return (first, words[1:]) if first in commands.VERBS else ("", words)
 
 
 def _unknown(words: list[str]) -> int:
     name = words[0]
+    if len(words) > 2 and f"{name} {words[1]}" in commands.GROUPS:
+        name, words = f"{name} {words[1]}", words[1:]
     if name in commands.GROUPS:
         return _complain(
             f"wherry: unknown command: wherry {name} {words[1]}\n\nUsage:  wherry {name}\n\nRun 'wherry {name} --help' for more information",

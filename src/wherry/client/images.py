@@ -61,6 +61,11 @@ class Images:
         answer: JsonList = self._session.call("GET", f"/images/{segment(ref)}/attestations", query=query)
         return answer
 
+    def trust(self, ref: str = "") -> Json:
+        """The engine's trust policy: {"Path", "Rules"}; with `ref` also "Rule", the one that holds for that image."""
+        answer: Json = self._session.call("GET", "/wherry/trust", query={"image": ref or None})
+        return answer
+
     def distribution(self, ref: str, *, auth: Mapping[str, str] | None = None) -> Json:
         """What the registry has under that name: {"Descriptor", "Platforms"}."""
         path = f"/distribution/{segment(ref)}/json"

@@ -167,10 +167,16 @@ class Images:
 
     # --- look-ups
 
-    async def resolve(self, ref: str, platform: Platform | None = None) -> Image:
-        """As `get`, for who is about to run it: what the store does not have may be one of the package's own images, which is imported then."""
+    async def resolve(self, ref: str, platform: Platform | None = None, *, adopt: bool = True) -> Image:
+        """As `get`, for who is about to run it: what the store does not have may be one of the package's own images, which is imported then
+        (with `adopt`)."""
         named = parse_any(ref)
-        if self.find(ref) is None and isinstance(named, Reference) and (layout := embedded.find(named)) is not None:
+        if (
+            adopt
+            and self.find(ref) is None
+            and isinstance(named, Reference)
+            and (layout := embedded.find(named)) is not None
+        ):
             async with self._adopting:
                 if self.find(ref) is None:
                     await self._adopt(layout, named.tagged())
@@ -230,6 +236,11 @@ class Images:
         """The image that has exactly that name (with its tag or digest)."""
         target = self._names.get(str(reference))
         return None if target is None else self.primary(target)
+
+    def names_of(self, image: Image) -> list[Reference]:
+        """All names that lead to the image, as a variant too."""
+        names = {name for target in image.targets for name in self._names_of.get(target.digest, ())}
+        return [parse(name) for name in sorted(names)]
 
     def target_of(self, reference: Reference) -> Descriptor | None:
         """What exactly that name stands for."""

@@ -16,6 +16,7 @@ from dataclasses import dataclass
 
 import aiohttp
 
+from wherry.core.admission import Admission
 from wherry.core.cancellation import thread_to_the_end
 from wherry.core.content import Ingest
 from wherry.core.images import Image, Images, NewImage
@@ -81,6 +82,7 @@ class Puller:
         unpackers: Unpackers,
         work: LayerWork,
         hosts: RegistryHosts,
+        admission: Admission,
         max_downloads: int = MAX_DOWNLOADS,
     ) -> None:
         self._images = images
@@ -88,6 +90,7 @@ class Puller:
         self._unpackers = unpackers
         self._work = work
         self._hosts = hosts
+        self._admission = admission
         self._slots = asyncio.Semaphore(max_downloads)
         self._blob_locks: dict[Digest, tuple[asyncio.Lock, int]] = {}
         self._session: aiohttp.ClientSession | None = None
@@ -113,8 +116,10 @@ class Puller:
         with in_dockers_words(wanted):
             repository = await self._open(wanted, auth)
             fetched = await repository.manifest(wanted.digest or wanted.tag or "")
+            signatures = await self._admission.at_pull(repository, wanted, fetched)
             progress({"status": f"Pulling from {wanted.path}", "id": wanted.digest or wanted.tag})
             plan = await _plan(repository, wanted, fetched, platform)
+            plan.documents.update(signatures)
             image, changed = await self._carry_out(repository, plan, wanted, progress)
         progress({"status": f"Digest: {plan.target.digest}"})
         outcome = "Downloaded newer image for" if changed else "Image is up to date for"

@@ -44,12 +44,11 @@ def save(content: Content, wanted: Sequence[Saved], write: Callable[[bytes], obj
     docker: dict[str, dict[str, Any]] = {}
     repositories: dict[str, dict[str, str]] = {}
     for item in wanted:
-        described, blobs = _parts(content, item)
+        described, blobs, beside = _parts(content, item)
         for digest in blobs:
             writer.blob(digest)
         index += _index_entries(described, item.names)
-        for referrer in referrers(content, item.images[0].blobs, blobs):
-            index.append(referrer.to_json())
+        index += [referrer.to_json() for referrer in beside]
         _add_docker_image(content, item, docker, repositories)
     listing = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": _unique(index)}
     writer.file(b"index.json", _json(listing))
@@ -60,8 +59,8 @@ def save(content: Content, wanted: Sequence[Saved], write: Callable[[bytes], obj
     writer.finish()
 
 
-def _parts(content: Content, item: Saved) -> tuple[Descriptor, list[Digest]]:
-    """→ what the names stand for in the archive, and all blobs of it.
+def _parts(content: Content, item: Saved) -> tuple[Descriptor, list[Digest], list[Descriptor]]:
+    """→ what the names stand for in the archive, all blobs of it, and those of them that refer to it from beside.
 
     A single image out of an index stands for itself: other tools look for no platform then.
     """
@@ -83,7 +82,8 @@ def _parts(content: Content, item: Saved) -> tuple[Descriptor, list[Digest]]:
             for part in (node.document.config, *node.document.layers):
                 if content.has(part.digest):
                     found[part.digest] = None
-    for referrer in referrers(content, item.images[0].blobs, found):
+    beside = referrers(content, item.images[0].blobs, found)
+    for referrer in beside:
         for node in walk(content, referrer):
             if isinstance(node.document, Manifest):
                 parts = (node.document.config, *node.document.layers)
@@ -92,7 +92,7 @@ def _parts(content: Content, item: Saved) -> tuple[Descriptor, list[Digest]]:
                     for digest in (referrer.digest, *(part.digest for part in parts))
                     if content.has(digest)
                 }
-    return target, list(found)
+    return target, list(found), beside
 
 
 def _index_entries(target: Descriptor, names: Sequence[Reference]) -> Iterator[dict[str, Any]]:

@@ -11,17 +11,21 @@ import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from ipaddress import IPv4Address, IPv4Interface
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from wherry.daemon.options import BY_FLAG, BY_KEY, DOCKERD_ONLY, Kind, Option, parse_arguments
 from wherry.distribution.hosts import RegistryHosts
 from wherry.errors import InvalidArgument
 from wherry.wire.engine import Ulimit
 
+if TYPE_CHECKING:
+    from wherry.trust.policy import Policy
+
 MAX_FILE = 1 << 20
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 LOG_FORMATS = ("text", "json")
 DEFAULT_GROUP = "docker"
+DEFAULT_POLICY = "/etc/wherry/policy.json"
 
 
 @dataclass(frozen=True, slots=True)
@@ -49,6 +53,8 @@ class Config:
     init_path: str | None = None
     live_restore: bool = False
     shutdown_timeout: int = 15
+    trust: Policy | None = None
+    """Which images are let in; None: all."""
     allow_plain_tcp: bool = False
     """The consent to serve TCP without TLS: `--tls=false`."""
 
@@ -218,6 +224,7 @@ def _checked(values: dict[str, Any], path: str) -> Config:
         init_path=_init_path(values.get("init-path")),
         live_restore=values.get("live-restore", False),
         shutdown_timeout=timeout,
+        trust=_trust(values.get("trust-policy")),
         allow_plain_tcp=allow_plain_tcp,
     )
 
@@ -303,6 +310,15 @@ def _ulimits(raw: Mapping[str, Any]) -> tuple[Ulimit, ...]:
             raise InvalidArgument(f"default-ulimits.{name}: the soft limit exceeds the hard limit")
         limits.append(Ulimit(name=name, soft=soft_limit, hard=hard_limit))
     return tuple(limits)
+
+
+def _trust(path: str | None) -> Policy | None:
+    """From the file, or the default one if there is that."""
+    if path is None and not os.path.lexists(DEFAULT_POLICY):
+        return None
+    from wherry.trust.policy import read  # with cryptography
+
+    return read(path if path is not None else DEFAULT_POLICY)
 
 
 def _init_path(path: str | None) -> str | None:

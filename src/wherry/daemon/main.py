@@ -16,8 +16,9 @@ from wherry.errors import WherryError
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """The exit status: 0 after a clean end, 1 when the engine could not run."""
+    arguments = sys.argv[1:] if arguments is None else arguments
     try:
-        command = config.load(sys.argv[1:] if arguments is None else arguments)
+        command = config.load(arguments)
     except WherryError as error:
         print(f"wherryd: {error}\nSee 'wherryd --help'.", file=sys.stderr)
         return 1
@@ -32,7 +33,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
             from wherry.daemon.serve import run
             from wherry.daemon.wiring import compose
 
-            return run(command.config, compose)
+            return run(command.config, compose, lambda: config.load(arguments).config)
     return 0
 
 

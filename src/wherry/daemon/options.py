@@ -94,6 +94,12 @@ OPTIONS = (
     Option(
         "tls", Kind.BOOL, "--tls=false: serve tcp:// hosts without TLS (all who reach them are root here)", key="tls"
     ),
+    Option(
+        "trust-policy",
+        Kind.STRING,
+        "File that says which images are let in; /etc/wherry/policy.json, if it is there",
+        key="trust-policy",
+    ),
     Option("validate", Kind.BOOL, "Validate the configuration and exit"),
     Option("version", Kind.BOOL, "Print version information and quit", short="v"),
 )

@@ -44,13 +44,15 @@ class RunningEngine:
     backends: Backends
     stop: Callable[[], Awaitable[None]]
     """Stop the containers, or with live-restore leave them."""
+    reload: Callable[[Config], None]
+    """Take over what of a new configuration can change while the engine runs. WherryError, and nothing was taken over, when it cannot be."""
 
 
 Compose = Callable[[Config], AbstractAsyncContextManager[RunningEngine]]
 
 
-def run(config: Config, engine: Compose) -> int:
-    """Serve until told to stop."""
+def run(config: Config, engine: Compose, read: Callable[[], Config]) -> int:
+    """Serve until told to stop. `read`: the configuration anew, at SIGHUP."""
     logs.configure(config.log_level, config.log_format)
     if os.geteuid() != 0:
         log.critical("wherryd needs to be started with root privileges")
@@ -65,7 +67,7 @@ def run(config: Config, engine: Compose) -> int:
             roots.write_pidfile(config.pidfile, stack)
             sockets = listen.open_sockets(config, stack)
             with asyncio.Runner(loop_factory=uvloop.new_event_loop) as runner:
-                runner.run(serve(config, sockets, engine))
+                runner.run(serve(config, sockets, engine, read))
     except WherryError as error:
         log.critical("failed to start: %s", error)
         return 1
@@ -75,7 +77,7 @@ def run(config: Config, engine: Compose) -> int:
     return 0
 
 
-async def serve(config: Config, sockets: Sequence[socket.socket], engine: Compose) -> None:
+async def serve(config: Config, sockets: Sequence[socket.socket], engine: Compose, read: Callable[[], Config]) -> None:
     """Compose the engine, answer requests on the sockets until a signal, stop."""
     loop = asyncio.get_running_loop()
     stopping = _watch_signals(loop)
@@ -83,6 +85,7 @@ async def serve(config: Config, sockets: Sequence[socket.socket], engine: Compos
         if config.debug:
             stack.enter_context(LoopWatchdog(loop))
         running = await stack.enter_async_context(engine(config))
+        loop.add_signal_handler(signal.SIGHUP, _reload, running, read)
         http = build_api(running.backends).server()
         servers = [await _serve_on(sock, http) for sock in sockets]
         log.info("API listening on %s", ", ".join(config.hosts))
@@ -117,7 +120,15 @@ def _watch_signals(loop: asyncio.AbstractEventLoop) -> asyncio.Event:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         loop.add_signal_handler(number, stop, number)
-    loop.add_signal_handler(
-        signal.SIGHUP, log.warning, "SIGHUP: the configuration is read at start only; restart wherryd to change it"
-    )
+    loop.add_signal_handler(signal.SIGHUP, log.warning, "SIGHUP: the engine has not come up yet; send it again")
     return stopping
+
+
+def _reload(running: RunningEngine, read: Callable[[], Config]) -> None:
+    """At SIGHUP: what can change while the engine runs; a configuration with a mistake in it changes nothing."""
+    try:
+        running.reload(read())
+    except WherryError as error:
+        log.error("SIGHUP: the configuration stays as it was: %s", error)
+    else:
+        log.info("SIGHUP: configuration reloaded")

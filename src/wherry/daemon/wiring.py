@@ -16,6 +16,7 @@ from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack, asynccontextmanager
 
 from wherry.api.backend import Backends
+from wherry.core.admission import Admission
 from wherry.core.content import Content
 from wherry.core.db import Database
 from wherry.core.images import Images
@@ -71,10 +72,12 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
         background = Background()
         stack.push_async_callback(background.drain)
         store = ContainerStore(database)
+        admission = Admission(images, config.trust)
         services = Services(
             settings=_settings(config, instance),
             database=database,
             images=images,
+            admission=admission,
             snapshots=snapshots,
             tasks=tasks,
             networks=networks,
@@ -100,7 +103,11 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
             registries=Registries(hosts),
             system=System(services, hosts),
         )
-        yield RunningEngine(backends, lambda: _stop(config, containers, services))
+
+        def reload(new: Config) -> None:
+            admission.renew(new.trust)
+
+        yield RunningEngine(backends, lambda: _stop(config, containers, services), reload)
 
 
 async def _stop(config: Config, containers: Containers, services: Services) -> None:

@@ -38,8 +38,13 @@ async def create_container(
     wanted_name = names.check(name) if name else None
     if not request.image:
         raise InvalidArgument("no image specified")  # dockerd would start from an empty root, which nobody can run
-    image = await services.images.resolve(request.image, parse_platform(platform) if platform else None)
+    image = await services.images.resolve(
+        request.image,
+        parse_platform(platform) if platform else None,
+        adopt=services.admission.accepts(request.image),
+    )
     with services.images.in_use(image):
+        await services.admission.at_run(request.image, image)
         return await _create(services, image, request, host, wanted_name)
 
 

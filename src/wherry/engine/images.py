@@ -42,7 +42,7 @@ class ImageObjects:
         work = LayerWork(services.snapshots)
         self.committer = Committer(self._images, self._unpackers, work)
         self._archives = Archives(self._images, self._unpackers, work)
-        self._puller = Puller(self._images, self._unpackers, work, hosts)
+        self._puller = Puller(self._images, self._unpackers, work, hosts, services.admission)
         self._pusher = Pusher(self._images, hosts)
         self._removal = Removal(self._images, self._uses, self._event)
 
@@ -105,6 +105,12 @@ class ImageObjects:
             return await thread_to_the_end(
                 image_manifests.attestations, self._images.content, image, target, types, statement=statement
             )
+
+    async def trust(self, ref: str) -> Json:
+        """The trust policy; `ref` "": without the rule for an image."""
+        from wherry.engine import trust_json  # cryptography is loaded where there is a policy, or someone asks
+
+        return trust_json.policy(self._services.admission.policy, parse(ref).tagged() if ref else None)
 
     # --- names
 

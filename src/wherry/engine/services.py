@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 from dataclasses import dataclass, field
 
+from wherry.core.admission import Admission
 from wherry.core.db import Database
 from wherry.core.images import Images
 from wherry.core.snapshots import OverlaySnapshots
@@ -44,6 +45,7 @@ class Services:
     settings: Settings
     database: Database
     images: Images
+    admission: Admission
     snapshots: OverlaySnapshots
     tasks: Tasks
     networks: Networks

@@ -44,6 +44,7 @@ class Starter:
         netns_fd: int | None = None
         connected = False
         try:
+            await services.admission.at_run(record.image_ref, services.images.by_id(record.image))
             netns_fd = await self._connect(container)
             connected = True
             self.tell_network(container, "connect")

@@ -31,6 +31,13 @@ def public_pem(key: PublicKey) -> bytes:
     return key.public_bytes(serialization.Encoding.PEM, serialization.PublicFormat.SubjectPublicKeyInfo)
 
 
+def fingerprint(key: PublicKey) -> str:
+    """SHA-256 of the key's SubjectPublicKeyInfo: "SHA256:…", as `openssl pkey -pubin -outform DER | sha256sum` gives it."""
+    digest = hashes.Hash(hashes.SHA256())
+    digest.update(key.public_bytes(serialization.Encoding.DER, serialization.PublicFormat.SubjectPublicKeyInfo))
+    return f"SHA256:{digest.finalize().hex()}"
+
+
 def load_private(pem: bytes, password: bytes = b"", *, name: str) -> PrivateKey:
     """InvalidArgument, naming `name`, when it is no key; PermissionDenied when the password is missing or wrong."""
     if any(mark in pem for mark in _COSIGN):

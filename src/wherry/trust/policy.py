@@ -6,8 +6,10 @@
         "docker.io/library":     [{"type": "insecureAcceptAnything"}]}}}
 
 The longest scope that an image's name begins with counts: the name with its tag or digest, its repository, each parent of it, the registry,
-`*.domain`, "" (all of the transport), and at last `default`. All requirements of it must hold.
-**Invariants**: what is not understood is an error, never a yes; keys are read when the policy is, so a file that goes missing later changes nothing.
+`*.domain`, "" (all of the transport), and at last `default`. All requirements of it must hold. A registry's name counts whatever its case, and
+with or without HTTPS's own port: these are spellings of one place.
+**Invariants**: what is not understood is an error, never a yes, and so is a scope that no image's name begins with; keys are read when the policy
+is, so a file that goes missing later changes nothing.
 Deliberately absent: OpenPGP signatures (`signedBy`), Fulcio and Rekor: refused by name.
 """
 
@@ -15,16 +17,18 @@ from __future__ import annotations
 
 import base64
 import binascii
+import re
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from wherry.errors import InvalidArgument
 from wherry.spec.image import decode
-from wherry.spec.reference import Reference, parse
+from wherry.spec.reference import DEFAULT_DOMAIN, OFFICIAL_PREFIX, Reference, parse, split_domain
 from wherry.trust.keys import PublicKey, load_public
 
 MAX_FILE = 4 << 20
+_WILDCARD = re.compile(r"\*(\.[a-zA-Z0-9-]+)+\Z")
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,6 +46,8 @@ class Signed:
     """By one of `keys`, for the repository that `identity` makes of the image's."""
 
     keys: tuple[PublicKey, ...]
+    sources: tuple[str, ...] = ()
+    """Of each key where it was read: its file, or "" when the policy itself holds it."""
     exact: str = ""
     """The repository that the signature must name, in place of the image's own."""
     prefix: str = ""
@@ -64,13 +70,21 @@ Requirement = Accept | Reject | Signed
 class Policy:
     default: tuple[Requirement, ...] = (Accept(),)
     scopes: Mapping[str, tuple[Requirement, ...]] = field(default_factory=dict)
+    path: str = ""
+    """The file that it was read from."""
+
+    def scope_of(self, reference: Reference) -> str | None:
+        """The scope that counts for the image; None for the default."""
+        return next((scope for scope in _scopes(reference) if scope in self.scopes), None)
 
     def for_image(self, reference: Reference) -> tuple[Requirement, ...]:
-        return next((self.scopes[scope] for scope in _scopes(reference) if scope in self.scopes), self.default)
+        scope = self.scope_of(reference)
+        return self.default if scope is None else self.scopes[scope]
 
 
 def _scopes(reference: Reference) -> Iterator[str]:
     """From the narrowest to the widest."""
+    reference = replace(reference, domain=_host(reference.domain))
     yield str(reference)
     name = reference.name
     while True:
@@ -84,6 +98,11 @@ def _scopes(reference: Reference) -> Iterator[str]:
         host = host.partition(".")[2]
         yield f"*.{host}"
     yield ""
+
+
+def _host(domain: str) -> str:
+    """The one spelling of a registry's name."""
+    return domain.lower().removesuffix(":443")
 
 
 def read(path: str) -> Policy:
@@ -102,10 +121,32 @@ def parse_policy(data: bytes, name: str) -> Policy:
     scopes = transports.get("docker", {})
     if not isinstance(scopes, dict):
         raise InvalidArgument(f"{name}: transports.docker is not an object")
-    return Policy(
-        _requirements(document["default"], f"{name}: default"),
-        {scope: _requirements(listed, f'{name}: "{scope}"') for scope, listed in scopes.items()},
-    )
+    found: dict[str, tuple[Requirement, ...]] = {}
+    for text, listed in scopes.items():
+        scope = _scope(text, name)
+        if scope in found:
+            raise InvalidArgument(f'{name}: "{text}" is there twice, in two spellings')
+        found[scope] = _requirements(listed, f'{name}: "{text}"')
+    return Policy(_requirements(document["default"], f"{name}: default"), found, name)
+
+
+def _scope(text: str, name: str) -> str:
+    """In its one spelling. InvalidArgument when no image's name can begin with it: it would protect nothing."""
+    if not text:
+        return text
+    if text.startswith("*."):
+        if not _WILDCARD.match(text):
+            raise InvalidArgument(f'{name}: "{text}" is not of the form *.DOMAIN')
+        return text.lower()
+    domain, slash, rest = text.partition("/")
+    known, _ = split_domain(f"{domain}/x/y")
+    try:
+        if known != domain:
+            raise InvalidArgument(f"it must begin with a registry, such as {DEFAULT_DOMAIN}/{OFFICIAL_PREFIX}busybox")
+        parse(text if slash else f"{domain}/x/y")
+    except InvalidArgument as error:
+        raise InvalidArgument(f'{name}: the scope "{text}" fits no image: {error}') from None
+    return _host(domain) + slash + rest
 
 
 def _requirements(listed: Any, where: str) -> tuple[Requirement, ...]:
@@ -135,6 +176,7 @@ def _signed(value: Mapping[str, Any], where: str) -> Signed:
     paths = _strings(value, "keyPath", where) + _strings(value, "keyPaths", where)
     data = _strings(value, "keyData", where) + _strings(value, "keyDatas", where)
     pems = [(path, _read_file(path, where)) for path in paths]
+    sources = (*paths, *("" for _ in data))
     for text in data:
         try:
             pems.append((where, base64.b64decode(text, validate=True)))
@@ -148,13 +190,12 @@ def _signed(value: Mapping[str, Any], where: str) -> Signed:
         raise InvalidArgument(f"{where}: signedIdentity is not an object")
     match identity.get("type"):
         case "matchRepository":
-            return Signed(keys)
+            return Signed(keys, sources)
         case "exactRepository":
-            return Signed(keys, exact=_repository(identity, "dockerRepository", where))
+            return Signed(keys, sources, exact=_repository(identity, "dockerRepository", where))
         case "remapIdentity":
-            return Signed(
-                keys, prefix=_text(identity, "prefix", where), signed_prefix=_text(identity, "signedPrefix", where)
-            )
+            prefix, signed = _text(identity, "prefix", where), _text(identity, "signedPrefix", where)
+            return Signed(keys, sources, prefix=prefix, signed_prefix=signed)
     raise InvalidArgument(
         f"{where}: wherry does not support a signedIdentity of type {identity.get('type')!r}: it is matchRepository, "
         "exactRepository or remapIdentity (cosign's signatures name no tag)"

@@ -107,6 +107,22 @@ def check(
                 )
 
 
+def holding(
+    requirements: Sequence[Requirement], signatures: Sequence[Signature], reference: Reference, digest: Digest
+) -> list[Signature]:
+    """Those of the signatures on which the image meets the policy's requirements."""
+    signed = [one for one in requirements if isinstance(one, Signed)]
+    return [
+        one for one in signatures if any(signers([one], by.keys, by.repository(reference), digest) for by in signed)
+    ]
+
+
+def documents(one: Signature, image: Descriptor) -> dict[Digest, bytes]:
+    """A signature as a referrer of its image: the manifest, and what it names."""
+    referring = cosign.referring_manifest(cosign.layer(one.document, one.signature), image)
+    return {digest_of(data): data for data in (referring, one.document, cosign.EMPTY)}
+
+
 async def publish(
     repository: Repository, target: Target, image: Descriptor, reference: Reference, key: PrivateKey
 ) -> Digest:

@@ -33,7 +33,7 @@ class FakeEngine:
 
         self.steps.append("open")
         try:
-            yield RunningEngine(Fakes().backends, stop)
+            yield RunningEngine(Fakes().backends, stop, lambda config: None)
         finally:
             self.steps.append("close")
 
@@ -52,7 +52,7 @@ def test_an_engine_serves_from_readiness_to_the_signal(tmp_path: Path, monkeypat
             sockets = open_sockets(config, stack)
             port = sockets[1].getsockname()[1]
             async with asyncio.TaskGroup() as group:
-                group.create_task(serve(config, sockets, engine.compose))
+                group.create_task(serve(config, sockets, engine.compose, Config))
                 assert await asyncio.get_running_loop().sock_recv(manager, 100) == b"READY=1"
                 for connect in (asyncio.open_unix_connection(path), asyncio.open_connection("127.0.0.1", port)):
                     reader, writer = await connect

@@ -13,6 +13,7 @@ from typing import Any
 import pytest
 from tests.images import Entry, ImageSpec, docker_archive, image_id, layer
 
+from wherry.core.admission import Admission
 from wherry.core.content import Content
 from wherry.core.db import Database
 from wherry.core.images import Images
@@ -69,7 +70,11 @@ def with_engine(root: Path, use: Callable[[Engine], Awaitable[None]]) -> None:
         await images.open()
         containers: list[Any] = []
         services: Any = SimpleNamespace(
-            images=images, snapshots=snapshots, events=Events(), containers=SimpleNamespace(all=lambda: containers)
+            images=images,
+            admission=Admission(images),
+            snapshots=snapshots,
+            events=Events(),
+            containers=SimpleNamespace(all=lambda: containers),
         )
         objects = ImageObjects(services, RegistryHosts())
         try:

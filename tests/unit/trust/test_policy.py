@@ -58,6 +58,47 @@ def test_the_narrowest_scope_counts(image: str, accepted: bool) -> None:
     assert found == ((Accept(),) if accepted else (Reject(),))
 
 
+@pytest.mark.parametrize("scope", ["registry.example/team", "REGISTRY.example/team", "registry.example:443/team"])
+@pytest.mark.parametrize("host", ["registry.example", "Registry.EXAMPLE", "registry.example:443"])
+def test_a_registry_has_one_name_however_it_is_spelled(scope: str, host: str) -> None:
+    assert policy([ACCEPT], **{scope: [REJECT]}).for_image(parse(f"{host}/team/app:1")) == (Reject(),)
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        "busybox",
+        "library/busybox",
+        "index.docker.io/library",
+        "registry.example/",
+        "registry.example/Team",
+        "*",
+        "*.",
+        "a b",
+    ],
+)
+def test_a_scope_that_no_image_begins_with_is_an_error(scope: str) -> None:
+    with pytest.raises(InvalidArgument, match="policy.json"):
+        policy([ACCEPT], **{scope: [REJECT]})
+
+
+@pytest.mark.parametrize(
+    "scope",
+    [
+        "",
+        "docker.io",
+        "docker.io/me",
+        "localhost:5000",
+        "[::1]:5000/x",
+        "*.example",
+        f"a.example/b@{DIGEST}",
+        "a.example/b:c",
+    ],
+)
+def test_what_images_begin_with_is_a_scope(scope: str) -> None:
+    assert policy([ACCEPT], **{scope: [REJECT]}).scopes == {scope: (Reject(),)}
+
+
 def test_the_empty_scope_is_all_of_the_transport() -> None:
     assert policy([ACCEPT], **{"": [REJECT]}).for_image(parse("busybox").tagged()) == (Reject(),)
 
