@@ -17,12 +17,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
 from tests import images
 from tests.e2e.conftest import _new_root
 from tests.e2e.harness import BUSYBOX, Engine, nothing_left, running, wait_until
 from tests.images import Entry, ImageSpec, busybox_layer, image_id, layer
 from tests.registry import OCI_INDEX, digest_of, docker_registry, skopeo_copy
-
 from wherry.distribution.client import Repository
 from wherry.distribution.connection import new_session
 from wherry.distribution.hosts import RegistryHosts

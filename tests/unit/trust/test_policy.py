@@ -78,7 +78,7 @@ def test_a_registry_has_one_name_however_it_is_spelled(scope: str, host: str) ->
     ],
 )
 def test_a_scope_that_no_image_begins_with_is_an_error(scope: str) -> None:
-    with pytest.raises(InvalidArgument, match="policy.json"):
+    with pytest.raises(InvalidArgument, match=r"policy\.json"):
         policy([ACCEPT], **{scope: [REJECT]})
 
 
