@@ -34,6 +34,7 @@ from wherry.distribution import connection
 from wherry.distribution.hosts import RegistryHosts
 from wherry.errors import DataLoss, Internal, InvalidArgument, NotFound, PermissionDenied, Unavailable, WherryError
 from wherry.spec.calls import RegistryAuth
+from wherry.spec.ids import Digest
 from wherry.spec.image import parse_platform
 from wherry.spec.reference import parse
 
@@ -76,11 +77,15 @@ async def store_in(root: Path) -> AsyncIterator[Store]:
         db.close()
 
 
+def partials(root: Path) -> list[str]:
+    return sorted(f"content/partial/{name}" for name in os.listdir(root / "content/partial"))
+
+
 def leftovers(root: Path) -> list[str]:
     """Files of images below a store's root, other than the empty directories that it always has."""
     found = [
         str(path.relative_to(root))
-        for part in ("content/blobs", "content/ingest", "snapshots")
+        for part in ("content/blobs", "content/ingest", "content/partial", "snapshots")
         for path in (root / part).rglob("*")
     ]
     always = {"content/blobs/sha256", "content/blobs/sha512", "snapshots/layers", "snapshots/init"}
@@ -454,12 +459,40 @@ def test_a_pull_that_is_cancelled_leaves_the_store_as_it_was(tmp_path: Path) -> 
             pull = group.create_task(store.pull(name))
             await begun.wait()
             pull.cancel()
-        assert leftovers(tmp_path) == []
+        assert leftovers(tmp_path) == partials(tmp_path)
         registry.behave = None
         assert (await store.pull(name)).id == image_id(three_layers(size=5_000_000))
 
     registry.behave = stall
     against(registry, tmp_path, use)
+
+
+@pytest.mark.parametrize("answer", ["the whole", "no such range", "what is left"])
+def test_an_interrupted_pull_goes_on_whatever_the_registry_knows_of_ranges(answer: str, tmp_path: Path) -> None:
+    registry = ScriptedRegistry()
+    spec = three_layers(size=3_000_000)
+    registry.put_image(spec, "latest")
+    digest, large = next(item for item in registry.blobs.items() if len(item[1]) > 1_000_000)
+    asked: list[str] = []
+
+    async def behave(request: web.Request) -> web.Response | None:
+        if not request.path.endswith(digest):
+            return None
+        asked.append(request.headers.get("Range", ""))
+        if not asked[-1] or answer == "what is left":
+            return None
+        return web.Response(body=large) if answer == "the whole" else web.Response(status=416)
+
+    async def use(store: Store, name: str) -> None:
+        with store.images.content.resume(Digest(digest)) as file:
+            file.write(large[:2_000_000])
+        assert (await store.pull(name)).id == image_id(spec)
+        verify(store, spec)
+        assert partials(tmp_path) == []
+
+    registry.behave = behave
+    against(registry, tmp_path, use)
+    assert asked == ["bytes=2000000-", *([""] if answer == "no such range" else [])]
 
 
 def test_a_full_disk_is_an_error_and_leaves_nothing(tmp_path: Path) -> None:
@@ -529,7 +562,7 @@ def test_kill_9_of_the_engine_leaves_the_old_or_the_new_state(step: int | str, t
                     assert store.images.get(f"{registry.host}/x").id == image_id(spec)
                 else:
                     assert store.images.list() == []
-                    assert leftovers(tmp_path) == []
+                    assert leftovers(tmp_path) == partials(tmp_path)
                 image = await store.pull(f"{registry.host}/x")
                 assert image.id == image_id(spec)
                 verify(store, spec)

@@ -3,21 +3,26 @@
 In wherryd. Blocking: call from threads, except for look-ups. Source: OCI image-spec image-layout.md.
 
 **Invariants**: a file below `blobs/` has the content that its name says, whole and synced: it is written below `ingest/`, hashed on the way,
-fsynced, renamed, and its directory fsynced. Blobs are never changed. After a crash `ingest/` holds only rubbish, which `open` removes.
+fsynced, renamed, and its directory fsynced. Blobs are never changed. After a crash `ingest/` holds only rubbish, which `open` removes; what
+can be resumed is below `partial/` (`partials`).
 Deliberately absent: which blobs are needed (`images` knows), and index.json (the database is the index).
 """
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 from collections.abc import Iterable, Iterator
-from hashlib import sha256, sha512
+from contextlib import contextmanager
 from types import TracebackType
 
+from wherry.core.partials import Partials
 from wherry.core.remove import remove_tree
 from wherry.errors import DataLoss, InvalidArgument, NotFound
 from wherry.spec.ids import Digest, is_digest
+
+_PIECE = 1 << 20
 
 
 class Content:
@@ -25,6 +30,7 @@ class Content:
 
     def __init__(self, root: str) -> None:
         self.root = root
+        self.partials = Partials(os.path.join(root, "partial"))
         self._ingest = os.path.join(root, "ingest")
 
     def open(self) -> None:
@@ -36,6 +42,7 @@ class Content:
             os.path.join(self.root, "blobs/sha512"),
         ):
             os.makedirs(directory, mode=0o700, exist_ok=True)
+        self.partials.open()
         layout = os.path.join(self.root, "oci-layout")
         if not os.path.exists(layout):
             with self.ingest() as file:
@@ -79,6 +86,12 @@ class Content:
     def ingest(self, expected: Digest | None = None) -> Ingest:
         """A new file, removed at the end of the `with` block unless it was committed."""
         return Ingest(self, os.path.join(self._ingest, secrets.token_hex(8)), expected)
+
+    @contextmanager
+    def resume(self, expected: Digest) -> Iterator[Resumed]:
+        """The file of the blob that an earlier attempt may have begun; what was written is there for the next attempt, unless it was committed."""
+        with self.partials.writer(expected) as (path, fd), Resumed(self, path, expected, fd) as file:
+            yield file
 
     def ingest_directory(self) -> str:
         """A new directory below `ingest/`, for archives that are taken apart. The caller removes it."""
@@ -126,7 +139,7 @@ class Ingest:
         self.size = 0
         self._content = content
         self._expected = expected
-        self._hash = sha512() if expected is not None and expected.startswith("sha512:") else sha256()
+        self._hash = _new_hash(expected)
         self._fd = -1
 
     def __enter__(self) -> Ingest:
@@ -176,10 +189,50 @@ class Ingest:
         sync_directory(os.path.dirname(path))
 
 
+class Resumed(Ingest):
+    """An `Ingest` that begins with the `found` bytes of an earlier attempt. They count in `size` and in the digest as `take_in` reads them, and all
+    of them are to be taken in before anything is written."""
+
+    def __init__(self, content: Content, path: str, expected: Digest, fd: int) -> None:
+        super().__init__(content, path, expected)
+        self._fd = fd
+        self.found = os.fstat(fd).st_size
+
+    def __enter__(self) -> Resumed:
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self.size or self.found:
+            os.close(self._fd)  # to be resumed, unless it was committed
+        else:
+            super().__exit__(kind, error, trace)
+
+    def take_in(self) -> bool:
+        """Reads and hashes the next piece of what was found. → whether there was any."""
+        piece = os.read(self._fd, min(_PIECE, self.found - self.size)) if self.size < self.found else b""
+        self._hash.update(piece)
+        self.size += len(piece)
+        return bool(piece)
+
+    def restart(self) -> None:
+        """Throws away what is there: it is of no use."""
+        os.ftruncate(self._fd, 0)
+        os.lseek(self._fd, 0, os.SEEK_SET)
+        self._hash = _new_hash(self._expected)
+        self.size = self.found = 0
+
+
 def hash_of(like: Digest, data: bytes) -> Digest:
     """The digest of `data` by the algorithm of `like`."""
-    algorithm = sha512 if like.startswith("sha512:") else sha256
-    return Digest(f"{like.partition(':')[0]}:{algorithm(data).hexdigest()}")
+    hashed = _new_hash(like)
+    hashed.update(data)
+    return Digest(f"{hashed.name}:{hashed.hexdigest()}")
+
+
+def _new_hash(like: Digest | None) -> hashlib._Hash:
+    return hashlib.sha512() if like is not None and like.startswith("sha512:") else hashlib.sha256()
 
 
 def sync_directory(path: str) -> None:

@@ -459,6 +459,7 @@ class Images:
         files = self.content.discard([digest for digest in self.content if digest not in kept])
         await self.snapshots.remove_layers(forgotten)
         await thread_to_the_end(_unlink, files)
+        await thread_to_the_end(self.content.partials.remove_old)
         return {layer.chain_id for layer in forgotten}
 
     async def _released(self, parent: ChainId) -> None:

@@ -4,21 +4,24 @@ In wherryd, on the event loop; bytes are written and hashed in threads, tars are
 statuses, the errors Docker's words.
 
 **Invariants**: nothing is recorded before every digest and diff id was verified and everything is synced; a pull that fails or is cancelled
-leaves what was there before; the same blob is downloaded once, whoever wants it.
+leaves what was there before, and of the downloads what the next pull goes on with (`partials`), unless the failure is none that passes; the same
+blob is downloaded once, whoever wants it.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Iterator, Sequence
+import logging
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass
+from typing import TypeVar
 
 import aiohttp
 
 from wherry.core.admission import Admission
 from wherry.core.cancellation import thread_to_the_end
-from wherry.core.content import Ingest
+from wherry.core.content import Resumed
 from wherry.core.images import Image, Images, NewImage
 from wherry.core.layers import LayerWork, Wanted, both
 from wherry.core.manifests import MAX_DEPTH, REFERENCE_DIGEST, is_attestation
@@ -26,10 +29,10 @@ from wherry.core.snapshots import Staged
 from wherry.core.unpack import Unpacked, check_diff_id
 from wherry.core.unpackers import Growing, Unpackers
 from wherry.distribution.client import Fetched, Repository
-from wherry.distribution.connection import new_session
+from wherry.distribution.connection import may_pass, new_session
 from wherry.distribution.errors import RegistryError
 from wherry.distribution.hosts import RegistryHosts
-from wherry.errors import DataLoss, Internal, InvalidArgument, NotFound, PermissionDenied, Unavailable
+from wherry.errors import DataLoss, Internal, InvalidArgument, NotFound, PermissionDenied, Unavailable, WherryError
 from wherry.spec.calls import ProgressSink, RegistryAuth
 from wherry.spec.ids import Digest
 from wherry.spec.image import (
@@ -54,8 +57,13 @@ from wherry.spec.image import (
 )
 from wherry.spec.reference import Reference
 
+T = TypeVar("T")
+
+_log = logging.getLogger(__name__)
+
 MAX_DOWNLOADS = 3
 REPORT_SECONDS = 0.1
+_NO_SUCH_RANGE = 416
 MAX_ATTESTATIONS = 8
 MAX_ATTACHED = 256 << 20
 _CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream", "text/html", "")
@@ -142,7 +150,7 @@ class Puller:
         parts = (manifest.config, *manifest.layers, *plan.attached)
         blobs = frozenset({*plan.documents, *(descriptor.digest for descriptor in parts)})
         before = images.named(wanted)
-        async with images.holding(blobs, chain):
+        async with images.holding(blobs, chain), self._resumable(blobs):
             for digest, data in (*plan.documents.items(), (manifest.config.digest, plan.config)):
                 if not self._content.has(digest):
                     await thread_to_the_end(self._content.add, data, digest)
@@ -192,18 +200,21 @@ class Puller:
         for descriptor, diff_id in zip(layers, diffs, strict=True):
             async with self._blob_lock(descriptor.digest):
                 if not self._content.has(descriptor.digest):
-                    with self._content.ingest(descriptor.digest) as file:
-                        await self._download(repository, descriptor, file, Growing(), lambda _: None)
-                        await thread_to_the_end(check_diff_id, file.path, diff_id)
-                        await thread_to_the_end(file.commit)
+                    await self._keep(repository, descriptor, diff_id)
 
     async def _fetch_blob(self, repository: Repository, descriptor: Descriptor) -> None:
         """A blob that is only kept."""
         async with self._blob_lock(descriptor.digest):
             if not self._content.has(descriptor.digest):
-                with self._content.ingest(descriptor.digest) as file:
-                    await self._download(repository, descriptor, file, Growing(), lambda _: None)
-                    await thread_to_the_end(file.commit)
+                await self._keep(repository, descriptor)
+
+    async def _keep(self, repository: Repository, descriptor: Descriptor, diff_id: Digest | None = None) -> None:
+        async def download(file: Resumed) -> None:
+            await self._download(repository, descriptor, file, Growing(), lambda _: None)
+            if diff_id is not None:
+                await thread_to_the_end(check_diff_id, file.path, diff_id)
+
+        await self._resume(descriptor, download)
 
     async def _fetch_and_unpack(
         self, repository: Repository, descriptor: Descriptor, diff_id: Digest, staged: Staged, tell: ProgressSink
@@ -212,24 +223,60 @@ class Puller:
             if self._content.has(descriptor.digest):
                 path = self._content.path(descriptor.digest)
                 return await self._unpack(path, staged, diff_id, None, _extracting(tell, descriptor, None))
-            growing = Growing()
-            with self._content.ingest(descriptor.digest) as file:
 
-                async def download() -> None:
-                    try:
-                        await self._download(repository, descriptor, file, growing, tell)
-                    except BaseException:
-                        growing.fail()
-                        raise
+            async def download(file: Resumed, growing: Growing) -> None:
+                try:
+                    await self._download(repository, descriptor, file, growing, tell)
+                except BaseException:
+                    growing.fail()
+                    raise
 
-                async def unpack() -> Unpacked:
-                    await growing.begun()
-                    report = _extracting(tell, descriptor, growing)
-                    return await self._unpack(file.path, staged, diff_id, growing, report)
+            async def unpack(file: Resumed, growing: Growing) -> Unpacked:
+                await growing.begun()
+                report = _extracting(tell, descriptor, growing)
+                return await self._unpack(file.path, staged, diff_id, growing, report)
 
-                unpacked, _ = await both(unpack(), download())
-                await thread_to_the_end(file.commit)
-                return unpacked
+            async def attempt(file: Resumed) -> Unpacked:
+                growing = Growing()
+                return (await both(unpack(file, growing), download(file, growing)))[0]
+
+            return await self._resume(descriptor, attempt, lambda: self._images.snapshots.clear(staged))
+
+    async def _resume(
+        self,
+        descriptor: Descriptor,
+        attempt: Callable[[Resumed], Awaitable[T]],
+        undo: Callable[[], Awaitable[None]] | None = None,
+    ) -> T:
+        """A blob: what `attempt` answers, which downloads into the file. When what an interrupted pull has left turns out to be of no use, there is
+        a second attempt, from nothing, after `undo`."""
+        with self._content.resume(descriptor.digest) as file:
+            if file.found > descriptor.size:
+                file.restart()
+            try:
+                answer = await attempt(file)
+            except (DataLoss, InvalidArgument, RegistryError) as error:
+                if not file.found or (isinstance(error, RegistryError) and error.status != _NO_SUCH_RANGE):
+                    raise
+                _log.info("%s: what was left of an interrupted pull is of no use: %s", descriptor.digest, error)
+                file.restart()
+                if undo is not None:
+                    await undo()
+                answer = await attempt(file)
+            await thread_to_the_end(file.commit)
+            return answer
+
+    @asynccontextmanager
+    async def _resumable(self, blobs: Iterable[Digest]) -> AsyncIterator[None]:
+        """What was downloaded of them is kept after a failure that may pass and after a cancellation: not after a full disk, not of a bad image."""
+        try:
+            yield
+        except BaseException as error:
+            if not isinstance(error, asyncio.CancelledError) and not (
+                isinstance(error, WherryError) and may_pass(error)
+            ):
+                await thread_to_the_end(self._content.partials.remove, blobs)
+            raise
 
     async def _unpack(
         self, blob: str, staged: Staged, diff_id: Digest, growing: Growing | None, report: Callable[[int], None]
@@ -240,21 +287,29 @@ class Puller:
             raise type(error)(f"failed to register layer: {error}") from None
 
     async def _download(
-        self, repository: Repository, descriptor: Descriptor, file: Ingest, growing: Growing, tell: ProgressSink
+        self, repository: Repository, descriptor: Descriptor, file: Resumed, growing: Growing, tell: ProgressSink
     ) -> None:
-        """Into `file`, verified."""
+        """Into `file`, verified; what is there already is read again, for the digest and for who unpacks it meanwhile."""
         if self._slots.locked():
             tell_of(tell, descriptor, "Waiting")
         async with self._slots:
             clock = asyncio.get_running_loop().time
             reported = 0.0
-            async with repository.blob_pieces(descriptor) as pieces:
-                async for piece in pieces:
-                    await thread_to_the_end(file.write, piece)
-                    growing.advance(file.size)
-                    if clock() - reported >= REPORT_SECONDS:
-                        reported = clock()
-                        tell_of(tell, descriptor, "Downloading", file.size)
+
+            def report() -> None:
+                nonlocal reported
+                growing.advance(file.size)
+                if clock() - reported >= REPORT_SECONDS:
+                    reported = clock()
+                    tell_of(tell, descriptor, "Downloading", file.size)
+
+            while await thread_to_the_end(file.take_in):
+                report()
+            if not file.found or file.size < descriptor.size:
+                async with repository.blob_pieces(descriptor, file.size) as pieces:
+                    async for piece in pieces:
+                        await thread_to_the_end(file.write, piece)
+                        report()
             tell_of(tell, descriptor, "Verifying Checksum")
             file.check()
             tell_of(tell, descriptor, "Download complete")

@@ -30,6 +30,7 @@ from wherry.core import init_layer
 from wherry.core.cancellation import completed, thread_to_the_end
 from wherry.core.db import Database
 from wherry.core.diff import Change, Differ, needs_merging
+from wherry.core.remove import remove_tree
 from wherry.core.stack import find
 from wherry.core.trash import Trash
 from wherry.core.tree_tar import Write, export_tree, layer_tar
@@ -289,9 +290,13 @@ class OverlaySnapshots:
         directory = os.path.join(self._layers_root, f"new-{secrets.token_hex(8)}")
         os.mkdir(directory, 0o700)
         staged = Staged(directory, chain_id, parent, diff_id)
-        os.mkdir(staged.fs, 0o700)
-        os.chmod(staged.fs, 0o755)
+        _make_root(staged)
         return staged
+
+    async def clear(self, staged: Staged) -> None:
+        """Makes it what `stage` gave: what was unpacked into it is gone."""
+        await thread_to_the_end(remove_tree, staged.fs)
+        _make_root(staged)
 
     async def abandon(self, staged: Staged) -> None:
         await thread_to_the_end(self._discard, [staged.directory])
@@ -362,6 +367,11 @@ class OverlaySnapshots:
         for path in paths:
             self.trash.put(path)
         self.trash.empty_now()
+
+
+def _make_root(staged: Staged) -> None:
+    os.mkdir(staged.fs, 0o700)
+    os.chmod(staged.fs, 0o755)
 
 
 @contextmanager

@@ -267,15 +267,20 @@ def _to_skip(answer: aiohttp.ClientResponse, position: int) -> int:
 
 
 async def _read_pieces(answer: aiohttp.ClientResponse) -> AsyncIterator[bytes]:
-    """What comes, gathered to about a MiB, so that whoever writes it has less to do."""
+    """What comes, gathered to about a MiB, so that whoever writes it has less to do. What came before a connection broke counts."""
     gathered: list[bytes] = []
     size = 0
-    async for piece in answer.content.iter_any():
-        gathered.append(piece)
-        size += len(piece)
-        if size >= PIECE:
+    try:
+        async for piece in answer.content.iter_any():
+            gathered.append(piece)
+            size += len(piece)
+            if size >= PIECE:
+                yield b"".join(gathered)
+                gathered, size = [], 0
+    except (aiohttp.ClientError, OSError):
+        if gathered:
             yield b"".join(gathered)
-            gathered, size = [], 0
+        raise
     if gathered:
         yield b"".join(gathered)
 

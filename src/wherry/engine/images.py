@@ -130,7 +130,7 @@ class ImageObjects:
         return await self._removal.remove(ref, force=force, prune_parents=prune_parents)
 
     async def prune(self, filters: Mapping[str, Names]) -> Json:
-        """Removes images that no container uses: those without a tag, or with dangling=false all of them."""
+        """Removes images that no container uses: those without a tag, or with dangling=false all of them; and what interrupted pulls have left."""
         image_listing.check(filters, image_listing.PRUNE_FILTERS)
         only_dangling = image_listing.flag(filters.get("dangling") or ["true"], "dangling")
         wanted = {name: values for name, values in filters.items() if name != "dangling" and values}
@@ -150,6 +150,8 @@ class ImageObjects:
                     except (Conflict, NotFound):
                         break  # something is built on it, or somebody else was quicker
         reclaimed = max(0, before - await self._images.layers_size())
+        if not wanted:
+            reclaimed += await thread_to_the_end(self._images.content.partials.remove_old, lifetime=0)
         self._services.events.publish("image", "prune", "", {"reclaimed": str(reclaimed)})
         return {"ImagesDeleted": deleted or None, "SpaceReclaimed": reclaimed}
 
