@@ -299,7 +299,8 @@ def test_twenty_pulls_at_once_fetch_each_layer_once(tmp_path: Path) -> None:
         assert config_or_layer == 1 or len(registry.blobs[digest]) < 1000  # configs are small and not shared
 
 
-def test_layers_are_downloaded_three_at_once_and_no_more(tmp_path: Path) -> None:
+@pytest.mark.parametrize("limit", [3, 5])
+def test_as_many_layers_are_downloaded_at_once_as_allowed_and_no_more(tmp_path: Path, limit: int) -> None:
     registry = ScriptedRegistry()
     registry.put_image(ImageSpec(tuple(layer([Entry(f"f{n}", bytes(1000))]) for n in range(8)), {}), "latest")
     running, most, arrived = 0, 0, asyncio.Event()
@@ -309,7 +310,7 @@ def test_layers_are_downloaded_three_at_once_and_no_more(tmp_path: Path) -> None
         if "/blobs/" in request.path:
             running += 1
             most = max(most, running)
-            if most == 3:
+            if most == limit:
                 arrived.set()
             if len(registry.requests) > 4:  # not the config, which is fetched alone
                 await arrived.wait()
@@ -317,11 +318,13 @@ def test_layers_are_downloaded_three_at_once_and_no_more(tmp_path: Path) -> None
         return None
 
     async def use(store: Store, name: str) -> None:
+        assert store.puller.slots.limit == 3
+        store.puller.slots.limit = limit
         await store.pull(name)
 
     registry.behave = count
     against(registry, tmp_path, use)
-    assert most == 3
+    assert most == limit
 
 
 def test_who_waits_for_anothers_download_does_it_itself_when_that_is_cancelled(tmp_path: Path) -> None:

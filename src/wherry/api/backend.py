@@ -146,7 +146,7 @@ class ImageBackend(Protocol):
         platform: str | None,
         progress: ProgressSink,
     ) -> None:
-        """`archive`: a root file system as a (compressed) tar stream."""
+        """`archive`: a root file system as a (compressed) tar stream, or the URL of one."""
         ...
 
 

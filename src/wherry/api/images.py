@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from aiohttp import web
 
-from wherry import errors
 from wherry.api import compat
 from wherry.api.auth import HEADER, parse_auth
 from wherry.api.backend import ImageBackend
@@ -68,13 +67,9 @@ class ImageRoutes:
 
     async def _import(self, call: Call, platform: str | None) -> web.StreamResponse:
         source = call.text("fromSrc")
-        if source != "-":
-            if not source:
-                raise InvalidArgument("one of fromImage and fromSrc must be given")
-            raise errors.NotImplemented(
-                "wherry does not support import from a URL yet; send the archive itself (fromSrc=-)"
-            )
-        archive = call.stream_body()
+        if not source:
+            raise InvalidArgument("one of fromImage and fromSrc must be given")
+        archive = call.stream_body() if source == "-" else source
 
         async def import_(progress: ProgressSink) -> None:
             await self._backend.import_(

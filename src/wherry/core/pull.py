@@ -25,11 +25,12 @@ from wherry.core.content import Resumed
 from wherry.core.images import Image, Images, NewImage
 from wherry.core.layers import LayerWork, Wanted, both
 from wherry.core.manifests import MAX_DEPTH, REFERENCE_DIGEST, is_attestation
+from wherry.core.slots import Slots
 from wherry.core.snapshots import Staged
 from wherry.core.unpack import Unpacked, check_diff_id
 from wherry.core.unpackers import Growing, Unpackers
 from wherry.distribution.client import Fetched, Repository
-from wherry.distribution.connection import may_pass, new_session
+from wherry.distribution.connection import ATTEMPTS, may_pass, new_session
 from wherry.distribution.errors import RegistryError
 from wherry.distribution.hosts import RegistryHosts
 from wherry.errors import DataLoss, Internal, InvalidArgument, NotFound, PermissionDenied, Unavailable, WherryError
@@ -91,7 +92,6 @@ class Puller:
         work: LayerWork,
         hosts: RegistryHosts,
         admission: Admission,
-        max_downloads: int = MAX_DOWNLOADS,
     ) -> None:
         self._images = images
         self._content = images.content
@@ -99,7 +99,8 @@ class Puller:
         self._work = work
         self._hosts = hosts
         self._admission = admission
-        self._slots = asyncio.Semaphore(max_downloads)
+        self.slots = Slots(MAX_DOWNLOADS)
+        self.attempts = ATTEMPTS
         self._blob_locks: dict[Digest, tuple[asyncio.Lock, int]] = {}
         self._session: aiohttp.ClientSession | None = None
 
@@ -137,7 +138,9 @@ class Puller:
     async def _open(self, reference: Reference, auth: RegistryAuth) -> Repository:
         if self._session is None:
             self._session = new_session()
-        return await Repository.open(self._session, self._hosts, reference, auth)
+        repository = await Repository.open(self._session, self._hosts, reference, auth)
+        repository.attempts = self.attempts
+        return repository
 
     async def _carry_out(
         self, repository: Repository, plan: _Plan, wanted: Reference, progress: ProgressSink
@@ -290,9 +293,9 @@ class Puller:
         self, repository: Repository, descriptor: Descriptor, file: Resumed, growing: Growing, tell: ProgressSink
     ) -> None:
         """Into `file`, verified; what is there already is read again, for the digest and for who unpacks it meanwhile."""
-        if self._slots.locked():
+        if self.slots.locked():
             tell_of(tell, descriptor, "Waiting")
-        async with self._slots:
+        async with self.slots:
             clock = asyncio.get_running_loop().time
             reported = 0.0
 

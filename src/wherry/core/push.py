@@ -19,6 +19,7 @@ from wherry.core.images import Images, no_such_image
 from wherry.core.layers import all_of
 from wherry.core.manifests import MAX_DEPTH, is_attached, walk
 from wherry.core.pull import REPORT_SECONDS, in_dockers_words, tell_of
+from wherry.core.slots import Slots
 from wherry.distribution.connection import PIECE, new_session
 from wherry.distribution.hosts import RegistryHosts
 from wherry.distribution.upload import Target
@@ -55,11 +56,11 @@ class _Document:
 
 
 class Pusher:
-    def __init__(self, images: Images, hosts: RegistryHosts, max_uploads: int = MAX_UPLOADS) -> None:
+    def __init__(self, images: Images, hosts: RegistryHosts) -> None:
         self._images = images
         self._content = images.content
         self._hosts = hosts
-        self._slots = asyncio.Semaphore(max_uploads)
+        self.slots = Slots(MAX_UPLOADS)
         self._session: aiohttp.ClientSession | None = None
 
     async def close(self) -> None:
@@ -151,7 +152,7 @@ class Pusher:
     # --- blobs
 
     async def _send(self, target: Target, blob: Descriptor, reference: Reference, progress: ProgressSink) -> None:
-        async with self._slots:
+        async with self.slots:
             if await target.has_blob(blob.digest):
                 tell_of(progress, blob, "Layer already exists")
                 return

@@ -9,12 +9,13 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
 
 from wherry.daemon.options import BY_FLAG, BY_KEY, DOCKERD_ONLY, Kind, Option, parse_arguments
 from wherry.distribution.hosts import RegistryHosts
+from wherry.distribution.proxies import checked as check_proxy
 from wherry.errors import InvalidArgument
 from wherry.wire.engine import Ulimit
 
@@ -25,6 +26,7 @@ MAX_FILE = 1 << 20
 LOG_LEVELS = ("debug", "info", "warn", "error", "fatal")
 LOG_FORMATS = ("text", "json")
 DEFAULT_GROUP = "docker"
+_PROXIES = ("HTTP_PROXY", "HTTPS_PROXY", "NO_PROXY")
 DEFAULT_POLICY = "/etc/wherry/policy.json"
 
 
@@ -53,6 +55,11 @@ class Config:
     init_path: str | None = None
     live_restore: bool = False
     shutdown_timeout: int = 15
+    max_concurrent_downloads: int = 3
+    max_concurrent_uploads: int = 5
+    max_download_attempts: int = 5
+    proxies: Mapping[str, str] = field(default_factory=dict)
+    """Variables of the environment (HTTP_PROXY and its kin) that are set by the configuration."""
     trust: Policy | None = None
     """Which images are let in; None: all."""
     allow_plain_tcp: bool = False
@@ -120,12 +127,24 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 
 def build(flags: Mapping[str, Any], file: Mapping[str, Any], path: str) -> Config:
     """The configuration from flags (flag → value) and the file's content (key → value)."""
+    file = _with_proxies(file)
     _refuse_unknown(file)
     _refuse_conflicts(flags, file)
     values: dict[str, Any] = {BY_FLAG[flag].key: value for flag, value in flags.items() if BY_FLAG[flag].key}
     for key, value in file.items():
         values[key] = _typed(BY_KEY[key], value)
     return _checked(values, path)
+
+
+def _with_proxies(file: Mapping[str, Any]) -> dict[str, Any]:
+    """The members of the object `proxies` as keys of their own: "proxies.http-proxy"."""
+    proxies = file.get("proxies", {})
+    if not isinstance(proxies, dict):
+        raise InvalidArgument("proxies must be an object")
+    flat = {key: value for key, value in file.items() if key != "proxies"}
+    if dotted := [key for key in flat if "." in key]:
+        raise InvalidArgument(f"the following directives don't match any configuration option: {', '.join(dotted)}")
+    return flat | {f"proxies.{key}": value for key, value in proxies.items()}
 
 
 def _refuse_unknown(file: Mapping[str, Any]) -> None:
@@ -192,6 +211,14 @@ def _checked(values: dict[str, Any], path: str) -> Config:
         raise InvalidArgument(f"invalid mtu: {mtu}")
     if timeout < -1:
         raise InvalidArgument(f"invalid shutdown-timeout: {timeout}")
+    downloads, uploads = values.get("max-concurrent-downloads", 3), values.get("max-concurrent-uploads", 5)
+    attempts = values.get("max-download-attempts", 5)
+    if downloads < 0:
+        raise InvalidArgument(f"invalid max concurrent downloads: {downloads}")
+    if uploads < 0:
+        raise InvalidArgument(f"invalid max concurrent uploads: {uploads}")
+    if attempts < 1:
+        raise InvalidArgument(f"invalid max download attempts: {attempts}")
     runtimes = _runtimes(values.get("runtimes", {}))
     default_runtime = values.get("default-runtime", "wherry")
     if default_runtime != "wherry" and default_runtime not in runtimes:
@@ -224,9 +251,18 @@ def _checked(values: dict[str, Any], path: str) -> Config:
         init_path=_init_path(values.get("init-path")),
         live_restore=values.get("live-restore", False),
         shutdown_timeout=timeout,
+        max_concurrent_downloads=downloads,
+        max_concurrent_uploads=uploads,
+        max_download_attempts=attempts,
+        proxies=_proxies(values),
         trust=_trust(values.get("trust-policy")),
         allow_plain_tcp=allow_plain_tcp,
     )
+
+
+def changed(old: Config, new: Config) -> list[str]:
+    """The settings in which they differ."""
+    return [one.name for one in fields(Config) if getattr(old, one.name) != getattr(new, one.name)]
 
 
 def check_host(host: str, *, allow_plain_tcp: bool) -> None:
@@ -310,6 +346,14 @@ def _ulimits(raw: Mapping[str, Any]) -> tuple[Ulimit, ...]:
             raise InvalidArgument(f"default-ulimits.{name}: the soft limit exceeds the hard limit")
         limits.append(Ulimit(name=name, soft=soft_limit, hard=hard_limit))
     return tuple(limits)
+
+
+def _proxies(values: Mapping[str, Any]) -> dict[str, str]:
+    found = {name: values.get(f"proxies.{name.lower().replace('_', '-')}", "") for name in _PROXIES}
+    for name in ("HTTP_PROXY", "HTTPS_PROXY"):
+        if found[name]:
+            check_proxy(found[name])
+    return {name: value for name, value in found.items() if value}
 
 
 def _trust(path: str | None) -> Policy | None:

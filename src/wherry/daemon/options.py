@@ -59,6 +59,8 @@ OPTIONS = (
         short="H",
         default="unix:///run/wherry.sock",
     ),
+    Option("http-proxy", Kind.STRING, "Proxy for http:// requests of the engine", key="proxies.http-proxy"),
+    Option("https-proxy", Kind.STRING, "Proxy for https:// requests of the engine", key="proxies.https-proxy"),
     Option("init-path", Kind.STRING, "Path to the init of containers run with --init", key="init-path"),
     Option("insecure-registry", Kind.LIST, "Registry to talk to without verified TLS", key="insecure-registries"),
     Option("ip", Kind.STRING, "Host IP for published ports that name none", key="ip", default="0.0.0.0"),
@@ -72,7 +74,31 @@ OPTIONS = (
         short="l",
         default="info",
     ),
+    Option(
+        "max-concurrent-downloads",
+        Kind.INT,
+        "Layers that are downloaded at once (0: all)",
+        key="max-concurrent-downloads",
+        default="3",
+    ),
+    Option(
+        "max-concurrent-uploads",
+        Kind.INT,
+        "Layers that are uploaded at once (0: all)",
+        key="max-concurrent-uploads",
+        default="5",
+    ),
+    Option(
+        "max-download-attempts",
+        Kind.INT,
+        "How often in a row a layer's download may fail",
+        key="max-download-attempts",
+        default="5",
+    ),
     Option("mtu", Kind.INT, "Set the MTU of the default bridge network", key="mtu", default="1500"),
+    Option(
+        "no-proxy", Kind.STRING, "Hosts that are asked without a proxy, commas between them", key="proxies.no-proxy"
+    ),
     Option(
         "pidfile",
         Kind.STRING,
@@ -113,10 +139,9 @@ allow-direct-routing authorization-plugin authorization-plugins bip6 bridge brid
 cgroup-parent containerd containerd-namespace containerd-plugin-namespace containerd-plugins-namespace cpu-rt-period cpu-rt-runtime
 cri-containerd default-address-pool default-address-pools default-cgroupns-mode default-gateway default-gateway-v6 default-ipc-mode
 default-network-opt default-network-opts default-shm-size dns dns-opt dns-opts dns-search exec-opt exec-opts experimental feature features
-firewall-backend fixed-cidr fixed-cidr-v6 host-gateway-ip host-gateway-ips http-proxy https-proxy icc init ip-forward ip-forward-no-drop
-ip-masq ip6tables iptables ipv6 label labels log-driver log-opt log-opts max-concurrent-downloads max-concurrent-uploads
-max-download-attempts metrics-addr min-api-version network-control-plane-mtu no-new-privileges no-proxy node-generic-resource
-node-generic-resources proxies raw-logs rootless seccomp-profile selinux-enabled storage-driver storage-opt
+firewall-backend fixed-cidr fixed-cidr-v6 host-gateway-ip host-gateway-ips icc init ip-forward ip-forward-no-drop
+ip-masq ip6tables iptables ipv6 label labels log-driver log-opt log-opts metrics-addr min-api-version network-control-plane-mtu
+no-new-privileges node-generic-resource node-generic-resources raw-logs rootless seccomp-profile selinux-enabled storage-driver storage-opt
 storage-opts swarm-default-advertise-addr tlscacert tlscert tlskey tlsverify userland-proxy userland-proxy-path userns-remap
 """
 DOCKERD_ONLY = frozenset(_DOCKERD_ONLY.split())

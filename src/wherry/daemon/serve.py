@@ -58,6 +58,7 @@ def run(config: Config, engine: Compose, read: Callable[[], Config]) -> int:
         log.critical("wherryd needs to be started with root privileges")
         return 1
     os.umask(0o022)
+    os.environ.update(config.proxies)
     faulthandler.register(signal.SIGUSR1)
     try:
         with contextlib.ExitStack() as stack:

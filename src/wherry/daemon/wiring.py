@@ -22,7 +22,7 @@ from wherry.core.db import Database
 from wherry.core.images import Images
 from wherry.core.snapshots import OverlaySnapshots
 from wherry.core.tasks import ExitEvent, Tasks
-from wherry.daemon.config import Config
+from wherry.daemon.config import Config, changed
 from wherry.daemon.roots import instance_of
 from wherry.daemon.serve import RunningEngine
 from wherry.distribution.hosts import RegistryHosts
@@ -40,6 +40,8 @@ from wherry.network import BridgeConfig, Networks
 from wherry.volumes import Volumes
 
 log = logging.getLogger("wherry.daemon")
+
+_RELOADED = ("trust", "max_concurrent_downloads", "max_concurrent_uploads", "max_download_attempts")
 
 
 @asynccontextmanager
@@ -89,6 +91,7 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
         hosts = RegistryHosts(config.insecure_registries, config.registry_mirrors)
         image_objects = ImageObjects(services, hosts)
         stack.push_async_callback(image_objects.close)
+        _limit(image_objects, config)
         containers = Containers(services, image_objects.committer)
         store.load()
         await snapshots.keep_only([container.id for container in store.all()])
@@ -106,8 +109,19 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
 
         def reload(new: Config) -> None:
             admission.renew(new.trust)
+            _limit(image_objects, new)
+            if kept := [name for name in changed(config, new) if name not in _RELOADED]:
+                log.warning("the new %s will take effect when wherryd is restarted", ", ".join(kept))
 
         yield RunningEngine(backends, lambda: _stop(config, containers, services), reload)
+
+
+def _limit(images: ImageObjects, config: Config) -> None:
+    images.limit(
+        downloads=config.max_concurrent_downloads,
+        uploads=config.max_concurrent_uploads,
+        attempts=config.max_download_attempts,
+    )
 
 
 async def _stop(config: Config, containers: Containers, services: Services) -> None:

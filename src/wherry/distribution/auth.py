@@ -21,6 +21,7 @@ from urllib.parse import urlencode, urlsplit
 import aiohttp
 
 from wherry.distribution.errors import RegistryError, registry_error
+from wherry.distribution.proxies import proxy_for
 from wherry.errors import InvalidArgument, PermissionDenied, Unavailable
 from wherry.spec.calls import RegistryAuth
 
@@ -138,7 +139,7 @@ class Authorizer:
             raise PermissionDenied(
                 f"the registry {self._base} sends its users to an insecure token server: {realm[:200]}"
             )
-        request: dict[str, Any] = {"ssl": self._tls, "allow_redirects": False}
+        request: dict[str, Any] = {"ssl": self._tls, "allow_redirects": False, "proxy": proxy_for(realm)}
         wants_identity = self.identity_token is not None
         if self._auth.identity_token:
             form = {

@@ -72,6 +72,8 @@ class Repository:
     def __init__(self, path: str, connections: Sequence[Connection], scope: str) -> None:
         self.path = path
         self.scope = scope
+        self.attempts = ATTEMPTS
+        """How often in a row a blob's download may fail."""
         self._connections = list(connections)
 
     @classmethod
@@ -194,7 +196,7 @@ class Repository:
                 return
             except WherryError as error:
                 failures = 1 if position > before else failures + 1
-                if failures >= ATTEMPTS or not may_pass(error):
+                if failures >= self.attempts or not may_pass(error):
                     if len(connections) == 1:
                         raise
                     _log.info("mirror %s: %s", connections.pop(0).endpoint.base, error)

@@ -9,8 +9,10 @@ from __future__ import annotations
 import asyncio
 import os
 import ssl
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
+from email.utils import parsedate_to_datetime
 from typing import Any, TypeVar
 from urllib.parse import urljoin
 
@@ -20,6 +22,7 @@ from wherry import __version__
 from wherry.distribution.auth import Authorizer, origin
 from wherry.distribution.endpoint import Endpoint
 from wherry.distribution.errors import RegistryError, registry_error
+from wherry.distribution.proxies import proxy_for
 from wherry.errors import InvalidArgument, PermissionDenied, Unavailable, WherryError
 from wherry.spec.calls import RegistryAuth
 from wherry.spec.image import MAX_DOCUMENT
@@ -39,7 +42,7 @@ Body = Callable[[], bytes | AsyncIterator[bytes]]
 
 
 def new_session() -> aiohttp.ClientSession:
-    """For all registries. Proxies are those of the environment (HTTP_PROXY, HTTPS_PROXY, NO_PROXY)."""
+    """For all registries. It follows neither proxies (`proxies.proxy_for`, with each request) nor ~/.netrc: what is shown to a registry is said."""
     timeout = aiohttp.ClientTimeout(total=None, sock_connect=CONNECT_SECONDS, sock_read=STALL_SECONDS)
     return aiohttp.ClientSession(
         timeout=timeout,
@@ -47,7 +50,6 @@ def new_session() -> aiohttp.ClientSession:
         auto_decompress=False,
         read_bufsize=PIECE,
         cookie_jar=aiohttp.DummyCookieJar(),
-        trust_env=True,
     )
 
 
@@ -136,7 +138,12 @@ class Connection:
     ) -> AsyncIterator[aiohttp.ClientResponse]:
         """Unavailable when the connection cannot be made, breaks, or stalls."""
         sent = {**self.endpoint.headers, **headers} if origin(url) == origin(self.endpoint.base) else headers
-        options: dict[str, Any] = {"headers": sent, "allow_redirects": False, "ssl": self.endpoint.tls}
+        options: dict[str, Any] = {
+            "headers": sent,
+            "allow_redirects": False,
+            "ssl": self.endpoint.tls,
+            "proxy": proxy_for(url),
+        }
         try:
             if body is not None:
                 options["data"] = body()
@@ -145,7 +152,7 @@ class Connection:
         except aiohttp.InvalidURL:
             raise InvalidArgument(f'"{url[:500]}" is not a URL') from None
         except (aiohttp.ClientError, ssl.SSLError, TimeoutError, ConnectionError) as error:
-            raise Unavailable(f'{method.capitalize()} "{url[:500]}": {_reason(error)}') from None
+            raise Unavailable(f'{method.capitalize()} "{url[:500]}": {reason(error)}') from None
 
 
 def resolve(base: str, location: str) -> str:
@@ -156,7 +163,7 @@ def resolve(base: str, location: str) -> str:
         raise InvalidArgument(f'the registry leads to "{location[:200]}", which is not a URL: {error}') from None
 
 
-def _reason(error: BaseException) -> str:
+def reason(error: BaseException) -> str:
     """In the words of Docker's transport, which people search for."""
     if isinstance(error, TimeoutError):
         return "the registry does not answer"
@@ -208,6 +215,16 @@ def may_pass(error: WherryError) -> bool:
 
 async def back_off(failures: int, error: WherryError) -> None:
     """Waits, longer after each failure, or as long as the registry asks."""
-    asked = getattr(error, "retry_after", "")
-    delay = float(asked) if asked.isdigit() else FIRST_BACKOFF * 2 ** (failures - 1)
+    asked = seconds_until(getattr(error, "retry_after", ""))
+    delay = FIRST_BACKOFF * 2 ** (failures - 1) if asked is None else asked
     await asyncio.sleep(min(delay, MAX_RETRY_AFTER))
+
+
+def seconds_until(retry_after: str, now: Callable[[], float] = time.time) -> float | None:
+    """What a Retry-After header asks for: seconds, or a moment (RFC 9110, 10.2.3). None when it is neither."""
+    if retry_after.isascii() and retry_after.isdigit():
+        return float(retry_after[:9])
+    try:
+        return max(0.0, parsedate_to_datetime(retry_after).timestamp() - now())
+    except (ValueError, TypeError, OverflowError):
+        return None

@@ -6,26 +6,27 @@ is core's: `pull`, `archive`, `images`.
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import asynccontextmanager, contextmanager
 
-from wherry import errors
 from wherry.core.archive import Archives
 from wherry.core.cancellation import thread_to_the_end
 from wherry.core.commit import Committer
 from wherry.core.images import Image
 from wherry.core.layers import LayerWork
-from wherry.core.pull import Puller
+from wherry.core.pull import REPORT_SECONDS, Puller
 from wherry.core.push import Pusher
 from wherry.core.save import Saved
 from wherry.core.unpackers import Unpackers
+from wherry.distribution.download import Download, download, full_url, without_password
 from wherry.distribution.hosts import RegistryHosts
 from wherry.engine import changes as dockerfile
 from wherry.engine import image_json, image_listing, image_manifests, image_saving
 from wherry.engine.image_names import new_name
 from wherry.engine.image_removal import Removal, Use
 from wherry.engine.services import Services
-from wherry.errors import Conflict, Internal, InvalidArgument, NotFound
+from wherry.errors import Conflict, DataLoss, Internal, InvalidArgument, NotFound
 from wherry.spec.calls import Json, JsonList, Names, ProgressSink, RegistryAuth
 from wherry.spec.ids import ImageId
 from wherry.spec.image import Platform, parse_platform
@@ -45,6 +46,10 @@ class ImageObjects:
         self._puller = Puller(self._images, self._unpackers, work, hosts, services.admission)
         self._pusher = Pusher(self._images, hosts)
         self._removal = Removal(self._images, self._uses, self._event)
+
+    def limit(self, *, downloads: int, uploads: int, attempts: int) -> None:
+        """How many layers are moved at once (0: all), and how often a download is tried; from now on."""
+        self._puller.slots.limit, self._pusher.slots.limit, self._puller.attempts = downloads, uploads, attempts
 
     async def close(self) -> None:
         await self._puller.close()
@@ -189,7 +194,7 @@ class ImageObjects:
         platforms: Sequence[Platform] = (),
         progress: ProgressSink,
     ) -> None:
-        with _disk_errors():
+        with _disk_errors(), _clients_archive():
             loaded = await self._archives.load(archive, progress, quiet=quiet, platforms=platforms)
         for image in loaded:
             self._event("load", image)
@@ -205,13 +210,12 @@ class ImageObjects:
         platform: str | None,
         progress: ProgressSink,
     ) -> None:
-        if isinstance(archive, str):
-            raise errors.NotImplemented("wherry does not import from a URL yet; send the archive itself")
         name = new_name(repository, tag) if repository else None
         run = dockerfile.apply({}, changes)
         chosen = parse_platform(platform) if platform else None
-        with _disk_errors():
-            image = await self._archives.import_(archive, name=name, run=run, comment=message, platform=chosen)
+        async with _imported(archive, progress) as stream:
+            with _disk_errors(), _clients_archive():
+                image = await self._archives.import_(stream, name=name, run=run, comment=message, platform=chosen)
         progress({"status": image.id})
         self._event("import", image)
 
@@ -253,6 +257,38 @@ class ImageObjects:
 
     def _event(self, action: str, image: Image, name: str | None = None) -> None:
         self._services.events.publish("image", action, image.id, {**image_json.labels(image), "name": name or image.id})
+
+
+@asynccontextmanager
+async def _imported(archive: AsyncIterator[bytes] | str, progress: ProgressSink) -> AsyncIterator[AsyncIterator[bytes]]:
+    """What is imported; a URL is downloaded meanwhile, as dockerd tells of it."""
+    if not isinstance(archive, str):
+        yield archive
+        return
+    url = full_url(archive)
+    async with download(url) as found:
+        progress({"status": f"Downloading from {without_password(url)}"})
+        yield _counted(found, progress)
+
+
+async def _counted(found: Download, progress: ProgressSink) -> AsyncIterator[bytes]:
+    clock, reported, current = asyncio.get_running_loop().time, 0.0, 0
+    async for piece in found.pieces:
+        current += len(piece)
+        if clock() - reported >= REPORT_SECONDS or current == found.size:
+            reported = clock()
+            detail = {"current": current} if found.size is None else {"current": current, "total": found.size}
+            progress({"status": "Importing", "progressDetail": detail})
+        yield piece
+
+
+@contextmanager
+def _clients_archive() -> Iterator[None]:
+    """What is damaged is what the client sent."""
+    try:
+        yield
+    except DataLoss as error:
+        raise InvalidArgument(str(error)) from None
 
 
 @contextmanager

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Mapping
 
 from wherry import __version__
+from wherry.distribution import proxies
 from wherry.distribution.hosts import RegistryHosts
 from wherry.engine import image_json, inspect
 from wherry.engine.records import Status
@@ -113,9 +114,9 @@ class System:
             "MemTotal": os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES"),
             "GenericResources": None,
             "DockerRootDir": services.settings.data_root,
-            "HttpProxy": "",
-            "HttpsProxy": "",
-            "NoProxy": "",
+            "HttpProxy": proxies.shown("HTTP_PROXY"),
+            "HttpsProxy": proxies.shown("HTTPS_PROXY"),
+            "NoProxy": proxies.shown("NO_PROXY"),
             "Name": uname.nodename,
             "Labels": [],
             "ExperimentalBuild": False,

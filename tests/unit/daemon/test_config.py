@@ -116,6 +116,22 @@ def test_keys_of_the_file_configure(tmp_path: Path) -> None:
     assert (config.live_restore, config.shutdown_timeout, config.group) == (True, 3, "wheel")
 
 
+def test_proxies_are_variables_of_the_environment(tmp_path: Path) -> None:
+    config = configured(tmp_path, '{"proxies": {"http-proxy": "p:1"}}', "--no-proxy=a,b")
+    assert config.proxies == {"HTTP_PROXY": "p:1", "NO_PROXY": "a,b"}
+    with pytest.raises(InvalidArgument, match=r"both as a flag .* proxies\.http-proxy"):
+        configured(tmp_path, '{"proxies": {"http-proxy": "p:1"}}', "--http-proxy=q:1")
+
+
+def test_limits_of_transfers_are_dockers_unless_said_otherwise(tmp_path: Path) -> None:
+    defaults = Config()
+    assert (defaults.max_concurrent_downloads, defaults.max_concurrent_uploads) == (3, 5)
+    config = configured(
+        tmp_path, '{"max-concurrent-downloads": 7}', "--max-concurrent-uploads=0", "--max-download-attempts=1"
+    )
+    assert (config.max_concurrent_downloads, config.max_concurrent_uploads, config.max_download_attempts) == (7, 0, 1)
+
+
 def test_flags_configure_likewise(tmp_path: Path) -> None:
     config = configured(
         tmp_path,
@@ -146,6 +162,15 @@ def test_flags_configure_likewise(tmp_path: Path) -> None:
         ({"hosts": [1]}, "hosts must be a list of strings"),
         ({"mtu": True}, "mtu must be a number"),
         ({"mtu": 1}, "invalid mtu: 1"),
+        ({"proxies": "x"}, "proxies must be an object"),
+        ({"proxies": {"ftp-proxy": "x"}}, "match any configuration option: proxies.ftp-proxy"),
+        ({"proxies.http-proxy": "x:1"}, "match any configuration option: proxies.http-proxy"),
+        ({"proxies": {"http-proxy": 1}}, "proxies.http-proxy must be a string"),
+        ({"proxies": {"https-proxy": "socks5://x:1"}}, "invalid proxy"),
+        ({"max-concurrent-downloads": -1}, "invalid max concurrent downloads: -1"),
+        ({"max-concurrent-uploads": -1}, "invalid max concurrent uploads: -1"),
+        ({"max-download-attempts": 0}, "invalid max download attempts: 0"),
+        ({"trust-policy": "/nonexistent/policy.json"}, "/nonexistent/policy.json: no such file or directory"),
         ({"log-level": "loud"}, "invalid logging level: loud"),
         ({"log-format": "xml"}, "invalid log format: xml"),
         ({"data-root": "here"}, "data-root must be an absolute path"),

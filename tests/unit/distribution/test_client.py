@@ -16,7 +16,7 @@ from tests.registry import OCI_INDEX, ScriptedRegistry, digest_of, error
 
 from wherry.distribution import connection
 from wherry.distribution.client import Repository
-from wherry.distribution.connection import new_session
+from wherry.distribution.connection import new_session, seconds_until
 from wherry.distribution.errors import RegistryError
 from wherry.distribution.hosts import RegistryHosts
 from wherry.errors import DataLoss, InvalidArgument, PermissionDenied, Unavailable, WherryError
@@ -261,6 +261,25 @@ def test_what_may_pass_is_tried_again(status: int) -> None:
         assert (await repository.manifest("latest")).data == b"{}"
 
     talk(lambda _: None, use)
+
+
+@pytest.mark.parametrize(
+    ("said", "seconds"),
+    [
+        ("5", 5.0),
+        ("Thu, 01 Jan 1970 00:01:40 GMT", 40.0),
+        ("Thursday, 01-Jan-70 00:01:40 GMT", 40.0),
+        ("Thu, 01 Jan 1970 00:00:10 GMT", 0.0),
+        ("9" * 400, 999999999.0),
+        ("", None),
+        ("soon", None),
+        ("-5", None),
+        ("\u0665", None),
+        ("Thu, 99 Jan 99999 00:00:00 GMT", None),
+    ],
+)
+def test_retry_after_is_seconds_or_a_moment(said: str, seconds: float | None) -> None:
+    assert seconds_until(said, lambda: 60.0) == seconds
 
 
 def test_what_does_not_pass_is_not_tried_again() -> None:

@@ -21,7 +21,7 @@ from wherry.core.snapshots import OverlaySnapshots
 from wherry.distribution.hosts import RegistryHosts
 from wherry.engine.events import Events
 from wherry.engine.images import ImageObjects
-from wherry.errors import Conflict, InvalidArgument, NotFound, NotImplemented
+from wherry.errors import Conflict, InvalidArgument, NotFound
 from wherry.spec.ids import Digest
 from wherry.spec.reference import parse
 
@@ -328,9 +328,15 @@ def test_import_applies_changes_and_reports_the_id(tmp_path: Path) -> None:
         assert messages == [{"status": shown["Id"]}]
         assert (shown["Comment"], shown["Architecture"], shown["Variant"]) == ("from a test", "arm64", "v8")
         assert shown["Config"] == {"Cmd": ["x"], "Env": ["A=1"]}
-        with pytest.raises(NotImplemented):
+        with pytest.raises(InvalidArgument, match="only http"):
             await engine.objects.import_(
-                "http://x", repository="", tag="", message="", changes=[], platform=None, progress=messages.append
+                "file:///etc/passwd",
+                repository="",
+                tag="",
+                message="",
+                changes=[],
+                platform=None,
+                progress=messages.append,
             )
         with pytest.raises(InvalidArgument):
             await engine.objects.import_(
