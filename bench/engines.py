@@ -54,6 +54,7 @@ class Engine:
         self.name = name
         self.root = root
         self.socket = str(root / "engine.sock")
+        self.pid = 0
         self._command = [
             *command,
             f"--data-root={root / 'data'}",
@@ -73,6 +74,7 @@ class Engine:
         self.root.mkdir(parents=True)
         with open(self.root / "log", "wb") as log:
             process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
+        self.pid = process.pid
         try:
             self._wait_until_it_answers(process)
             self.docker("load", "-q", "-i", archive)
@@ -122,7 +124,7 @@ def wherryd(root: Path) -> Engine:
 
 
 def dockerd(root: Path) -> Engine:
-    return Engine("dockerd", root / "dockerd", ["dockerd", f"--bridge={PEER_BRIDGE}"])
+    return Engine("dockerd", root / "dockerd", ["dockerd", f"--bridge={PEER_BRIDGE}", "--storage-driver=overlay2"])
 
 
 @contextlib.contextmanager

@@ -42,7 +42,7 @@ def alternate(ours: Sample, theirs: Sample, count: int, pause_seconds: float) ->
     return Result(mine), Result(others)
 
 
-def _timed(words: Sequence[str], environment: dict[str, str] | None = None, cwd: str | None = None) -> float:
+def timed(words: Sequence[str], environment: dict[str, str] | None = None, cwd: str | None = None) -> float:
     """Milliseconds that a command takes; RuntimeError when it fails."""
     begin = time.perf_counter()
     done = subprocess.run(words, env=environment, cwd=cwd, stdin=subprocess.DEVNULL, capture_output=True, check=False)
@@ -54,12 +54,12 @@ def _timed(words: Sequence[str], environment: dict[str, str] | None = None, cwd:
 
 def docker_run(engine: Engine, network: str) -> Sample:
     flags = ["--network", network] if network != "bridge" else []
-    return lambda: _timed(["docker", "run", "--rm", *flags, IMAGE, "true"], engine.environment)
+    return lambda: timed(["docker", "run", "--rm", *flags, IMAGE, "true"], engine.environment)
 
 
 def docker_exec(engine: Engine) -> Sample:
     engine.docker("run", "-d", "--name=bench", "--network=none", IMAGE, "sleep", "100000")
-    return lambda: _timed(["docker", "exec", "bench", "true"], engine.environment)
+    return lambda: timed(["docker", "exec", "bench", "true"], engine.environment)
 
 
 def api_cycle(engine: Engine, network: str) -> Sample:
@@ -93,7 +93,7 @@ def shims_memory(engine: Engine) -> Result:
         refs += [engine.docker("run", "-d", "--network=none", IMAGE, "sleep", "100000").strip() for _ in range(count)]
         time.sleep(REST_SECONDS)
         inits = [connection.call("GET", f"/containers/{ref}/json")["State"]["Pid"] for ref in refs]
-        sums.append(sum(_pss_megabytes(_parent(init)) for init in inits))
+        sums.append(sum(pss_megabytes(_parent(init)) for init in inits))
     for ref in refs:
         connection.call("DELETE", f"/containers/{ref}?force=1")
     return Result([(sums[1] - sums[0]) / MORE_CONTAINERS])
@@ -104,7 +104,7 @@ def _parent(pid: int) -> int:
         return int(stat.read().rpartition(")")[2].split()[1])
 
 
-def _pss_megabytes(pid: int) -> float:
+def pss_megabytes(pid: int) -> float:
     with open(f"/proc/{pid}/smaps_rollup") as rollup:
         return next(int(line.split()[1]) for line in rollup if line.startswith("Pss:")) / 1024
 
@@ -118,7 +118,7 @@ def _runtime(name: str) -> tuple[str, dict[str, str]]:
 def runc_run(name: str, bundle: str) -> Sample:
     """`NAME run` of a bundle whose program is `true`."""
     path, environment = _runtime(name)
-    return lambda: _timed([path, "run", f"bench-{secrets.token_hex(4)}"], environment, bundle)
+    return lambda: timed([path, "run", f"bench-{secrets.token_hex(4)}"], environment, bundle)
 
 
 def _create(path: str, environment: dict[str, str], bundle: str, ref: str) -> int:
@@ -141,10 +141,10 @@ def runc_steps(name: str, bundle: str) -> Sample:
         pid = _create(path, environment, bundle, ref)
         taken = (time.perf_counter() - begin) * 1000
         pidfd = os.pidfd_open(pid)
-        taken += _timed([path, "start", ref], environment)
+        taken += timed([path, "start", ref], environment)
         select.select([pidfd], [], [])
         os.close(pidfd)
-        return taken + _timed([path, "delete", ref], environment)
+        return taken + timed([path, "delete", ref], environment)
 
     return once
 
@@ -155,8 +155,8 @@ def runc_waiting(name: str, bundle: str) -> Sample:
 
     def once() -> float:
         ref = f"bench-{secrets.token_hex(4)}"
-        megabytes = _pss_megabytes(_create(path, environment, bundle, ref))
-        _timed([path, "delete", "--force", ref], environment)
+        megabytes = pss_megabytes(_create(path, environment, bundle, ref))
+        timed([path, "delete", "--force", ref], environment)
         return megabytes
 
     return once

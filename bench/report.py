@@ -70,7 +70,7 @@ def _number(value: float) -> str:
 
 
 def _bound(promise: Promise) -> str:
-    return f"1/{round(1 / promise.at_most)}" if promise.at_most < 1 else f"{promise.at_most:.1f}"
+    return f"1/{round(1 / promise.at_most)}" if promise.at_most <= 0.5 else f"{promise.at_most:g}"
 
 
 def print_table(rows: Sequence[Row]) -> None:
