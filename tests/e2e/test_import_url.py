@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
+import json
 import signal
 import threading
+import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
@@ -155,3 +157,8 @@ def test_the_configured_proxy_is_used_and_limits_are_reloaded(
             configuration.write_text(content)
             engine.process.send_signal(signal.SIGHUP)
             wait_until(says, lambda says=says: says in engine.log())  # type: ignore[misc]
+        events = engine.output(
+            "events", "--since=1", f"--until={time.time()}", "--filter=event=reload", "--format=json"
+        )
+        reloads = [json.loads(line)["Actor"]["Attributes"] for line in events.splitlines()]
+        assert [one["max-concurrent-downloads"] for one in reloads] == ["5", "3"]

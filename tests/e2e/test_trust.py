@@ -22,7 +22,7 @@ from tests import images
 from tests.e2e.conftest import _new_root
 from tests.e2e.harness import BUSYBOX, Engine, nothing_left, running, wait_until
 from tests.images import Entry, ImageSpec, busybox_layer, image_id, layer
-from tests.registry import OCI_INDEX, digest_of, docker_registry, skopeo_copy
+from tests.registry import OCI_INDEX, digest_of, docker_registry, skopeo_copy, wherry_registry
 from wherry.distribution.client import Repository
 from wherry.distribution.connection import new_session
 from wherry.distribution.hosts import RegistryHosts
@@ -344,6 +344,23 @@ def test_tampering_with_the_store_is_noticed_at_run(lab: Lab, tmp_path: Path) ->
     assert "damaged" in lab.engine.docker("create", name, check=False).stderr
     path.write_bytes(data)
     assert lab.engine.output("run", "--rm", "--network=none", name) == "store"
+
+
+def test_a_referrer_alone_is_enough(lab: Lab, tmp_path: Path) -> None:
+    with wherry_registry(tmp_path / "registry") as served:
+        there = Lab(lab.engine, served.host, lab.root)
+        spec = there.push("team/referred:1", "referred", tmp_path / "layout")
+        digest = there.sign("team/referred:1", "ann")
+        connection = http.client.HTTPConnection(served.host)
+        connection.request("DELETE", f"/v2/team/referred/manifests/{digest.replace(':', '-')}.sig")
+        assert connection.getresponse().status == 202
+        connection.close()
+        try:
+            lab.reload(lab.policy(**{f"{served.host}/team": lab.signed("ann")}), "configuration reloaded")
+            lab.engine.docker("pull", "-q", f"{served.host}/team/referred:1")
+            assert lab.engine.output("run", "--rm", "--network=none", image_id(spec)) == "referred"
+        finally:
+            lab.reload(lab.policy(), "configuration reloaded")
 
 
 def wherry(lab: Lab, *words: str) -> subprocess.CompletedProcess[str]:

@@ -97,6 +97,7 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
         await snapshots.keep_only([container.id for container in store.all()])
         await containers.lifecycle.restore()
         await networks.settle()
+        system = System(services, hosts)
         backends = Backends(
             containers=containers,
             execs=containers.execs,
@@ -104,12 +105,20 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
             networks=NetworkObjects(services),
             volumes=VolumeObjects(services),
             registries=Registries(hosts),
-            system=System(services, hosts),
+            system=system,
         )
 
         def reload(new: Config) -> None:
             admission.renew(new.trust)
             _limit(image_objects, new)
+            system.reloaded(
+                {
+                    "max-concurrent-downloads": str(new.max_concurrent_downloads),
+                    "max-concurrent-uploads": str(new.max_concurrent_uploads),
+                    "max-download-attempts": str(new.max_download_attempts),
+                    "trust-policy": new.trust.path if new.trust else "",
+                }
+            )
             if kept := [name for name in changed(config, new) if name not in _RELOADED]:
                 log.warning("the new %s will take effect when wherryd is restarted", ", ".join(kept))
 

@@ -141,6 +141,11 @@ class System:
             "Warnings": list(services.networks.warnings) or None,
         }
 
+    def reloaded(self, settings: Mapping[str, str]) -> None:
+        """The event of an engine that has read its configuration again."""
+        attributes = {"name": os.uname().nodename, **settings}
+        self._services.events.publish("daemon", "reload", self._id, attributes)
+
     async def disk_usage(self, types: Names) -> Json:
         services = self._services
         wanted = set(types) or {"container", "image", "volume", "build-cache"}

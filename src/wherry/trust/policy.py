@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import base64
 import binascii
+import os
 import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field, replace
@@ -176,6 +177,9 @@ def _signed(value: Mapping[str, Any], where: str) -> Signed:
     paths = _strings(value, "keyPath", where) + _strings(value, "keyPaths", where)
     data = _strings(value, "keyData", where) + _strings(value, "keyDatas", where)
     pems = [(path, _read_file(path, where)) for path in paths]
+    for path in paths:
+        if not os.path.isabs(path):
+            raise InvalidArgument(f"{where}: keyPath {path} is not an absolute path")
     sources = (*paths, *("" for _ in data))
     for text in data:
         try:
