@@ -191,6 +191,14 @@ def test_what_is_signed_comes_in_and_runs_without_its_registry(lab: Lab, tmp_pat
     assert lab.engine.output("run", "--rm", "--network=none", f"{lab.host}/team/app@{digest}") == "signed"
 
 
+def test_all_tags_of_a_repository_are_those_of_images(lab: Lab, tmp_path: Path) -> None:
+    for tag in ("1", "2"):
+        lab.push(f"team/all:{tag}", tag, tmp_path / "layout")
+        lab.sign(f"team/all:{tag}", "ann")
+    lab.engine.docker("pull", "-q", "-a", f"{lab.host}/team/all")
+    assert sorted(lab.engine.output("images", "--format={{.Tag}}", f"{lab.host}/team/all").split()) == ["1", "2"]
+
+
 def test_another_key_and_another_repository_prove_nothing(lab: Lab, tmp_path: Path) -> None:
     lab.push("team/bobs:1", "x", tmp_path / "layout")
     digest = lab.sign("team/bobs:1", "bob")

@@ -7,6 +7,7 @@ is core's: `pull`, `archive`, `images`.
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Iterator, Mapping, Sequence
 from contextlib import asynccontextmanager, contextmanager
 
@@ -31,6 +32,9 @@ from wherry.spec.calls import Json, JsonList, Names, ProgressSink, RegistryAuth
 from wherry.spec.ids import ImageId
 from wherry.spec.image import Platform, parse_platform
 from wherry.spec.reference import parse
+
+_BESIDE = re.compile(r"sha(256|512)-[0-9a-f]{64,128}(\.[a-z]+)?\Z")
+"""Tags under which signatures and other referrers are kept; no images."""
 
 
 class ImageObjects:
@@ -168,7 +172,8 @@ class ImageObjects:
         chosen = parse_platform(platform) if platform else None
         references = [wanted]
         if wanted.tag is None and wanted.digest is None:
-            references = [wanted.with_tag(tag) for tag in await self._puller.tags(wanted, auth)]
+            tags = await self._puller.tags(wanted, auth)
+            references = [wanted.with_tag(tag) for tag in tags if not _BESIDE.match(tag)]
         for one in references:
             with _disk_errors():
                 await self._puller.pull(one, chosen, auth, progress)
