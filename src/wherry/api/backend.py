@@ -103,6 +103,10 @@ class ImageBackend(Protocol):
         """The trust policy, and the rule of it for the image `ref` unless that is ""."""
         ...
 
+    async def fsck(self, *, repair: bool, progress: ProgressSink) -> None:
+        """Verifies the store; mends what it can with `repair`. Conflict when a check is under way."""
+        ...
+
     async def tag(self, ref: str, repository: str, tag: str) -> None: ...
     async def remove(
         self, ref: str, *, force: bool, prune_parents: bool, platforms: Sequence[Platform] = ()

@@ -37,6 +37,7 @@ class ImageRoutes:
             Route("POST", "/images/{name}/push", self.push),
             Route("DELETE", "/images/{name}", self.remove),
             Route("GET", "/wherry/trust", self.trust),
+            Route("POST", "/wherry/fsck", self.fsck),
         ]
 
     async def list(self, call: Call) -> web.StreamResponse:
@@ -129,6 +130,10 @@ class ImageRoutes:
 
     async def trust(self, call: Call) -> web.StreamResponse:
         return call.answer(await self._backend.trust(call.text("image")))
+
+    async def fsck(self, call: Call) -> web.StreamResponse:
+        repair = call.flag("repair")
+        return await stream_progress(call, lambda progress: self._backend.fsck(repair=repair, progress=progress))
 
     async def tag(self, call: Call) -> web.StreamResponse:
         repository = call.text("repo")

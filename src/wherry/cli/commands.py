@@ -107,6 +107,7 @@ VERBS: dict[str, tuple[str, str]] = {
     "registry serve": ("registry_serve", "Serve images and other artifacts: an OCI registry in this process"),
     "system df": ("system_df", "Show disk usage"),
     "system events": ("events", ""),
+    "system fsck": ("system_fsck", "Verify the store, and mend it"),
     "system info": ("info", ""),
     "system ping": ("ping", ""),
     "system prune": ("system_prune", "Remove unused data"),

@@ -176,15 +176,7 @@ class Images:
     def _progress(
         self, path: str, query: Mapping[str, object], headers: Mapping[str, str], body: Iterable[bytes] | None
     ) -> Iterator[Json]:
-        from wherry.errors import WherryError
-
-        response = self._session.open("POST", path, query=query, headers=headers, body=body)
-        for value in self._session.stream(response):
-            problem = value.get("errorDetail") or value.get("error") if isinstance(value, dict) else None
-            if problem:
-                response.close()
-                raise WherryError(problem if isinstance(problem, str) else str(problem.get("message", problem)))
-            yield value
+        yield from self._session.progress(self._session.open("POST", path, query=query, headers=headers, body=body))
 
 
 def platform_json(text: str) -> str | None:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 
-from wherry.errors import DataLoss, InvalidArgument
+from wherry.errors import DataLoss, InvalidArgument, WherryError
 from wherry.wire.fastjson import dumps, loads
 
 from .errors import ConnectionFailed, api_error
@@ -191,6 +191,15 @@ class Session:
         """The JSON values of a response that sends one a line."""
         for line in response.lines():
             yield decode(line)
+
+    def progress(self, response: Response) -> Iterator[Any]:
+        """As `stream`, of work that reports how far it is; the error that ends it is raised."""
+        for value in self.stream(response):
+            problem = value.get("errorDetail") or value.get("error") if isinstance(value, dict) else None
+            if problem:
+                response.close()
+                raise WherryError(problem if isinstance(problem, str) else str(problem.get("message", problem)))
+            yield value
 
     def upgrade(
         self, method: str, path: str, *, query: Mapping[str, object] | None = None, json: object = None

@@ -39,6 +39,11 @@ class System:
         answer: Json = self._session.call("GET", "/system/df")
         return answer
 
+    def fsck(self, *, repair: bool = False) -> Iterator[Json]:
+        """Verifies the store while it is iterated: progress, {"problem": {"Kind", "Object", "Text", "Mended"}} of each, at last {"summary": …}."""
+        response = self._session.open("POST", "/wherry/fsck", query={"repair": repair or None})
+        yield from self._session.progress(response)
+
     def events(
         self, *, since: str | None = None, until: str | None = None, filters: Filters | None = None
     ) -> Iterator[Json]:

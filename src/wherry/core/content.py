@@ -77,6 +77,12 @@ class Content:
             raise DataLoss(f"content {digest}: the stored blob is damaged")
         return data
 
+    def measure(self, digest: Digest) -> Digest:
+        """The digest that a blob's content really has, by the algorithm of its name. OSError when it cannot be read."""
+        with open(self.path(digest), "rb", buffering=0) as file:
+            algorithm = digest.partition(":")[0]
+            return Digest(f"{algorithm}:{hashlib.file_digest(file, algorithm).hexdigest()}")
+
     def add(self, data: bytes, expected: Digest | None = None) -> Digest:
         """Stores a small blob."""
         with self.ingest(expected) as file:

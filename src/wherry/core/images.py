@@ -309,6 +309,10 @@ class Images:
             self._leases.subtract(held)
             self._leases += Counter()  # drops zeros
 
+    def leased(self) -> set[Digest]:
+        """The blobs that are leased at this moment."""
+        return set(self._leases)
+
     @asynccontextmanager
     async def holding(self, blobs: Iterable[Digest], layers: Iterable[ChainId]) -> AsyncIterator[None]:
         """Keeps what an image is being made of, until the image is added; what no image took is removed when this ends in an error."""

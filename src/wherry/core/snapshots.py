@@ -37,10 +37,12 @@ from wherry.core.tree_tar import Write, export_tree, layer_tar
 from wherry.core.unpack import Unpacked
 from wherry.errors import AlreadyExists, InvalidArgument, NotFound, SyscallError
 from wherry.linux.mounts import open_overlay
-from wherry.linux.syscalls import Long, failed, function, openat2
+from wherry.linux.syscalls import Long, Pointer, failed, function, openat2
 from wherry.spec.ids import ChainId, Digest
 
 _syncfs = function("syncfs", Long)
+_renameat2 = function("renameat2", Long, Pointer, Long, Pointer, Long)
+_RENAME_EXCHANGE = 2
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _WORK = "work-"
@@ -120,7 +122,7 @@ class OverlaySnapshots:
         for directory in (self.root, self._layers_root, self._active_root, self._init_root):
             os.makedirs(directory, mode=0o700, exist_ok=True)
         self.trash.open()
-        rows = await self._db.run(_read_layers)
+        rows = await self._db.run(read_layers)
         self._layers = {layer.chain_id: layer for layer in rows}
         present = set(os.listdir(self._layers_root))
         lost = [layer.chain_id for layer in rows if str(layer.number) not in present]
@@ -337,6 +339,37 @@ class OverlaySnapshots:
         roots = (self._layers_root, self._init_root)
         await thread_to_the_end(self._discard, [f"{root}/{n}" for (n,) in numbers for root in roots])
 
+    @completed
+    async def replace(self, staged: Staged, is_free: Callable[[], bool]) -> bool:
+        """Puts what was unpacked once more in the place of a recorded layer, in one step; what was there goes. Not while somebody stands on it:
+        `is_free` is asked at the last moment. → whether it was done; `staged` is gone in any case."""
+        layer = self._layers.get(staged.chain_id)
+        fd = os.open(self._layers_root, _OPEN_DIRECTORY)
+        try:
+            await thread_to_the_end(_sync_filesystem, fd, self._layers_root)
+            if layer is None or not is_free():
+                await self.abandon(staged)
+                return False
+            _put_in_place(fd, os.path.basename(staged.directory), str(layer.number))
+            await thread_to_the_end(os.fsync, fd)
+        finally:
+            os.close(fd)
+        # The mount points were made for what lay below them; they are made again.
+        await thread_to_the_end(self._discard, [staged.directory, f"{self._init_root}/{layer.number}"])
+        return True
+
+    def directory(self, layer: Layer) -> str:
+        """Where a recorded layer's files are."""
+        return f"{self._layers_root}/{layer.number}/fs"
+
+    def stands_on(self, key: str) -> list[ChainId]:
+        """The layers below a container's directory, topmost first."""
+        chain, step = [], self._active.get(key)
+        while step is not None and step in self._layers:
+            chain.append(step)
+            step = self._layers[step].parent
+        return chain
+
     def _fs(self, chain_id: ChainId) -> str:
         return f"{self._layers_root}/{self._layers[chain_id].number}/fs"
 
@@ -352,8 +385,7 @@ class OverlaySnapshots:
             inherit_attributes(staged.fs, staged.unpacked.implied, stack + self.lower(parent))
         fd = os.open(self._layers_root, _OPEN_DIRECTORY)
         try:
-            if _syncfs(fd) < 0:
-                raise failed("syncfs", self._layers_root)
+            _sync_filesystem(fd, self._layers_root)
             for staged, layer in layers:
                 staged_name = os.path.basename(staged.directory)
                 os.rename(staged_name, str(layer.number), src_dir_fd=fd, dst_dir_fd=fd)
@@ -372,6 +404,17 @@ class OverlaySnapshots:
 def _make_root(staged: Staged) -> None:
     os.mkdir(staged.fs, 0o700)
     os.chmod(staged.fs, 0o755)
+
+
+def _sync_filesystem(fd: int, path: str) -> None:
+    if _syncfs(fd) < 0:
+        raise failed("syncfs", path)
+
+
+def _put_in_place(directory: int, new: str, name: str) -> None:
+    """`new` is called `name` then, and the other way round if there was one."""
+    if _renameat2(directory, new.encode(), directory, name.encode(), _RENAME_EXCHANGE) < 0:
+        os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
 
 
 @contextmanager
@@ -444,7 +487,7 @@ def _usage(path: str) -> tuple[int, int]:
     return size, inodes
 
 
-def _read_layers(conn: sqlite3.Connection) -> list[Layer]:
+def read_layers(conn: sqlite3.Connection) -> list[Layer]:
     conn.execute(SCHEMA)
     rows = conn.execute("select number, chain_id, parent, diff_id, size, entries from layers order by number")
     return [Layer(*row) for row in rows]

@@ -24,6 +24,7 @@ from wherry.distribution.download import Download, download, full_url, without_p
 from wherry.distribution.hosts import RegistryHosts
 from wherry.engine import changes as dockerfile
 from wherry.engine import image_json, image_listing, image_manifests, image_saving
+from wherry.engine.fsck import Fsck
 from wherry.engine.image_names import new_name
 from wherry.engine.image_removal import Removal, Use
 from wherry.engine.services import Services
@@ -49,6 +50,7 @@ class ImageObjects:
         self._archives = Archives(self._images, self._unpackers, work)
         self._puller = Puller(self._images, self._unpackers, work, hosts, services.admission)
         self._pusher = Pusher(self._images, hosts)
+        self._fsck = Fsck(services, self._unpackers, self._puller)
         self._removal = Removal(self._images, self._uses, self._event)
 
     def limit(self, *, downloads: int, uploads: int, attempts: int) -> None:
@@ -252,6 +254,10 @@ class ImageObjects:
             )
 
     # --- around
+
+    async def fsck(self, *, repair: bool, progress: ProgressSink) -> None:
+        with _disk_errors():
+            await self._fsck.run(repair=repair, progress=progress)
 
     def _uses(self, image_id: ImageId) -> Sequence[Use]:
         return [

@@ -1,0 +1,209 @@
+"""`wherry system fsck`: the whole store verified while the engine works, and mended on request. In wherryd.
+
+Blobs are hashed in threads, layers unpacked once more by workers, beside their own directory, and compared. What is checked is leased meanwhile:
+nothing of it is removed. What a pull, a load or a removal is just doing is no problem: what looks left over must do so at the beginning and at
+the end.
+
+**Invariants**: a layer that a container runs on is never replaced; a blob is replaced by one that was verified, or stays as it is; one check at a
+time. What cannot be mended is said, with the reason. Deliberately absent: credentials (a private registry is asked without any).
+"""
+
+from __future__ import annotations
+
+import os
+from dataclasses import dataclass, field
+
+from wherry.core.cancellation import thread_to_the_end
+from wherry.core.pull import Puller
+from wherry.core.snapshots import Layer, Staged, inherit_attributes
+from wherry.core.unpackers import Unpackers
+from wherry.core.verify import (
+    Kind,
+    Problem,
+    Rows,
+    blob_problem,
+    database_problems,
+    disk_problems,
+    layer_problems,
+    read_rows,
+    row_problems,
+)
+from wherry.engine.services import Services
+from wherry.errors import Conflict, WherryError
+from wherry.spec.calls import ProgressSink, RegistryAuth
+from wherry.spec.ids import ChainId, Digest
+
+MOST_PROBLEMS = 10_000
+"""Told of one check; the rest is counted."""
+
+
+@dataclass(slots=True)
+class _Check:
+    """One check under way: what it tells, and what it has counted."""
+
+    progress: ProgressSink
+    repair: bool
+    counts: dict[str, int] = field(default_factory=lambda: {"Blobs": 0, "Layers": 0, "Problems": 0, "Mended": 0})
+
+    def step(self, what: str, done: int, total: int) -> None:
+        self.progress({"status": f"Checking {what}", "progressDetail": {"current": done, "total": total}, "id": what})
+
+    def tell(self, problem: Problem, *, mended: bool, reason: str = "") -> None:
+        self.counts["Problems"] += 1
+        self.counts["Mended"] += mended
+        if self.counts["Problems"] <= MOST_PROBLEMS:
+            text = f"{problem.text} ({reason})" if reason else problem.text
+            shown = {"Kind": str(problem.kind), "Object": problem.object, "Text": text, "Mended": mended}
+            self.progress({"problem": shown})
+
+
+class Fsck:
+    def __init__(self, services: Services, unpackers: Unpackers, puller: Puller) -> None:
+        self._services = services
+        self._images = services.images
+        self._content = services.images.content
+        self._snapshots = services.snapshots
+        self._unpackers = unpackers
+        self._puller = puller
+        self._busy = False
+
+    async def run(self, *, repair: bool, progress: ProgressSink) -> None:
+        """Tells {"problem": {"Kind", "Object", "Text", "Mended"}} of each, at last {"summary": {"Blobs", "Layers", "Problems", "Mended"}}.
+        Conflict when a check is under way."""
+        if self._busy:
+            raise Conflict("a check of the store is under way already")
+        self._busy = True
+        check = _Check(progress, repair)
+        images = {image.id for image in self._images.all()}
+        try:
+            await self._run(check)
+            progress({"summary": check.counts})
+        finally:
+            self._busy = False
+            if images - {image.id for image in self._images.all()}:
+                await self._images.collect()  # what was removed while it was leased
+
+    async def _run(self, check: _Check) -> None:
+        for problem in await self._services.database.run(database_problems):
+            check.tell(problem, mended=False)
+        rows, before = await self._look()
+        with self._images.lease(rows.blobs), self._snapshots.leased(layer.chain_id for layer in rows.layers):
+            broken = await self._check_blobs(check, rows)
+            told, sources = await thread_to_the_end(row_problems, rows, self._content)
+            for problem in told:
+                check.tell(problem, mended=False)
+            for number, layer in enumerate(rows.layers):
+                check.step("layers", number, len(rows.layers))
+                blob = sources.get(layer.chain_id)
+                if blob is not None and blob not in broken:
+                    await self._check_layer(check, layer, blob)
+        _, after = await self._look()
+        left = [problem for problem in after if problem in before]
+        if check.repair and left:
+            await self._remove(left)
+            _, after = await self._look()
+        for problem in left:
+            check.tell(problem, mended=problem not in after)
+
+    async def _look(self) -> tuple[Rows, list[Problem]]:
+        rows = await self._services.database.run(read_rows)
+        found = await thread_to_the_end(self._on_disk, rows, self._images.leased())
+        return rows, found
+
+    def _on_disk(self, rows: Rows, leased: set[Digest]) -> list[Problem]:
+        return list(disk_problems(self._services.settings.data_root, rows, kept=leased, idle=False))
+
+    async def _remove(self, left: list[Problem]) -> None:
+        """Leftovers: blobs by the collector, directories into the trash."""
+        await self._images.collect()
+        blobs = os.path.join(self._content.root, "blobs", "")
+        for problem in left:
+            if problem.path and not problem.path.startswith(blobs):
+                self._snapshots.trash.put(problem.path)
+        await self._snapshots.trash.empty()
+
+    # --- blobs
+
+    async def _check_blobs(self, check: _Check, rows: Rows) -> set[Digest]:
+        """→ those that are broken, and stay so."""
+        wanted = sorted(rows.blobs)
+        found: dict[Digest, Problem] = {}
+        for number, digest in enumerate(wanted):
+            check.step("blobs", number, len(wanted))
+            problem = await thread_to_the_end(blob_problem, self._content, digest)
+            if problem is not None:
+                found[digest] = problem
+        check.counts["Blobs"] = len(wanted)
+        reasons = await self._fetch(set(found)) if check.repair and found else {}
+        for digest, problem in found.items():
+            mended = check.repair and digest not in reasons
+            check.tell(problem, mended=mended, reason=reasons.get(digest, ""))
+        return set(found) if not check.repair else set(reasons)
+
+    async def _fetch(self, broken: set[Digest]) -> dict[Digest, str]:
+        """Pulls them again, from where the images that need them came. → those that could not be had, and why."""
+        aside = {digest: moved for digest in broken for moved in self._content.discard([digest])}
+        reasons = dict.fromkeys(broken, "its image came from no registry")
+        try:
+            for image in self._images.all():
+                needed = {digest for digest in image.blobs & broken if not self._content.has(digest)}
+                for reference in self._images.names_of(image):
+                    if needed and reference.digest is not None:
+                        try:
+                            await self._puller.pull(reference, image.platform, RegistryAuth(), lambda _: None)
+                            break
+                        except (WherryError, OSError, TimeoutError) as error:
+                            reasons.update(dict.fromkeys(needed, str(error)))
+        finally:
+            for digest in broken:
+                if self._content.has(digest):
+                    reasons.pop(digest, None)
+                    if digest in aside:
+                        os.unlink(aside[digest])
+                elif digest in aside:  # the image's row stays, and so does what it refers to
+                    os.rename(aside[digest], self._content.path(digest))
+        return reasons
+
+    # --- layers
+
+    async def _check_layer(self, check: _Check, layer: Layer, blob: Digest) -> None:
+        staged = self._snapshots.stage(layer.chain_id, layer.parent, layer.diff_id)
+        try:
+            problems = await self._compare(staged, layer, blob)
+        except BaseException as error:
+            await self._snapshots.abandon(staged)
+            if not isinstance(error, (WherryError, OSError)):
+                raise
+            problem = Problem(Kind.LAYER, layer.chain_id, f"cannot be compared: {error}")
+            check.tell(problem, mended=False)
+            return
+        check.counts["Layers"] += 1
+        mended, reason = False, ""
+        if problems and check.repair:
+            mended = await self._snapshots.replace(staged, lambda: not self._users(layer.chain_id))
+            if not mended:
+                names = ", ".join(sorted(self._users(layer.chain_id))) or "a container"
+                reason = f"{names} stands on it: stop it, then repair again"
+        else:
+            await self._snapshots.abandon(staged)
+        for problem in problems:
+            check.tell(problem, mended=mended, reason=reason)
+
+    async def _compare(self, staged: Staged, layer: Layer, blob: Digest) -> list[Problem]:
+        staged.unpacked = await self._unpackers.unpack(self._content.path(blob), staged.fs, layer.diff_id)
+        lower = self._snapshots.lower(layer.parent)
+        stored = self._snapshots.directory(layer)
+
+        def compare() -> list[Problem]:
+            inherit_attributes(staged.fs, staged.unpacked.implied, [path for path in lower if os.path.isdir(path)])
+            return layer_problems(layer, stored, staged.fs, staged.unpacked)
+
+        return await thread_to_the_end(compare)
+
+    def _users(self, chain_id: ChainId) -> list[str]:
+        """Names of the containers that run on a layer, or are just being changed."""
+        return [
+            container.name
+            for container in self._services.containers.all()
+            if (container.is_running or container.lock.locked()) and chain_id in self._snapshots.stands_on(container.id)
+        ]

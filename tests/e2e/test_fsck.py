@@ -1,0 +1,146 @@
+"""`wherry system fsck`: each kind of damage is found in the store of a working engine, named, and mended where it can be."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd
+from tests.images import Entry, ImageSpec, busybox_spec, layer, write_oci_layout
+from tests.registry import skopeo_copy, wherry_registry
+
+pytestmark = [pytest.mark.requires("registry", "skopeo"), differs_on_dockerd("has no such command")]
+
+MakeEngine = Callable[..., Engine]
+WHERRY = str(Path(sys.executable).parent / "wherry")
+
+
+@pytest.fixture
+def host(tmp_path: Path) -> Iterator[str]:
+    data = layer([Entry("data", b"x" * 5000), Entry("more", b"y"), Entry("also", target="more", hard=True)])
+    write_oci_layout(str(tmp_path / "layout"), ImageSpec((*busybox_spec().layers, data), {}))
+    with wherry_registry(tmp_path / "registry") as served:
+        skopeo_copy(f"oci:{tmp_path}/layout:latest", f"docker://{served.host}/app:1")
+        yield served.host
+
+
+@pytest.fixture
+def engine(own_engine: MakeEngine, host: str) -> Engine:
+    engine = own_engine()
+    engine.docker("pull", "-q", f"{host}/app:1")
+    return engine
+
+
+def fsck(engine: Engine, *words: str) -> tuple[int, list[dict[str, Any]]]:
+    """→ exit status, problems."""
+    command = [WHERRY, "-H", f"unix://{engine.socket_path}", "system", "fsck", "--format=json", *words]
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    assert done.returncode in (0, 1), done.stderr
+    return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def top(engine: Engine) -> Path:
+    """The directory of the layer that was recorded last."""
+    return max((engine.data_root / "snapshots/layers").iterdir(), key=lambda path: int(path.name)) / "fs"
+
+
+def layer_blob(engine: Engine, host: str) -> Path:
+    """The small layer of the image `app`."""
+    blobs = engine.data_root / "content/blobs/sha256"
+    manifests = [json.loads(path.read_bytes()) for path in blobs.iterdir() if path.read_bytes()[:1] == b"{"]
+    [digest] = [m["layers"][1]["digest"] for m in manifests if len(m.get("layers", ())) == 2]
+    return blobs / digest.removeprefix("sha256:")
+
+
+def test_each_damage_of_a_layer_is_found_and_mended(engine: Engine, host: str) -> None:
+    assert fsck(engine) == (0, [])
+    fs = top(engine)
+    before = {path.name: path.lstat().st_mtime_ns for path in fs.iterdir()}
+    damages: dict[str, Callable[[], object]] = {
+        "data: has 0 bytes, not 5000": lambda: os.truncate(fs / "data", 0),
+        "more: is missing": (fs / "more").unlink,
+        "new: does not belong there": (fs / "new").touch,
+        "data: has the mode 0600": lambda: (fs / "data").chmod(0o600),
+        "data: belongs to 7:8": lambda: os.chown(fs / "data", 7, 8),
+        "data: the attribute user.x is different": lambda: os.setxattr(fs / "data", "user.x", b"1"),
+        "data: has another time": lambda: os.utime(fs / "data", (1, 1)),
+        "data: has another content": lambda: _scribble(fs / "data"),
+        "data: is a link": lambda: ((fs / "data").unlink(), (fs / "data").symlink_to("more")),
+        "also: has 1 names, not 2": lambda: ((fs / "also").unlink(), _copy(fs / "more", fs / "also")),
+    }
+    for text, damage in damages.items():
+        damage()
+        code, problems = fsck(engine, "--repair")
+        assert any(text in problem["Text"] for problem in problems), (text, problems)
+        assert code == 0 and all(problem["State"] == "mended" for problem in problems), (text, problems)
+    assert fsck(engine) == (0, [])
+    assert {path.name: path.lstat().st_mtime_ns for path in top(engine).iterdir()} == before
+    assert engine.shell("wc -c </data", image=f"{host}/app:1") == "5000"
+
+
+def _scribble(path: Path) -> None:
+    found = path.stat()
+    path.write_bytes(b"z" * found.st_size)
+    os.utime(path, ns=(found.st_mtime_ns, found.st_mtime_ns))
+
+
+def _copy(source: Path, target: Path) -> None:
+    target.write_bytes(source.read_bytes())
+    os.utime(target, ns=(source.stat().st_mtime_ns,) * 2)
+
+
+def test_a_layer_that_a_container_runs_on_is_left_to_it(engine: Engine, host: str) -> None:
+    engine.docker("run", "-d", "--name=box", "--network=none", f"{host}/app:1", "sh", "-c", "sleep 600")
+    (top(engine) / "new").touch()
+    code, problems = fsck(engine, "--repair")
+    assert code == 1 and "box stands on it: stop it" in problems[0]["Text"]
+    engine.docker("kill", "box")
+    assert fsck(engine, "--repair")[0] == 0
+    engine.docker("start", "box")
+    assert engine.output("exec", "box", "wc", "-c", "/data") == "5000 /data"
+    assert engine.docker("exec", "box", "ls", "/new", check=False).returncode == 1
+
+
+def test_blobs_are_fetched_again(engine: Engine, host: str) -> None:
+    blob = layer_blob(engine, host)
+    right = blob.read_bytes()
+    for damage in (lambda: blob.write_bytes(right[:-1]), blob.unlink):
+        damage()
+        code, problems = fsck(engine)
+        assert code == 1 and problems[0]["Object"] == f"sha256:{blob.name}"
+        (top(engine) / "new").touch()  # what was unpacked from it is broken too
+        code, problems = fsck(engine, "--repair")
+        assert (code, {problem["Kind"] for problem in problems}) == (0, {"blob", "layer"})
+        assert blob.read_bytes() == right and fsck(engine) == (0, [])
+
+
+def test_what_cannot_be_fetched_is_named_and_kept(engine: Engine, host: str) -> None:
+    config = Path(engine.data_root / "content/blobs/sha256" / engine.inspect(BUSYBOX)["Id"].removeprefix("sha256:"))
+    right = config.read_bytes()
+    config.write_bytes(b"{}")
+    code, problems = fsck(engine, "--repair")
+    assert code == 1 and any("came from no registry" in problem["Text"] for problem in problems)
+    config.write_bytes(right)
+    assert fsck(engine) == (0, [])
+
+
+def test_what_nothing_refers_to_is_removed(engine: Engine) -> None:
+    data = engine.data_root
+    strays = [
+        data / "content/blobs/sha256" / ("0" * 64),
+        *(data / path for path in ("snapshots/layers/999", "snapshots/active/x")),
+    ]
+    strays[0].write_bytes(b"stray")
+    for directory in strays[1:]:
+        directory.mkdir()
+    code, problems = fsck(engine)
+    assert (code, len(problems)) == (1, 3) and all(stray.exists() for stray in strays)
+    assert fsck(engine, "--repair")[0] == 0
+    assert not any(stray.exists() for stray in strays) and fsck(engine) == (0, [])
