@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import hashlib
 import ssl
 import subprocess
-from collections.abc import Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
 from typing import Any
 
 import pytest
@@ -552,3 +554,60 @@ def test_a_registry_without_tls_that_is_not_insecure_is_not_spoken_to(monkeypatc
     monkeypatch.setattr(RegistryHosts, "is_insecure", lambda *_: False)
     with pytest.raises(Unavailable):
         talk(lambda _: None, lambda *_: _answer(web.Response()))  # type: ignore[arg-type]
+
+
+# --- through a proxy
+
+
+class Proxy:
+    """Leads every CONNECT to the registry, and remembers what it was asked."""
+
+    def __init__(self, registry: ScriptedRegistry) -> None:
+        self._registry = registry
+        self.heads: list[str] = []
+
+    @asynccontextmanager
+    async def serving(self) -> AsyncIterator[str]:
+        server = await asyncio.start_server(self._serve, "127.0.0.1", 0)
+        async with server:
+            host, port = server.sockets[0].getsockname()
+            yield f"{host}:{port}"
+
+    async def _serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.heads.append((await reader.readuntil(b"\r\n\r\n")).decode())
+        there, onwards = await asyncio.open_connection("127.0.0.1", self._registry.port)
+        writer.write(b"HTTP/1.1 200 OK\r\n\r\n")
+        await asyncio.gather(_pump(reader, onwards), _pump(there, writer))
+
+
+async def _pump(source: asyncio.StreamReader, sink: asyncio.StreamWriter) -> None:
+    with contextlib.suppress(ConnectionError):
+        while data := await source.read(1 << 16):
+            sink.write(data)
+    sink.close()
+
+
+def test_a_registry_is_reached_through_a_proxy_that_wants_a_password(
+    certificate: ssl.SSLContext, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    registry = ScriptedRegistry(certificate)
+    proxy = Proxy(registry)
+
+    async def run() -> None:
+        async with registry.serving(), proxy.serving() as address:
+            monkeypatch.setenv("HTTPS_PROXY", f"http://me:secret@{address}")
+            registry.put_manifest(b"{}", "latest")
+            reference = parse("registry.invalid:4430/x")
+            hosts = RegistryHosts([reference.domain])
+            async with new_session() as session:
+                repository = await Repository.open(session, hosts, reference, RegistryAuth())
+                assert (await repository.manifest("latest")).data == b"{}"
+            monkeypatch.setenv("NO_PROXY", "registry.invalid")
+            async with new_session() as session:
+                with pytest.raises(Unavailable, match="no such host"):
+                    await Repository.open(session, hosts, reference, RegistryAuth())
+
+    asyncio.run(run())
+    assert {head.split("\r\n")[0] for head in proxy.heads} == {"CONNECT registry.invalid:4430 HTTP/1.1"}
+    assert all("Proxy-Authorization: Basic bWU6c2VjcmV0" in head for head in proxy.heads)
+    assert not any(authorization for _, _, authorization in registry.requests)
