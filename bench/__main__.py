@@ -78,14 +78,11 @@ def _engine_rows(promise: Promise, ours: engines.Engine, theirs: engines.Engine,
         yield report.Row(promise, mode, *measure.alternate(samples[0], samples[1], count, pause))
 
 
-def _image_rows(
-    promises: Sequence[Promise], root: Path, ours: engines.Engine, theirs: engines.Engine, count: int
-) -> Iterator[report.Row]:
+def _image_rows(promises: Sequence[Promise], root: Path, count: int) -> Iterator[report.Row]:
     """All are measured in the same rounds."""
     with image_work.prepared(root / "images") as work:
-        values = work.run(ours, theirs, min(count, image_work.ROUNDS))
-        bound = measure.Result([image_work.MEMORY_BOUND])
-        values["image-memory"] = (measure.Result([work.memory(ours)]), bound)
+        values = work.run(min(count, image_work.ROUNDS))
+        values["image-memory"] = (measure.Result([work.memory()]), measure.Result([image_work.MEMORY_BOUND]))
     for promise in promises:
         yield report.Row(promise, "one round after the other", *values[promise.name])
 
@@ -99,23 +96,25 @@ def main() -> int:
     rows: list[report.Row] = []
     with ExitStack() as stack:
         stack.callback(shutil.rmtree, root, ignore_errors=True)
-        if any(promise.peer == "dockerd" or promise.name.startswith("image-") for promise in wanted):
-            archive = images.write_docker_archive(str(root / "busybox.tar"), images.busybox_spec(), engines.IMAGE)
+        of_images = [promise for promise in wanted if promise.name.startswith("image-")]
+        others = [promise for promise in wanted if promise not in of_images]
+        beside_dockerd = any(promise.peer == "dockerd" for promise in others)
+        if of_images or beside_dockerd:
             stack.enter_context(engines.peer_network())
+        if of_images:
+            rows += _image_rows(of_images, root, arguments.n)
+        if beside_dockerd:
+            archive = images.write_docker_archive(str(root / "busybox.tar"), images.busybox_spec(), engines.IMAGE)
             theirs = stack.enter_context(engines.dockerd(root).running(archive))
             ours = stack.enter_context(engines.wherryd(root).running(archive))
-        for promise in wanted:
+        for promise in others:
             print(f"bench: {promise.what}", file=sys.stderr, flush=True)
-            if promise.name.startswith("image-"):
-                continue
             if promise.peer == "docker-registry":
                 rows += _registry_rows(promise, root, arguments.n)
             elif promise.peer == "dockerd":
                 rows += _engine_rows(promise, ours, theirs, arguments.n)
             else:
                 rows += _runtime_rows(promise, root, arguments.n)
-        if of_images := [promise for promise in wanted if promise.name.startswith("image-")]:
-            rows += _image_rows(of_images, root, ours, theirs, arguments.n)
     report.print_table(rows)
     if not arguments.only:
         report.write(arguments.output, rows)

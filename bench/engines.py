@@ -50,14 +50,14 @@ class Connection(http.client.HTTPConnection):
 class Engine:
     """One engine's process; `environment` makes the docker CLI talk to it."""
 
-    def __init__(self, name: str, root: Path, command: list[str]) -> None:
+    def __init__(self, name: str, root: Path, command: list[str], data: Path | None = None) -> None:
         self.name = name
         self.root = root
         self.socket = str(root / "engine.sock")
         self.pid = 0
         self._command = [
             *command,
-            f"--data-root={root / 'data'}",
+            f"--data-root={data or root / 'data'}",
             f"--exec-root={root / 'exec'}",
             f"--host=unix://{self.socket}",
             f"--pidfile={root / 'pid'}",
@@ -70,14 +70,16 @@ class Engine:
         }
 
     @contextlib.contextmanager
-    def running(self, archive: str) -> Iterator[Engine]:
+    def running(self, archive: str | None) -> Iterator[Engine]:
+        """`archive`: images to load first."""
         self.root.mkdir(parents=True)
         with open(self.root / "log", "wb") as log:
             process = subprocess.Popen(self._command, stdin=subprocess.DEVNULL, stdout=log, stderr=log, cwd="/")
         self.pid = process.pid
         try:
             self._wait_until_it_answers(process)
-            self.docker("load", "-q", "-i", archive)
+            if archive is not None:
+                self.docker("load", "-q", "-i", archive)
             yield self
         finally:
             with contextlib.suppress(OSError, RuntimeError):
@@ -119,12 +121,13 @@ def program(name: str) -> str:
     return str(path)
 
 
-def wherryd(root: Path) -> Engine:
-    return Engine("wherryd", root / "wherryd", [program("wherryd")])
+def wherryd(root: Path, data: Path | None = None) -> Engine:
+    return Engine("wherryd", root / "wherryd", [program("wherryd")], data)
 
 
-def dockerd(root: Path) -> Engine:
-    return Engine("dockerd", root / "dockerd", ["dockerd", f"--bridge={PEER_BRIDGE}", "--storage-driver=overlay2"])
+def dockerd(root: Path, data: Path | None = None) -> Engine:
+    command = ["dockerd", f"--bridge={PEER_BRIDGE}", "--storage-driver=overlay2"]
+    return Engine("dockerd", root / "dockerd", command, data)
 
 
 @contextlib.contextmanager
