@@ -241,3 +241,5 @@ def _read_file(path: str, where: str) -> bytes:
             return file.read(MAX_FILE)
     except OSError as error:
         raise InvalidArgument(f"{where}: {path}: {(error.strerror or str(error)).lower()}") from None
+    except ValueError as error:  # a NUL in the path
+        raise InvalidArgument(f"{where}: {path!r}: {error}") from None

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wherry.errors import InvalidArgument, PermissionDenied
 from wherry.spec.ids import Digest
@@ -23,6 +25,19 @@ DIGEST = Digest("sha256:" + "a" * 64)
 PRIVATE, PUBLIC = generate()
 KEY_DATA = base64.b64encode(PUBLIC).decode()
 SIGNED = {"type": "sigstoreSigned", "keyData": KEY_DATA}
+
+
+_KEYS = (
+    "type",
+    "keyPath",
+    "keyPaths",
+    "keyData",
+    "signedIdentity",
+    "docker.io",
+    "prefix",
+    "signedPrefix",
+    "dockerRepository",
+)
 
 
 def policy(default: Any, **scopes: Any) -> Policy:
@@ -130,6 +145,29 @@ def test_what_is_not_understood_is_an_error(document: str, message: str, tmp_pat
     with pytest.raises(InvalidArgument, match=message) as refusal:
         read(str(tmp_path / "policy.json"))
     assert "policy.json" in str(refusal.value)
+
+
+_VALUES = st.recursive(
+    st.none() | st.booleans() | st.integers() | st.text(max_size=8) | st.sampled_from([KEY_DATA, "/\0", "/", "reject"]),
+    lambda inner: (
+        st.lists(inner, max_size=3) | st.dictionaries(st.sampled_from(_KEYS) | st.text(max_size=3), inner, max_size=4)
+    ),
+    max_leaves=12,
+)
+
+
+@given(
+    st.fixed_dictionaries(
+        {"default": _VALUES}, optional={"transports": st.fixed_dictionaries({"docker": _VALUES}), "x": _VALUES}
+    )
+    | _VALUES
+)
+def test_no_document_is_a_surprise(document: object) -> None:
+    try:
+        found = parse_policy(json.dumps(document).encode(), "policy.json")
+    except InvalidArgument:
+        return
+    assert found.for_image(parse("registry.example/x:1"))
 
 
 def test_keys_are_read_with_the_policy(tmp_path: Path) -> None:
