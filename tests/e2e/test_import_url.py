@@ -152,11 +152,15 @@ def test_the_configured_proxy_is_used_and_limits_are_reloaded(
         for content, says in (
             (text % 5, "configuration reloaded"),
             (text % -1, "the configuration stays as it was: unable to configure wherryd with file"),
-            ('{"mtu": 1400}', "the new mtu, proxies will take effect when wherryd is restarted"),
+            (
+                '{"mtu": 1400, "registry-mirrors": ["https://mirror.invalid"]}',
+                "the new mtu, proxies will take effect when wherryd is restarted",
+            ),
         ):
             configuration.write_text(content)
             engine.process.send_signal(signal.SIGHUP)
             wait_until(says, lambda says=says: says in engine.log())  # type: ignore[misc]
+        assert engine.api("GET", "/info")[1]["RegistryConfig"]["Mirrors"] == ["https://mirror.invalid/"]
         events = engine.output(
             "events", "--since=1", f"--until={time.time()}", "--filter=event=reload", "--format=json"
         )

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import json
 import logging
 import os
 import resource
@@ -41,7 +42,14 @@ from wherry.volumes import Volumes
 
 log = logging.getLogger("wherry.daemon")
 
-_RELOADED = ("trust", "max_concurrent_downloads", "max_concurrent_uploads", "max_download_attempts")
+_RELOADED = (
+    "insecure_registries",
+    "registry_mirrors",
+    "max_concurrent_downloads",
+    "max_concurrent_uploads",
+    "max_download_attempts",
+    "trust",
+)
 
 
 @asynccontextmanager
@@ -110,9 +118,12 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
 
         def reload(new: Config) -> None:
             admission.renew(new.trust)
+            hosts.renew(new.insecure_registries, new.registry_mirrors)
             _limit(image_objects, new)
             system.reloaded(
                 {
+                    "insecure-registries": json.dumps(new.insecure_registries),
+                    "registry-mirrors": json.dumps(new.registry_mirrors),
                     "max-concurrent-downloads": str(new.max_concurrent_downloads),
                     "max-concurrent-uploads": str(new.max_concurrent_uploads),
                     "max-download-attempts": str(new.max_download_attempts),

@@ -30,8 +30,13 @@ class RegistryHosts:
     def __init__(
         self, insecure: Iterable[str] = (), mirrors: Sequence[str] = (), certificates: Sequence[str] = CERTIFICATES
     ) -> None:
-        self.insecure_names: set[str] = set()
-        self.insecure_networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = [
+        self._files = HostFiles(certificates)
+        self.renew(insecure, mirrors)
+
+    def renew(self, insecure: Iterable[str], mirrors: Sequence[str]) -> None:
+        """These from now on. InvalidArgument, and nothing has changed, when one of them is wrong."""
+        names: set[str] = set()
+        networks: list[ipaddress.IPv4Network | ipaddress.IPv6Network] = [
             ipaddress.ip_network("127.0.0.0/8"),
             ipaddress.ip_network("::1/128"),
         ]
@@ -39,13 +44,13 @@ class RegistryHosts:
             if "://" in entry:
                 raise InvalidArgument(f"insecure registry {entry} should not contain '://'")
             try:
-                self.insecure_networks.append(ipaddress.ip_network(entry))
+                networks.append(ipaddress.ip_network(entry))
             except ValueError:
                 if not entry or "/" in entry:
                     raise InvalidArgument(f"insecure registry {entry} is not valid: invalid host") from None
-                self.insecure_names.add(entry)
+                names.add(entry)
         self.mirrors = tuple(_mirror(url) for url in mirrors)
-        self._files = HostFiles(certificates)
+        self.insecure_names, self.insecure_networks = names, networks
 
     def endpoints(self, domain: str, *, push: bool = False) -> list[Endpoint]:
         """What to try, in order, for a reference's domain: mirrors first, the registry itself last. Reads the registry's directory;

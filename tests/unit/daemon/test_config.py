@@ -132,6 +132,21 @@ def test_limits_of_transfers_are_dockers_unless_said_otherwise(tmp_path: Path) -
     assert (config.max_concurrent_downloads, config.max_concurrent_uploads, config.max_download_attempts) == (7, 0, 1)
 
 
+def test_the_default_policy_counts_when_it_is_there(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("wherry.daemon.config.DEFAULT_POLICY", str(tmp_path / "policy.json"))
+    assert configured(tmp_path, "").trust is None
+    (tmp_path / "policy.json").write_text('{"default": [{"type": "reject"}]}')
+    found = configured(tmp_path, "").trust
+    assert found is not None and found.path == str(tmp_path / "policy.json")
+    (tmp_path / "policy.json").write_text("{")
+    with pytest.raises(InvalidArgument, match=r"policy\.json"):
+        configured(tmp_path, "")
+    (tmp_path / "policy.json").unlink()
+    (tmp_path / "policy.json").symlink_to("nowhere")  # what is there and cannot be read is not passed over
+    with pytest.raises(InvalidArgument, match="no such file"):
+        configured(tmp_path, "")
+
+
 def test_flags_configure_likewise(tmp_path: Path) -> None:
     config = configured(
         tmp_path,
