@@ -264,6 +264,18 @@ def test_the_policy_of_the_moment_counts_at_each_start(lab: Lab, tmp_path: Path)
     engine.docker("start", "-a", container)
 
 
+def test_a_container_whose_image_has_gone_is_judged_by_what_it_was_called(lab: Lab, tmp_path: Path) -> None:
+    engine = lab.engine
+    lab.push("open/gone:1", "gone", tmp_path / "layout")
+    name = f"{lab.host}/open/gone:1"
+    engine.docker("pull", "-q", name)
+    by_name = engine.output("create", "--network=none", name)
+    by_id = engine.output("create", "--network=none", engine.output("images", "-q", name))
+    engine.docker("rmi", "-f", engine.output("images", "-q", name))
+    assert engine.output("start", "-a", by_name) == "gone"
+    assert "it has no name" in engine.docker("start", by_id, check=False).stderr
+
+
 def test_signatures_travel_with_save_and_load(lab: Lab, tmp_path: Path) -> None:
     engine = lab.engine
     lab.push("team/saved:1", "saved", tmp_path / "layout")

@@ -12,6 +12,7 @@ Deliberately absent: watching the policy's file; judging what runs already.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING
 
@@ -28,6 +29,9 @@ from wherry.spec.reference import Reference, parse_any
 if TYPE_CHECKING:
     from wherry.trust.policy import Policy, Requirement
     from wherry.trust.signatures import Signature
+
+
+_HEX = re.compile(r"[0-9a-f]+\Z")
 
 
 class Admission:
@@ -90,13 +94,14 @@ class Admission:
             )
 
     def _names(self, ref: str, image: Image | None) -> Sequence[Reference]:
-        """Under which the image is judged: `ref`, if that is a name of the image's, else all that it has."""
+        """Under which the image is judged: `ref`, if that is a name of the image's, else all that it has. Of an image that has gone only `ref` is
+        known; what may have been the beginning of an id is no name then."""
         named = parse_any(ref)
         exact = None
         if isinstance(named, Reference):
             exact = named.with_digest(named.digest) if named.digest else named.tagged()
         if image is None:
-            return [exact] if exact is not None else []
+            return [exact] if exact is not None and not _HEX.match(ref) else []
         names = self._images.names_of(image)
         return [exact] if exact is not None and exact in names else names
 
