@@ -43,7 +43,7 @@ def open_interpreter(path: str = "") -> int:
     try:
         return _clone(real)
     except SyscallError:
-        return _copy(real)
+        return copy_interpreter(real)
 
 
 def execute(argv: list[str], env: dict[str, str]) -> None:
@@ -61,7 +61,8 @@ def _clone(path: str) -> int:
     return fd
 
 
-def _copy(path: str) -> int:
+def copy_interpreter(path: str) -> int:
+    """A CLOEXEC descriptor of a sealed copy in memory."""
     memory = os.memfd_create(_MEMFD_NAME, _MFD_CLOEXEC | _MFD_ALLOW_SEALING)
     try:
         source = os.open(path, os.O_RDONLY | os.O_CLOEXEC)

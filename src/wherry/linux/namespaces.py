@@ -107,6 +107,12 @@ def open_namespace(kind: str, path: str) -> int:
     return fd
 
 
+def in_user_namespace() -> bool:
+    """Whether root here is not the machine's: the user namespace that we are in has not all ids (user_namespaces(7))."""
+    with open("/proc/self/uid_map", "rb") as file:
+        return file.read(64).split() != [b"0", b"0", b"4294967295"]
+
+
 def is_own(kind: str, fd: int) -> bool:
     """Whether the namespace `fd` is the one that the caller is in already."""
     mine, other = os.stat(f"/proc/self/ns/{FILE[kind]}"), os.fstat(fd)

@@ -36,6 +36,7 @@ if TYPE_CHECKING:
 
 __all__ = ["addressof", "get_errno"]  # beside what is defined here
 
+_CAP_SETGID = 6
 AT_FDCWD = -100
 AT_EMPTY_PATH = 0x1000
 AT_RECURSIVE = 0x8000
@@ -373,8 +374,13 @@ def personality(domain: int) -> None:
 
 def set_identity(uid: int, gid: int, groups: Sequence[int]) -> None:
     """Supplementary groups, then all three group ids, then all three user ids of this thread, by raw system calls:
-    glibc's wrappers would signal threads that a forked child does not have."""
-    if _sys_groups(number("setgroups"), len(groups), struct.pack(f"{len(groups)}I", *groups)) < 0:
+    glibc's wrappers would signal threads that a forked child does not have.
+
+    Without `groups`, those that we have stay where the user namespace denies setgroups(2) (user_namespaces(7)).
+    """
+    if _sys_groups(number("setgroups"), len(groups), struct.pack(f"{len(groups)}I", *groups)) < 0 and not (
+        get_errno() == errno.EPERM and not groups and capget()[0] >> _CAP_SETGID & 1
+    ):
         raise failed("setgroups", " ".join(str(group) for group in groups))
     if _sys0(number("setresgid"), gid, gid, gid, 0) < 0:
         raise failed("setgid", str(gid))

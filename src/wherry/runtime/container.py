@@ -131,6 +131,7 @@ def create(
     new_keyring: bool = True,
     pivot: bool = True,
     systemd: bool = False,
+    rootless: bool | None = False,
 ) -> InitProcess:
     """Makes the container that `config` describes on the directory `rootfs` and starts its program, or with `hold` leaves it before that.
 
@@ -145,6 +146,7 @@ def create(
     new_keyring      False: the process keeps the caller's session keyring
     pivot            False: the root is entered by chroot(2), where pivot_root(2) cannot be: the host's root is a ramdisk
     systemd          the cgroup is a unit of systemd's; linux.cgroupsPath is "slice:prefix:name" then
+    rootless         whether the container may go without a cgroup where we may not make one; None: where we are not the machine's root
     sibling          the process becomes the child of the caller's parent (`spawn.spawn`), and the caller may end
     Returns when execve has succeeded, or with `hold` when the process waits. StartError naming the step, with everything undone.
     """
@@ -153,7 +155,12 @@ def create(
     undo: list[Callable[[], object]] = []
     try:
         init = Init()
-        init.namespaces = runtime_namespaces.Plan(linux)
+        init.unprivileged = os.geteuid() != 0
+        if init.unprivileged:
+            from wherry.runtime import rootless as user
+
+            user.check(config)
+        init.namespaces = runtime_namespaces.Plan(linux, unprivileged=init.unprivileged)
         undo.append(init.namespaces.close)
         own = init.namespaces.own
         init.plan = process.Plan(
@@ -180,15 +187,16 @@ def create(
         init.console_newlines = console_newlines
         init.console_size = console_size or _console_size(spec)
         init.hold, init.preserve_fds, init.parent_death_signal = hold, preserve_fds, parent_death_signal
-        group = make_group(config, container_id, undo, systemd=systemd)
-        owner = _cgroup_owner(config, init.namespaces)
+        group = make_group(config, container_id, undo, systemd=systemd, rootless=rootless)
+        owner = 0 if init.unprivileged else _cgroup_owner(config, init.namespaces)
         if owner:
             group.give_to(owner)
         init.rootfs = Rootfs(
             config, rootfs, group=group, namespaces=init.namespaces, bundle=bundle, sources=mount_sources, pivot=pivot
         )
         undo.append(init.rootfs.close)
-        init.rootfs.open_sources()
+        if not init.unprivileged:
+            init.rootfs.open_sources()
         undo.append(OnFailure(init.rootfs.withdraw))
         if prepare_rootfs is not None:
             prepare_rootfs(init.rootfs.root)
@@ -295,8 +303,15 @@ def _cgroup_owner(config: oci.Config, plan: runtime_namespaces.Plan) -> int:
     return 0
 
 
-def make_group(config: oci.Config, container_id: str, undo: list[Callable[[], object]], *, systemd: bool) -> Cgroup:
-    """The cgroup with its limits, before there is a process to limit."""
+def make_group(
+    config: oci.Config,
+    container_id: str,
+    undo: list[Callable[[], object]],
+    *,
+    systemd: bool,
+    rootless: bool | None = False,
+) -> Cgroup:
+    """The cgroup with its limits, before there is a process to limit. `rootless`: as of `create`."""
     linux = config.get("linux") or {}
     resources: Any = dict(linux.get("resources") or {})
     if systemd:
@@ -308,17 +323,48 @@ def make_group(config: oci.Config, container_id: str, undo: list[Callable[[], ob
         path = linux.get("cgroupsPath") or (f"/{container_id}" if container_id else "")
         if not path:
             raise InvalidArgument("linux.cgroupsPath: a container needs a cgroup")
-        group = cgroups.open_group(path)
+        try:
+            group = cgroups.open_group(path)
+        except FailedPrecondition as error:  # no cgroup file system at all
+            group = _group_of_user(linux, container_id, resources, error, rootless)
     try:
-        group.create()
+        try:
+            group.create()
+        except SyscallError as error:
+            if systemd:
+                raise
+            group = _group_of_user(linux, container_id, resources, error, rootless)
         undo.append(OnFailure(group.delete))
         undo.append(group.release)
         if resources.get("devices"):
             resources["devices"] = [*resources["devices"], *devices.DEFAULT_RULES]
-        group.apply(resources)
+        try:
+            group.apply(resources)
+        except WherryError as error:
+            # device rules are the machine's root's alone to set
+            if not resources.pop("devices", None) or rootless is False or not _is_denied(error, rootless):
+                raise
+            group.apply(resources)
     except WherryError as error:
         raise StartError("cgroup", str(error), getattr(error, "errno", 0)) from None
     return group
+
+
+def _group_of_user(
+    linux: oci.Linux, container_id: str, resources: Any, error: WherryError, rootless: bool | None
+) -> Cgroup:
+    """In place of a group that could not be made: what there may be of one, where the configuration names none. Else `error`."""
+    if rootless is False or linux.get("cgroupsPath") or not _is_denied(error, rootless):
+        raise error
+    from wherry.runtime import rootless as user
+
+    return user.make_group(container_id, resources, str(error))
+
+
+def _is_denied(error: WherryError, rootless: bool | None) -> bool:
+    from wherry.runtime import rootless as user
+
+    return user.is_denied(error, rootless)
 
 
 def _launch(
@@ -346,6 +392,11 @@ def _launch(
     init.stdio = _stdio_fds(stdio, undo)
 
     def enter_first() -> None:
+        if init.unprivileged:  # whatever power there is, the user namespace gives it
+            process.set_on_host(init.plan, limits=True)
+            plan.enter_user()
+            plan.enter()
+            return
         plan.enter()
         if procfs is not None:
             plan.make_time_namespace(procfs)
@@ -366,7 +417,8 @@ def _launch(
             *([procfs.fd] if procfs else ()),
         ]
         helper = spawn.Helper(enter_first, [*keep, *range(3, 3 + init.preserve_fds)], init.stdio)
-    dumpable = process.set_dumpable(0)
+    # an ordinary user's child hides when it has its id maps, which he could not write else (`Init.wait_for_parent`)
+    dumpable = process.set_dumpable(1 if init.unprivileged and "user" in plan.new else 0)
     try:
         pid, pidfd = spawn.spawn(
             init.run, theirs, flags=plan.clone_flags, cgroup_fd=cgroup_fd, helper=helper, sibling=sibling
@@ -377,7 +429,12 @@ def _launch(
     undo.append(OnFailure(lambda: _kill_and_reap(pid, pidfd, group)))
     if "user" in plan.new:
         assert procfs is not None
-        plan.write_id_maps(procfs, pid)
+        if init.unprivileged:
+            from wherry.runtime import rootless as user
+
+            user.write_id_maps(plan, procfs, pid)
+        else:
+            plan.write_id_maps(procfs, pid)
         process.apply_rlimits(init.plan, pid)
         process.set_priorities(init.plan, pid)
         if init.plan.oom_score_adj is not None:
@@ -587,6 +644,10 @@ def _plan_exec(
     bundle: str,
 ) -> Exec:
     """What is known before the fork."""
+    if os.geteuid() != 0:
+        from wherry.runtime import rootless as user
+
+        user.check_process(spec)
     linux = config.get("linux") or {}
     job = Exec()
     job.joins = _namespaces_of(init_pid, linux)

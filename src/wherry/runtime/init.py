@@ -50,7 +50,7 @@ class Init:
 
     __slots__ = (
         "cgroup_fds", "channel", "console_newlines", "console_size", "domainname", "hold", "hold_fifo", "hooks", "hostname", "joined", "modules",
-        "namespaces", "parent_death_signal", "path", "plan", "preserve_fds", "rootfs", "state", "stdio", "sysctls", "waits",
+        "namespaces", "parent_death_signal", "path", "plan", "preserve_fds", "rootfs", "state", "stdio", "sysctls", "unprivileged", "waits",
     )  # fmt: skip
 
     channel: _socket.socket
@@ -71,6 +71,7 @@ class Init:
     hold_fifo: int  # descriptor, -1: hold on the channel
     parent_death_signal: int
     preserve_fds: int
+    unprivileged: bool  # not root has made us: what power there is, we have in our user namespace
     waits: bool  # for the parent to give us something: id maps, network devices
     modules: int
     path: bytes
@@ -80,7 +81,7 @@ class Init:
         self.channel = channel
         spawn.run_steps((
             self.close_descriptors, self.start_session, self.join_cgroup, self.join_namespaces, self.wait_for_parent, self.make_cgroup_namespace,
-            self.join_keyring, self.raise_loopback,
+            self.join_keyring, self.raise_loopback, self.open_sources,
             self.rootfs.attach_root, self.rootfs.mount_all, self.rootfs.create_devices, self.rootfs.make_working_directory,
             self.run_early_hooks, self.open_console, self.reopen_null,
             self.set_names, self.set_sysctls, self.rootfs.write_protect, self.rootfs.mask, self.set_limits,
@@ -124,6 +125,9 @@ class Init:
             messages.wait_for_go(self.channel)
         if "user" in self.namespaces.new:
             runtime_namespaces.become_root()
+            if self.unprivileged:
+                self.namespaces.enter_time_namespace()
+                process.set_dumpable(0)  # not before: our user could not write our id maps
             process.set_parent_death_signal(self.parent_death_signal, self.channel)
         if self.plan.listener is not None:
             self.plan.listener.learn_pid(self.channel)
@@ -141,6 +145,11 @@ class Init:
     def raise_loopback(self) -> None:
         if "network" in self.namespaces.new:
             raise_loopback()
+
+    def open_sources(self) -> None:
+        """The parent's, if it were root. A mount namespace of our own shows what the parent's does, and in it we may clone mounts."""
+        if self.unprivileged:
+            self.rootfs.open_sources()
 
     # -------------------------------------------------------------------------------------------------- between the roots
 

@@ -12,19 +12,21 @@ import os
 
 from wherry.errors import InvalidArgument, SyscallError
 from wherry.linux import namespaces, syscalls
+from wherry.linux.procfs import Procfs
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
-    from wherry.linux.procfs import Procfs
     from wherry.spec import oci
 
 
 class Plan:
     """`new`: OCI names of new namespaces; `join`: (name, descriptor) of those by path. The descriptors belong to the plan: `close` it."""
 
-    __slots__ = ("gid_map", "join", "new", "time_offsets", "uid_map")
+    __slots__ = ("gid_map", "join", "new", "time_offsets", "uid_map", "unprivileged")
 
-    def __init__(self, linux: oci.Linux) -> None:
+    def __init__(self, linux: oci.Linux, *, unprivileged: bool = False) -> None:
+        """`unprivileged`: whoever makes the container is not root, and has power in its user namespace only."""
+        self.unprivileged = unprivileged
         self.new: set[str] = set()
         self.join: list[tuple[str, int]] = []
         seen: set[str] = set()
@@ -80,7 +82,8 @@ class Plan:
     @property
     def needs_helper(self) -> bool:
         kinds = {kind for kind, _ in self.join}
-        return "time" in self.new or "pid" in kinds or "user" in kinds or (bool(kinds) and "user" in self.new)
+        in_time = "time" in self.new and not self.unprivileged
+        return in_time or "pid" in kinds or "user" in kinds or (bool(kinds) and "user" in self.new)
 
     @property
     def clone_flags(self) -> int:
@@ -118,6 +121,17 @@ class Plan:
         syscalls.unshare(namespaces.NEWTIME, "time namespace")
         for clock, seconds, nanoseconds in self.time_offsets:
             procfs.write("self/timens_offsets", f"{clock} {seconds} {nanoseconds}\n")
+
+    def enter_time_namespace(self) -> None:
+        """As `make_time_namespace`, for one's own: in the child, once it has power over its user namespace."""
+        if "time" not in self.new:
+            return
+        procfs = Procfs.of_this_machine()
+        self.make_time_namespace(procfs)
+        fd = os.open("/proc/self/ns/time_for_children", os.O_RDONLY | os.O_CLOEXEC)
+        namespaces.join(fd, "time")
+        os.close(fd)
+        procfs.close()
 
     # ----------------------------------------------------------------------------------------------------- in the parent
 

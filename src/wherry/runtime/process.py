@@ -288,10 +288,14 @@ def set_on_host(plan: Plan, *, limits: bool) -> None:
     """
     if plan.oom_score_adj is not None:
         procfs = Procfs.of_this_machine()
+        own = os.geteuid() != 0  # to its user alone, and only while it is dumpable, does the file of a process belong
+        before = set_dumpable(1) if own else 0
         try:
             procfs.write("self/oom_score_adj", str(plan.oom_score_adj))
         finally:
             procfs.close()
+            if own:
+                set_dumpable(before)
     if limits:
         apply_rlimits(plan)
         if plan.scheduler is None or plan.scheduler.is_inherited:

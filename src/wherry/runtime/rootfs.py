@@ -18,7 +18,7 @@ import os
 import stat
 
 from wherry.errors import FailedPrecondition, InvalidArgument, StartError, SyscallError, WherryError
-from wherry.linux import cgroups, mounts, paths, procfs, syscalls, trees
+from wherry.linux import cgroups, mounts, namespaces, paths, procfs, syscalls, trees
 from wherry.runtime import devices, mount_options
 
 TYPE_CHECKING = False
@@ -36,6 +36,7 @@ _PROC_FILES = frozenset((
 """What may be mounted inside /proc (as lxcfs does). Anything else could fool what reads or writes there (CVE-2019-16884)."""
 _NULL = os.makedev(1, 3)
 _INERT = mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
+_SYSFS_MAGIC = 0x62656572
 _LONGEST_VALUE = 255  # of one fsconfig(2)
 _UNLABELLED = frozenset(("proc", "sysfs", "mqueue"))
 """File systems whose files have SELinux contexts of their own."""
@@ -102,6 +103,9 @@ class _Mount:
             recursive = options.idmap == "ridmap"
             mounts.map_ids(self.fd, user_namespace(self.id_maps), recursive=recursive, subject=self.source)
         every = options.recursive_attributes
+        if options.recursive and options.readonly and _is_sysfs(self.fd):
+            # what is mounted in /sys, cgroups above all, may be the user's own to change (CVE-2023-25809)
+            every = mounts.Attributes(every.set | mounts.RDONLY, every.clear, every.propagation)
         if not options.propagation or options.propagate_recursively:
             every = mounts.Attributes(every.set, every.clear, options.propagation or mounts.PRIVATE)
         mounts.set_attributes(self.fd, every, recursive=True, subject=self.source)
@@ -188,7 +192,7 @@ class Rootfs:
                 if mount.type == "cgroup" and self.group is not None:
                     if self.group.mode == "v1":
                         self._open_groups(mount)
-                    elif self.in_user_namespace and "cgroup" not in self.namespaces.own:
+                    elif self.group.mode == "v2" and self.in_user_namespace and "cgroup" not in self.namespaces.own:
                         self._open_hierarchy(mount)
             except WherryError as error:
                 raise mount.error(error) from None
@@ -224,14 +228,14 @@ class Rootfs:
         return self._user_namespaces[maps]
 
     def _open_hierarchy(self, mount: _Mount) -> None:
-        """cgroup v2 in a user namespace, which may mount it only with a cgroup namespace of its own: the host's."""
-        unified = cgroups.detect().unified
-        assert unified is not None
-        mount.fd = mounts.clone_tree(unified.mountpoint)
-        flags = _INERT | (mount.options.of_new_mount() & mounts.RDONLY)
-        mounts.set_attributes(
-            mount.fd, mounts.Attributes(flags, propagation=mounts.PRIVATE), subject=unified.mountpoint
-        )
+        """cgroup v2 in a user namespace, which may mount it only with a cgroup namespace of its own: the container's
+        group, as it would be seen there, but nothing to be changed: it is the user's, as the container is (CVE-2023-25809).
+        """
+        assert self.group is not None
+        path = self.group.paths[""]
+        mount.fd = mounts.clone_tree(path)
+        flags = _INERT | mounts.RDONLY
+        mounts.set_attributes(mount.fd, mounts.Attributes(flags, propagation=mounts.PRIVATE), subject=path)
 
     def _open_groups(self, mount: _Mount) -> None:
         """cgroup v1: the container's own group in each hierarchy, and nothing above it."""
@@ -387,7 +391,8 @@ class Rootfs:
     def _mount_cgroup(self, mount: _Mount, target: int) -> None:
         if self.group is None:
             raise InvalidArgument("there is no cgroup to show: linux.cgroupsPath is not set")
-        readonly = mount.options.attributes.set & mounts.RDONLY
+        # without a group of its own a container sees none: an empty directory
+        readonly = mounts.RDONLY if self.group.mode == "none" else mount.options.attributes.set & mounts.RDONLY
         flags = _INERT | readonly
         if mount.fd >= 0:
             mounts.attach(mount.fd, target, subject=mount.destination)
@@ -423,13 +428,22 @@ class Rootfs:
                 devices.bind_node(self.root, device, fd)
         for device in self.devices:
             if not self.in_user_namespace or device["type"] == "p":
-                devices.make_node(self.root, device)
+                self._make_node(device)
         if self.make_dev:
             dev = paths.make_directory(self.root, "/dev")
             try:
                 devices.make_links(dev, kcore=self.kcore)
             finally:
                 os.close(dev)
+
+    def _make_node(self, device: oci.Device) -> None:
+        try:
+            devices.make_node(self.root, device)
+        except SyscallError as error:
+            # root in a user namespace may have made us: it has no more power to make nodes than a user
+            if error.errno != errno.EPERM or not namespaces.in_user_namespace():
+                raise
+            devices.bind_node(self.root, device, devices.open_host_node(device))
 
     def make_working_directory(self) -> None:
         """A working directory that the image lacks is made, as Docker's users expect."""
@@ -535,6 +549,10 @@ class Rootfs:
         kind, recursive = self.propagation
         if kind and kind != mounts.SLAVE:
             mounts.set_propagation("/", kind, recursive=recursive)
+
+
+def _is_sysfs(fd: int) -> bool:
+    return syscalls.filesystem_type(fd) == _SYSFS_MAGIC
 
 
 def _label(label: str) -> str:

@@ -143,6 +143,10 @@ class State:
         fcntl.flock(fd, fcntl.LOCK_EX)
 
     def cgroup(self) -> Cgroup:
+        if not self.cgroup_paths:
+            from wherry.linux.cgroups.none import NoCgroup
+
+            return NoCgroup(self.pid)
         return cgroups.reopen(self.cgroup_paths, unit=self.unit)
 
     def is_alive(self) -> bool:
@@ -210,7 +214,8 @@ def make(root: str, container_id: str) -> State:
         try:
             os.mkdir(directory, 0o700)
         except FileNotFoundError:
-            os.makedirs(root, 0o700, exist_ok=True)
+            # an ordinary user's lies in $XDG_RUNTIME_DIR, where "sticky" says: not to be cleaned up
+            os.makedirs(root, 0o1700 if os.geteuid() else 0o700, exist_ok=True)
             os.mkdir(directory, 0o700)
     except FileExistsError:
         raise AlreadyExists(f"container with given ID already exists: {container_id}") from None

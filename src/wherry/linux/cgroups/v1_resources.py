@@ -10,6 +10,7 @@ from __future__ import annotations
 import os
 
 from wherry.errors import FailedPrecondition, InvalidArgument, WherryError
+from wherry.linux import cgroups
 from wherry.linux.cgroups import devices as device_rules
 from wherry.linux.cgroups.files import pids_max, read, read_int, refused, set_value
 
@@ -53,6 +54,8 @@ _RDMA = (("hca_handle", "hcaHandles"), ("hca_object", "hcaObjects"))
 
 def _need(paths: dict[str, str], controller: str, resource: str) -> str:
     directory = paths.get(controller)
+    if directory is None and any(controller in hierarchy.controllers for hierarchy in cgroups.detect().v1):
+        raise FailedPrecondition(f"cannot set {controller} limit: container could not join or create cgroup")
     if directory is None:
         raise FailedPrecondition(f"{resource}: the {controller} cgroup controller is not mounted on this machine")
     return directory

@@ -3,8 +3,9 @@
 
 The launcher (`bin/wherry-runc`, by way of `exec-readonly`) starts the interpreter from a read-only clone of its
 mount, at no cost. Here that is checked, and made up for where the launcher could not do it: an architecture without
-exec-readonly, an installation without its folder. That costs a second interpreter start. See
-docs/decisions/runc-interpreter.md.
+exec-readonly, an installation without its folder. That costs a second interpreter start. An ordinary
+user may not clone mounts: what root alone can write is safe as it is then, since no id of root's is in the user's
+containers; any other interpreter is copied into sealed memory. See docs/decisions/runc-interpreter.md.
 """
 
 from __future__ import annotations
@@ -24,17 +25,25 @@ def require_readonly() -> None:
     """
     if os.statvfs("/proc/self/exe").f_flag & os.ST_RDONLY:
         return
+    if os.geteuid() != 0 and _is_roots(os.stat("/proc/self/exe")):
+        return
+    from wherry.linux import exe
+
+    if exe.is_protected():
+        return
     if _TRIED in os.environ:
         raise FailedPrecondition(
             "cannot execute the interpreter from a read-only mount: a container could overwrite it"
         )
     try:
         fd = _readonly_interpreter(os.path.realpath(sys.executable))
-    except SyscallError as error:
-        raise FailedPrecondition(
-            f"a read-only clone of the interpreter is needed (Linux 5.12, CAP_SYS_ADMIN): {error}"
-        ) from None
+    except SyscallError:  # Linux 5.12, CAP_SYS_ADMIN
+        fd = exe.copy_interpreter(os.path.realpath(sys.executable))
     os.execve(fd, sys.orig_argv, {**os.environ, _TRIED: "1"})
+
+
+def _is_roots(status: os.stat_result) -> bool:
+    return status.st_uid == 0 and not status.st_mode & 0o022
 
 
 def _readonly_interpreter(path: str) -> int:

@@ -87,6 +87,7 @@ def launch(
             pivot=not values["no-pivot"],
             console_newlines=not values["console-socket"],
             systemd=settings.systemd_cgroup,
+            rootless=settings.rootless,
         )
         state.pid, state.start = process.pid, states.start_time(process.pid) or 0
         state.bundle, state.rootfs, state.oci_version = bundle, rootfs, config["ociVersion"]

@@ -7,7 +7,7 @@ import os
 from wherry.errors import InvalidArgument, NotFound
 from wherry.runtime import state as states
 from wherry.runtime.cli import options
-from wherry.runtime.cli.options import DEFAULT_ROOT, Option
+from wherry.runtime.cli.options import Option, default_root
 from wherry.runtime.cli.output import table
 from wherry.wire import fastjson
 
@@ -29,7 +29,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     options.expect(arguments, 0, 0, USAGE)
     if values["format"] not in ("table", "json"):
         raise InvalidArgument(f"invalid format option: {values['format']!r}")
-    if not os.path.isdir(settings.root) and settings.root != DEFAULT_ROOT:
+    if not os.path.isdir(settings.root) and settings.root != default_root():
         raise NotFound(f"open {settings.root}: no such file or directory")
     found = states.every(settings.root)
     if values["quiet"]:

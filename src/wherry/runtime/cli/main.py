@@ -13,7 +13,7 @@ import time
 
 from wherry import errors
 from wherry.runtime.cli import options
-from wherry.runtime.cli.options import DEFAULT_ROOT, Option
+from wherry.runtime.cli.options import Option
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -46,12 +46,12 @@ GLOBAL = (
     Option("debug", "enable debug logging", kind="switch"),
     Option("log", "the file to write logs to (default: stderr)"),
     Option("log-format", "'text' or 'json'", default="text"),
-    Option("root", "directory of the containers' state (on a tmpfs)", default=DEFAULT_ROOT),
+    Option("root", f"directory of the containers' state, on a tmpfs (default: {options.DEFAULT_ROOT}, of a user $XDG_RUNTIME_DIR/wherry-runc)"),
     Option(
         "criu", "path to the criu binary used for checkpoint and restore (default: the first in the usual directories)"
     ),
     Option("systemd-cgroup", "cgroups are units of systemd's: cgroupsPath is slice:prefix:name", kind="switch"),
-    Option("rootless", "'true', 'false' or 'auto'", default="auto"),
+    Option("rootless", "'true', 'false' or 'auto': whether a container may go without cgroups that cannot be made", default="auto"),
     Option("version", "print the version", short="v", kind="switch"),
 )
 
@@ -63,7 +63,7 @@ class UnknownVerbError(errors.InvalidArgument):
 class Globals:
     """The global options."""
 
-    __slots__ = ("criu", "debug", "log", "log_format", "root", "systemd_cgroup")
+    __slots__ = ("criu", "debug", "log", "log_format", "root", "rootless", "systemd_cgroup")
 
     def __init__(self, values: dict[str, Any]) -> None:
         self.criu: str = values["criu"]
@@ -71,7 +71,8 @@ class Globals:
         self.log: str = values["log"]
         self.log_format: str = values["log-format"]
         self.systemd_cgroup: bool = values["systemd-cgroup"]
-        self.root: str = os.path.abspath(values["root"])
+        self.root: str = os.path.abspath(values["root"] or options.default_root())
+        self.rootless: bool | None = options.true_or_false("--rootless", values["rootless"], other=("auto", ""))
 
     def write(self, level: str, message: str) -> None:
         """One log entry."""
@@ -116,10 +117,6 @@ def main(arguments: list[str]) -> int:
             raise errors.InvalidArgument("Option --root argument should not be set to /")
         if values["log-format"] not in ("", "text", "json"):
             raise errors.InvalidArgument(f"invalid log-format: {values['log-format']!r}")
-        if values["rootless"] not in ("true", "false", "auto"):
-            raise errors.InvalidArgument(f"invalid rootless: {values['rootless']!r}")
-        if values["rootless"] == "true":
-            raise errors.NotImplemented("--rootless=true is not supported")
         if values["version"]:
             return _print_version()
         if values["help"] or not rest or rest[0] in ("help", "h"):

@@ -6,6 +6,8 @@ may come after arguments ("update web --memory 64m"), but where the arguments ar
 
 from __future__ import annotations
 
+import os
+
 from wherry import errors
 from wherry.errors import InvalidArgument
 
@@ -16,6 +18,22 @@ if TYPE_CHECKING:
 
 DEFAULT_ROOT = "/run/wherry-runc"
 _TRUE, _FALSE = ("1", "t", "T", "TRUE", "true", "True"), ("0", "f", "F", "FALSE", "false", "False")
+
+
+def default_root() -> str:
+    """Where containers' state lies without --root: for a user, or root in a user namespace who is no user called so, in his
+    own directory.
+    """
+    own = os.getenv("XDG_RUNTIME_DIR")
+    if own and (os.geteuid() != 0 or (_in_user_namespace() and os.getenv("USER") != "root")):
+        return f"{own}/wherry-runc"
+    return DEFAULT_ROOT
+
+
+def _in_user_namespace() -> bool:
+    from wherry.linux import namespaces
+
+    return namespaces.in_user_namespace()
 
 
 class Option:
@@ -91,6 +109,11 @@ def _switch(name: str, value: str) -> bool:
     if value not in _TRUE + _FALSE:
         raise InvalidArgument(f"invalid boolean value {value!r} for -{name}")
     return value in _TRUE
+
+
+def true_or_false(name: str, value: str, *, other: Sequence[str]) -> bool | None:
+    """A switch that may also be one of `other`: None then."""
+    return None if value in other else _switch(name, value)
 
 
 def _number(name: str, value: str) -> int:
