@@ -113,6 +113,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "containerd": _program("containerd"),
     "podman": _program("podman"),
     "runc": _program("runc"),
+    "newuidmap": _program("newuidmap"),
     "crun": _program("crun"),
     "strace": _program("strace"),
     "openssl": _program("openssl"),

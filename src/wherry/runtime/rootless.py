@@ -36,7 +36,10 @@ def check(config: oci.Config) -> None:
     user = next((entry for entry in linux.get("namespaces") or () if entry.get("type") == "user"), None)
     if user is None:
         raise InvalidArgument("rootless container requires user namespaces")
-    maps: dict[str, list[oci.IdMapping]] = {"uid": linux.get("uidMappings") or [], "gid": linux.get("gidMappings") or []}
+    maps: dict[str, list[oci.IdMapping]] = {
+        "uid": linux.get("uidMappings") or [],
+        "gid": linux.get("gidMappings") or [],
+    }
     if not user.get("path"):
         for kind, mappings in maps.items():
             if not mappings:
@@ -49,7 +52,11 @@ def check(config: oci.Config) -> None:
                         f"cannot specify {word} mount option for rootless container: no mapping has this id"
                     )
     for mount in config.get("mounts") or ():
-        if mount.get("uidMappings") or mount.get("gidMappings") or {"idmap", "ridmap"} & set(mount.get("options") or ()):
+        if (
+            mount.get("uidMappings")
+            or mount.get("gidMappings")
+            or {"idmap", "ridmap"} & set(mount.get("options") or ())
+        ):
             raise InvalidArgument("id-mapped mounts are not supported for rootless containers")
     if linux.get("netDevices"):
         raise InvalidArgument("network devices are not supported for rootless containers")

@@ -136,20 +136,21 @@ _cached: Layout | None = None
 
 def parse_mountinfo(text: str) -> Layout:
     """The layout that a /proc/PID/mountinfo describes (proc_pid_mountinfo(5)). Of several mounts of one hierarchy the
-    first counts.
+    first counts, of those at one place the last, which covers the others.
     """
-    v1: list[Hierarchy] = []
-    unified: Hierarchy | None = None
-    seen: set[str] = set()
+    mounted: dict[str, tuple[str, str, str]] = {}
     for line in text.splitlines():
         left, separator, right = line.partition(" - ")
         if not separator:
             continue
         kind, _, tail = right.partition(" ")
-        if kind not in ("cgroup", "cgroup2"):
-            continue
-        fields = left.split(" ")
-        root, mountpoint = unescape(fields[3]), unescape(fields[4])
+        if kind in ("cgroup", "cgroup2"):
+            fields = left.split(" ")
+            mounted[unescape(fields[4])] = kind, unescape(fields[3]), tail
+    v1: list[Hierarchy] = []
+    unified: Hierarchy | None = None
+    seen: set[str] = set()
+    for mountpoint, (kind, root, tail) in mounted.items():
         if kind == "cgroup2":
             unified = unified or Hierarchy(mountpoint, root, ())
             continue

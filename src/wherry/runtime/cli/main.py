@@ -46,12 +46,19 @@ GLOBAL = (
     Option("debug", "enable debug logging", kind="switch"),
     Option("log", "the file to write logs to (default: stderr)"),
     Option("log-format", "'text' or 'json'", default="text"),
-    Option("root", f"directory of the containers' state, on a tmpfs (default: {options.DEFAULT_ROOT}, of a user $XDG_RUNTIME_DIR/wherry-runc)"),
+    Option(
+        "root",
+        f"directory of the containers' state, on a tmpfs (default: {options.DEFAULT_ROOT}, of a user $XDG_RUNTIME_DIR/wherry-runc)",
+    ),
     Option(
         "criu", "path to the criu binary used for checkpoint and restore (default: the first in the usual directories)"
     ),
     Option("systemd-cgroup", "cgroups are units of systemd's: cgroupsPath is slice:prefix:name", kind="switch"),
-    Option("rootless", "'true', 'false' or 'auto': whether a container may go without cgroups that cannot be made", default="auto"),
+    Option(
+        "rootless",
+        "'true', 'false' or 'auto': whether a container may go without cgroups that cannot be made",
+        default="auto",
+    ),
     Option("version", "print the version", short="v", kind="switch"),
 )
 
