@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 CREATED, RUNNING, PAUSED, STOPPED = "created", "running", "paused", "stopped"
 FIFO = "exec.fifo"
+SHARED_MOUNT = "mount"
+"""Which mount `shared_mounts` has made; there only in a container without a mount namespace."""
 _FORMAT = 1
 _LATER = ("descriptors", "new_keyring", "resctrl_made", "unit")
 """What the files of earlier versions lack: it has its initial value then."""

@@ -14,7 +14,7 @@ from _frozen_importlib_external import MAGIC_NUMBER
 
 import wherry
 from wherry.errors import WherryError
-from wherry.runtime.cli import preload
+from wherry.runtime.cli import entry, preload
 from wherry.runtime.state import write_file
 
 TYPE_CHECKING = False
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from wherry.runtime.cli.preload import Eager, Lazy, Preloaded, Source
 
 
-_NOT_NEEDED = ("__main__", "__future__", __name__, preload.__name__)
+_NOT_NEEDED = ("__main__", "__future__", __name__, entry.__name__, preload.__name__)
 
 
 def refresh(preloaded: Preloaded | None, verb: str) -> None:
@@ -37,9 +37,7 @@ def refresh(preloaded: Preloaded | None, verb: str) -> None:
     try:
         if os.access(directory, os.W_OK):
             content = MAGIC_NUMBER + marshal.dumps(_content(package, preloaded))
-            write_file(
-                f"{directory}/wherry-runc-{preload.FORMAT}.{sys.implementation.cache_tag}.{verb}", content, 0o644
-            )
+            write_file(f"{directory}/wherry-runc-{entry.FORMAT}.{sys.implementation.cache_tag}.{verb}", content, 0o644)
     except (OSError, SyntaxError, WherryError):  # a source that is being edited, a disk that is full
         pass  # it is only slower without
 

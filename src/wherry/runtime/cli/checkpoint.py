@@ -9,7 +9,7 @@ import os
 from wherry.errors import Conflict, InvalidArgument, NotFound
 from wherry.runtime import checkpoint
 from wherry.runtime import state as states
-from wherry.runtime.cli import launch, options
+from wherry.runtime.cli import ending, options
 from wherry.runtime.cli.options import Option
 
 TYPE_CHECKING = False
@@ -65,7 +65,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     config = state.config()
     checkpoint.checkpoint(state, config, asked)
     if not asked.leave_running and not asked.pre_dump:
-        launch.destroy(settings, state, config)
+        ending.destroy(settings, state, config)
     return 0
 
 

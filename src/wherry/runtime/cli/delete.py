@@ -7,7 +7,7 @@ import os
 from wherry.errors import Conflict, DataLoss, FailedPrecondition, NotFound, WherryError
 from wherry.linux import cgroups
 from wherry.runtime import state as states
-from wherry.runtime.cli import launch, options
+from wherry.runtime.cli import ending, options
 from wherry.runtime.cli.options import Option
 
 TYPE_CHECKING = False
@@ -40,7 +40,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         _end(state)
     elif status != states.STOPPED:
         raise Conflict(f"cannot delete container {state.id} that is not stopped: {status}")
-    launch.destroy(settings, state, config)
+    ending.destroy(settings, state, config)
     return 0
 
 

@@ -9,7 +9,7 @@ import os
 from wherry.errors import Conflict, InvalidArgument
 from wherry.runtime import state as states
 from wherry.runtime.cli import options
-from wherry.runtime.cli.launch import resctrl_of
+from wherry.runtime.cli.ending import resctrl_of
 from wherry.runtime.cli.options import Option
 from wherry.wire import fastjson
 

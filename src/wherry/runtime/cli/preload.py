@@ -3,8 +3,8 @@ the interpreter's own start.
 
 The files (`bundle` makes them, one for each verb) lie beside the package's compiled modules, in `__pycache__`, and are
 trusted as they are. Each holds modules' code, and the size and time of each source; a source that has changed is
-imported the usual way, so a stale file costs time and nothing else. This module's own code is a file's first part: the
-launcher executes it before anything of wherry is imported, so it imports only what the interpreter has built in.
+imported the usual way, so a stale file costs time and nothing else. This module's own code is a file's first part:
+`entry` executes it before anything of wherry is imported, so it imports only what the interpreter has built in.
 """
 
 from __future__ import annotations
@@ -26,10 +26,6 @@ if TYPE_CHECKING:
     Source = tuple[str, str, bool, int, int]
     Eager = tuple[Source, CodeType | None]  # None: an extension
     Lazy = dict[str, tuple[Source, bytes]]  # module: …, marshalled code
-
-
-FORMAT = 3
-"""Part of the files' names; the launcher looks for it. Another one whenever `install` takes something else."""
 
 
 class Preloaded:

@@ -7,7 +7,7 @@ import os
 from wherry.errors import NotFound
 from wherry.runtime import oci_validate, restore
 from wherry.runtime import state as states
-from wherry.runtime.cli import checkpoint, launch, options
+from wherry.runtime.cli import checkpoint, ending, launch, options
 from wherry.runtime.cli.foreground import Foreground, become_subreaper, require_terminal_or_socket, send_console
 from wherry.runtime.cli.options import Option
 from wherry.wire import fastjson
@@ -84,7 +84,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     try:
         return foreground.wait(made.pid, console)
     finally:
-        launch.destroy(settings, state, config)
+        ending.destroy(settings, state, config)
 
 
 def _note_time_namespace(config: Config, pid: int) -> None:

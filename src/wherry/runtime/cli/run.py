@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 
 from wherry.errors import WherryError
-from wherry.runtime.cli import launch, options
+from wherry.runtime.cli import ending, launch, options
 from wherry.runtime.cli.foreground import Foreground, become_subreaper
 from wherry.runtime.cli.options import Option
 
@@ -34,11 +34,11 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     made = launch.launch(settings, values, arguments[0], verb="run", hold=False, detached=detached)
     state, config, process = made.state, made.config, made.process
     try:
-        launch.run_poststart_hooks(state, config)
+        ending.run_poststart_hooks(state, config)
     except WherryError:
         os.waitpid(process.pid, 0)
         process.close()
-        launch.destroy(settings, state, config)
+        ending.destroy(settings, state, config)
         raise
     if made.notify is not None:
         if foreground is None:
@@ -55,4 +55,4 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     finally:
         process.close()
         if not values["keep"]:
-            launch.destroy(settings, state, config)
+            ending.destroy(settings, state, config)

@@ -16,19 +16,17 @@ if TYPE_CHECKING:
     from wherry.runtime.state import State
     from wherry.spec.oci import Config
 
-_FILE = "mount"
-
 
 def remember(state: State, config: Config) -> None:
     """After create: which mount is on the root directory."""
     if all(space.get("type") != "mount" for space in config["linux"].get("namespaces") or ()):
-        states.write_file(f"{state.directory}/{_FILE}", _mount_id(state.rootfs))
+        states.write_file(f"{state.directory}/{states.SHARED_MOUNT}", _mount_id(state.rootfs))
 
 
 def remove(state: State) -> None:
     """At delete, when the processes have ended."""
     try:
-        with open(f"{state.directory}/{_FILE}", "rb") as file:
+        with open(f"{state.directory}/{states.SHARED_MOUNT}", "rb") as file:
             made = file.read()
         if _mount_id(state.rootfs) == made:
             mounts.detach(state.rootfs)

@@ -7,7 +7,7 @@ import os
 from wherry.errors import Conflict
 from wherry.runtime import state as states
 from wherry.runtime.cli import options
-from wherry.runtime.cli.launch import run_poststart_hooks
+from wherry.runtime.cli.ending import run_poststart_hooks
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:

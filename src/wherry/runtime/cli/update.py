@@ -79,7 +79,7 @@ def _resctrl(state: states.State, config: Any, l3: str, bandwidth: str) -> Resct
     """The group whose schemata are to change, noted in `config` as well."""
     if not l3 and not bandwidth:
         return None
-    from wherry.runtime.cli.launch import resctrl_of
+    from wherry.runtime.cli.ending import resctrl_of
 
     group = resctrl_of(state, config)
     if group is None:

@@ -6,6 +6,7 @@ import os
 import shutil
 import subprocess
 import sys
+from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
@@ -121,9 +122,9 @@ def program(tmp_path: Path) -> Path:
     return tmp_path / "bin/wherry-runc"
 
 
-def run(program: Path, *before: str | Path) -> str:
+def run(program: str | Path, *before: str | Path) -> str:
     """What `state` of an unknown container says; `before` is put before the words."""
-    words = [*before, program, "--root", str(program.parent / "state"), "state", "none"]
+    words = [*before, program, "--root", "/nowhere", "state", "none"]
     done = subprocess.run(words, capture_output=True, text=True, check=False)
     assert done.returncode == 1
     return done.stderr
@@ -150,6 +151,21 @@ def test_a_changed_source_counts_at_once(program: Path) -> None:
     written = file_of(program).stat().st_mtime_ns
     assert "nothing of that name" in run(program)
     assert file_of(program).stat().st_mtime_ns == written
+
+
+def test_a_changed_entry_counts_at_once(program: Path) -> None:
+    run(program)
+    [source] = program.parent.parent.glob("lib/*/site-packages/wherry/runtime/cli/entry.py")
+    source.write_text(source.read_text().replace("posix._exit(status)", "print('other'); sys.exit(status)"))
+    words = [program, "state", "none"]
+    assert subprocess.run(words, capture_output=True, text=True, check=False).stdout == "other\n"
+
+
+def test_interpreters_of_several_versions_beside_each_other(program: Path) -> None:
+    run(program)
+    [compiled] = program.parent.parent.glob("lib/*/site-packages/wherry/runtime/cli/__pycache__/entry.*")
+    compiled.with_name("entry.cpython-399.pyc").write_bytes(b"of another one")
+    assert "does not exist: none" in run(program)
 
 
 def test_a_changed_package_counts_for_the_modules_in_it(program: Path) -> None:
@@ -183,7 +199,9 @@ def test_a_copy_of_an_installation_is_its_own(program: Path, tmp_path: Path) -> 
 
 def test_modules_come_from_it_without_the_import_system(program: Path) -> None:
     run(program)
-    said = run(program, program.parent / "python3", "-I", "-S", "-v")
+    [package] = program.parent.parent.glob("lib/*/site-packages/wherry")
+    compiled = cache_from_source(package / "runtime/cli/entry.py")
+    said = run(compiled, program.parent / "python3", "-I", "-S", "-v")
     assert "import 'posixpath'" in said
     assert "import 'wherry" not in said
 
