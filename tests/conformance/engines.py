@@ -66,7 +66,7 @@ class Engine:
             options.setdefault("stdin", subprocess.DEVNULL)
         return subprocess.run(
             [*self.client, *words],
-            capture_output=True, text=True, check=False, timeout=TIMEOUT, env=self.environment, **options,
+            capture_output=True, text=True, check=False, timeout=TIMEOUT, env=self.environment, cwd=self.place, **options,
         )  # fmt: skip
 
     def must(self, *words: str, **options: Any) -> str:
