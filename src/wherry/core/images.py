@@ -421,7 +421,8 @@ class Images:
     @completed
     async def delete(self, image_id: ImageId, *, variants: bool = True) -> Sequence[ChainId]:
         """Removes an image and its variants (`family`), its names, and what only it needed. → the layers that have gone, topmost first.
-        Conflict while something is being made of it. Without `variants`: the image alone; the names stand for what is left."""
+        Conflict while something is being made of it. The files go soon after. Without `variants`: the image alone; the names stand for what
+        is left."""
         async with self._changing:
             image = self._images.get(image_id)
             if image is None:
@@ -444,12 +445,12 @@ class Images:
                     for name in self._names_of.pop(digest, ()):
                         del self._names[name]
             self._show_names_of(touched)
-            gone = await self.collect()
+            gone = await self.collect(wait=False)
         return [chain_id for member in doomed for chain_id in reversed(member.layers) if chain_id in gone]
 
     @completed
-    async def collect(self) -> set[ChainId]:
-        """Removes every blob and layer that no image, container or lease needs. → the layers removed."""
+    async def collect(self, *, wait: bool = True) -> set[ChainId]:
+        """Removes every blob and layer that no image, container or lease needs. → the layers removed. Unless `wait`, their files go soon after."""
         needed = {chain_id for image in self._images.values() for chain_id in image.layers}
         for chain_id in self.snapshots.parents_in_use():
             step: ChainId | None = chain_id
@@ -461,8 +462,9 @@ class Images:
         # Nobody can take a lease before the first wait; by then what is to go is out of sight.
         forgotten = self.snapshots.forget({layer.chain_id for layer in self.snapshots.layers()} - needed)
         files = self.content.discard([digest for digest in self.content if digest not in kept])
-        await self.snapshots.remove_layers(forgotten)
-        await thread_to_the_end(_unlink, files)
+        for path in files:
+            self.snapshots.trash.put(path)
+        await self.snapshots.remove_layers(forgotten, wait=wait)
         await thread_to_the_end(self.content.partials.remove_old)
         return {layer.chain_id for layer in forgotten}
 
@@ -512,11 +514,6 @@ def no_such_image(ref: str) -> NotFound:
     except InvalidArgument:
         return NotFound(f"No such image: {ref}")
     return NotFound(f"No such image: {named.tagged().familiar if isinstance(named, Reference) else named}")
-
-
-def _unlink(paths: Iterable[str]) -> None:
-    for path in paths:
-        os.unlink(path)
 
 
 def now() -> str:

@@ -330,14 +330,19 @@ class OverlaySnapshots:
         return [self._layers.pop(chain_id) for chain_id in chain_ids if chain_id in self._layers]
 
     @completed
-    async def remove_layers(self, forgotten: Sequence[Layer]) -> None:
-        """Removes the rows of layers that were forgotten, then their files. (A layer of the same chain id that is recorded meanwhile has
-        another number.)"""
+    async def remove_layers(self, forgotten: Sequence[Layer], *, wait: bool = True) -> None:
+        """Removes the rows of layers that were forgotten, then their files, or, unless `wait`, puts them into the trash, which is emptied soon. (A
+        layer of the same chain id that is recorded meanwhile has another number.)"""
         numbers = [(layer.number,) for layer in forgotten]
         if numbers:
             await self._db.run(lambda conn: conn.executemany("delete from layers where number = ?", numbers).close())
         roots = (self._layers_root, self._init_root)
-        await thread_to_the_end(self._discard, [f"{root}/{n}" for (n,) in numbers for root in roots])
+        for path in [f"{root}/{n}" for (n,) in numbers for root in roots]:
+            self.trash.put(path)
+        if wait:
+            await self.trash.empty()
+        else:
+            self.trash.empty_soon()
 
     @completed
     async def replace(self, staged: Staged, is_free: Callable[[], bool]) -> bool:

@@ -1,17 +1,20 @@
 """Where directory trees go that nobody needs any more: out of the way with one rename, removed afterwards.
 
-In wherryd. Unlinking is what makes the removal of a container slow, and nobody has to wait for it. **Invariant**: what is in the trash is
-referred to by nothing; it is emptied at start-up, so a crash leaves nothing for ever.
+In wherryd. Unlinking is what makes the removal of a container or an image slow, and nobody has to wait for it. **Invariant**: what is in the trash
+is referred to by nothing; it is emptied at start-up, so a crash leaves nothing for ever; one thread at a time empties it.
 """
 
 from __future__ import annotations
 
+import logging
 import os
 import secrets
 import threading
 
 from wherry.core.cancellation import thread_to_the_end
 from wherry.core.remove import remove_tree
+
+_log = logging.getLogger(__name__)
 
 
 class Trash:
@@ -20,6 +23,7 @@ class Trash:
     def __init__(self, directory: str) -> None:
         self._directory = directory
         self._emptying = threading.Lock()
+        self._wanted = threading.Event()
 
     def open(self) -> None:
         os.makedirs(self._directory, mode=0o700, exist_ok=True)
@@ -35,7 +39,20 @@ class Trash:
         """Removes what is in it, in a thread."""
         await thread_to_the_end(self.empty_now)
 
+    def empty_soon(self) -> None:
+        """As `empty`, but nobody waits for it: not the end of the engine either."""
+        if not self._wanted.is_set():
+            self._wanted.set()
+            threading.Thread(target=self._empty_in_turn, name="trash", daemon=True).start()
+
+    def _empty_in_turn(self) -> None:
+        try:
+            self.empty_now()
+        except OSError as error:
+            _log.warning("what nobody needs cannot be removed: %s", error)
+
     def empty_now(self) -> None:
         with self._emptying:
+            self._wanted.clear()  # from here on, what is put into it may be missed
             for name in os.listdir(self._directory):
                 remove_tree(os.path.join(self._directory, name))

@@ -160,6 +160,7 @@ class ImageObjects:
                         deleted += await self._removal.remove(name, force=False, prune_parents=True)
                     except (Conflict, NotFound):
                         break  # something is built on it, or somebody else was quicker
+        await self._images.snapshots.trash.empty()
         reclaimed = max(0, before - await self._images.layers_size())
         if not wanted:
             reclaimed += await thread_to_the_end(self._images.content.partials.remove_old, lifetime=0)
