@@ -235,6 +235,7 @@ class Puller:
                     raise
 
             async def unpack(file: Resumed, growing: Growing) -> Unpacked:
+                await self._unpackers.warm_up()  # while the registry is asked
                 await growing.begun()
                 report = _extracting(tell, descriptor, growing)
                 return await self._unpack(file.path, staged, diff_id, growing, report)

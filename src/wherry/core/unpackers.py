@@ -68,6 +68,18 @@ class Unpackers:
         self._slots = asyncio.Semaphore(limit or min(max(os.cpu_count() or 1, 2), 4))
         self._idle: list[_Worker] = []
         self._expiry: asyncio.TimerHandle | None = None
+        self._warming = False
+
+    async def warm_up(self) -> None:
+        """Starts a worker for an `unpack` that is about to come, unless there is an idle one, or as many as may work."""
+        if self._idle or self._warming or self._slots.locked():
+            return
+        self._warming = True
+        try:
+            self._idle.append(await _Worker.start())
+        finally:
+            self._warming = False
+        self._expire_later()
 
     async def unpack(
         self,

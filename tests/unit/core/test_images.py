@@ -92,6 +92,7 @@ def test_deleting_an_image_leaves_no_file(tmp_path: Path) -> None:
         image = await images.resolve("hello-world")
         assert await images.delete(image.id) == [image.top]
         assert list(images.content) == [] == images.snapshots.layers()
+        await images.snapshots.trash.empty()
         assert os.listdir(tmp_path / "snapshots/layers") == os.listdir(tmp_path / "snapshots/trash") == []
         with pytest.raises(NotFound):
             images.get(image.id)
