@@ -20,6 +20,7 @@ UID = 4242
 SUBORDINATE = 700000
 APPLETS = (
     "sh",
+    "find",
     "id",
     "cat",
     "ls",
@@ -132,8 +133,9 @@ class User:
 
 @contextmanager
 def user() -> Iterator[User]:
-    """A user, whose containers are gone afterwards. Not below pytest's own directories, which only root may enter."""
-    place = Path(tempfile.mkdtemp(prefix="wherry-user-", dir="/tmp"))
+    """A user, whose containers are gone afterwards. Not below pytest's directories, which only root may
+    enter, but on a tmpfs, which has owners also where the root is a host's file system."""
+    place = Path(tempfile.mkdtemp(prefix="wherry-user-", dir="/run"))
     place.chmod(0o755)
     try:
         someone = User(place)
