@@ -475,3 +475,23 @@ def test_a_users_own_interpreter_is_copied(one: User) -> None:
         one.runtime("delete", "-f", "again")
         python.unlink()
         python.symlink_to(os.path.realpath(sys.executable))
+
+
+def test_a_pid_that_was_used_again_is_not_killed(one: User) -> None:
+    """Without a cgroup the container is known by its first process's pid, and nothing keeps that from being another's."""
+    pid = one.start("true")
+    os.waitpid(pid, 0)
+    with subprocess.Popen(one.command(("sleep", "100")), env=one.environment()) as innocent:
+        file = one.place / "run/wherry-runc/box/state.json"
+        file.write_text(json.dumps({**json.loads(file.read_text()), "pid": innocent.pid}))
+        assert one.runtime("kill", "--all", "box", "KILL").returncode == 0
+        assert one.runtime("delete", "--force", "box").returncode == 0
+        assert innocent.poll() is None
+        innocent.kill()
+
+
+def test_no_cgroup_and_no_pid_namespace_is_warned_of(one: User) -> None:
+    spaces = [entry for entry in one.config["linux"]["namespaces"] if entry["type"] != "pid"]
+    mounts = [mount for mount in one.config["mounts"] if mount["type"] != "proc"]
+    done = one.run("true", linux_namespaces=spaces, mounts=mounts, linux_maskedPaths=[], linux_readonlyPaths=[])
+    assert done.returncode == 0 and "no private pid namespace" in done.stderr, done

@@ -188,6 +188,10 @@ def create(
         init.console_size = console_size or _console_size(spec)
         init.hold, init.preserve_fds, init.parent_death_signal = hold, preserve_fds, parent_death_signal
         group = make_group(config, container_id, undo, systemd=systemd, rootless=rootless)
+        if group.mode == "none" and "pid" not in init.namespaces.own:
+            init.plan.warnings.append(
+                "a rootless container with no cgroup and no private pid namespace: not all of its processes can be found to be ended"
+            )
         owner = 0 if init.unprivileged else _cgroup_owner(config, init.namespaces)
         if owner:
             group.give_to(owner)
@@ -342,7 +346,7 @@ def make_group(
             group.apply(resources)
         except WherryError as error:
             # device rules are the machine's root's alone to set
-            if not resources.pop("devices", None) or rootless is False or not _is_denied(error, rootless):
+            if not resources.pop("devices", None) or rootless is False or not _is_denied(error, None):
                 raise
             group.apply(resources)
     except WherryError as error:

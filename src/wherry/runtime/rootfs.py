@@ -193,7 +193,7 @@ class Rootfs:
                     if self.group.mode == "v1":
                         self._open_groups(mount)
                     elif self.group.mode == "v2" and self.in_user_namespace and "cgroup" not in self.namespaces.own:
-                        self._open_hierarchy(mount)
+                        mount.fd = self._clone_group()
             except WherryError as error:
                 raise mount.error(error) from None
         if self.in_user_namespace:
@@ -227,15 +227,16 @@ class Rootfs:
             self._user_namespaces[maps] = idmaps.user_namespace(*maps)
         return self._user_namespaces[maps]
 
-    def _open_hierarchy(self, mount: _Mount) -> None:
+    def _clone_group(self) -> int:
         """cgroup v2 in a user namespace, which may mount it only with a cgroup namespace of its own: the container's
         group, as it would be seen there, but nothing to be changed: it is the user's, as the container is (CVE-2023-25809).
         """
         assert self.group is not None
         path = self.group.paths[""]
-        mount.fd = mounts.clone_tree(path)
+        fd = mounts.clone_tree(path)
         flags = _INERT | mounts.RDONLY
-        mounts.set_attributes(mount.fd, mounts.Attributes(flags, propagation=mounts.PRIVATE), subject=path)
+        mounts.set_attributes(fd, mounts.Attributes(flags, propagation=mounts.PRIVATE), subject=path)
+        return fd
 
     def _open_groups(self, mount: _Mount) -> None:
         """cgroup v1: the container's own group in each hierarchy, and nothing above it."""
@@ -398,7 +399,12 @@ class Rootfs:
             mounts.attach(mount.fd, target, subject=mount.destination)
             return
         if self.group.mode == "v2":
-            fd = mounts.Filesystem("cgroup2", [], flags, "cgroup").open()
+            try:
+                fd = mounts.Filesystem("cgroup2", [], flags, "cgroup").open()
+            except SyscallError as error:
+                if error.errno != errno.EPERM:
+                    raise
+                fd = self._clone_group()  # root in a user namespace has made us
             try:
                 mounts.attach(fd, target, subject=mount.destination)
             finally:

@@ -148,7 +148,7 @@ class State:
         if not self.cgroup_paths:
             from wherry.linux.cgroups.none import NoCgroup
 
-            return NoCgroup(self.pid)
+            return NoCgroup(self.pid if self.is_alive() else 0)  # a pid that was used again is somebody else's
         return cgroups.reopen(self.cgroup_paths, unit=self.unit)
 
     def is_alive(self) -> bool:

@@ -6,6 +6,7 @@ where it has one.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found,unused-ignore]  # the C half of signal, which would import enum
 import os
 
 from wherry.errors import FailedPrecondition
@@ -89,9 +90,16 @@ class NoCgroup:
     def kill(self, signal: int = _SIGKILL) -> None:
         for pid in self.pids():
             try:
-                os.kill(pid, signal)
+                pidfd = os.pidfd_open(pid)
+            except ProcessLookupError:
+                continue
+            try:
+                if pid == self._pid or pid in self.pids():  # looked at again: it may be another's pid by now
+                    _signal.pidfd_send_signal(pidfd, signal)
             except ProcessLookupError:
                 pass
+            finally:
+                os.close(pidfd)
 
     def stats(self) -> dict[str, Any]:
         raise FailedPrecondition("the container has no cgroup to take figures from")
