@@ -7,6 +7,7 @@ because each needs what the ones before it have made, and must come before what 
     join_cgroup             before the cgroup namespace, whose root it becomes; needs the host's view
     join_namespaces         those by path; needs the host's privileges
     wait_for_parent         a new user namespace: ids mean nothing before; devices that the parent moves into the network namespace
+    open_sources            of an ordinary user, whose parent may not; needs the ids
     …mounts…                need the namespaces, and the host's root tree still reachable
     run_early_hooks         the runtime's and our own, when everything is mounted and nothing is final
     open_console            needs the container's devpts
