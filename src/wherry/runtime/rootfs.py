@@ -1,8 +1,9 @@
 """What a container sees as its file system: assembled from detached mounts, then made the root.
 
 `Rootfs` is made in the parent, where it opens everything that comes from the host - the root tree and the sources of
-bind mounts - as detached mounts (for an ordinary user the child does so); the child attaches them in its own mount namespace, each on a descriptor resolved
-inside the new root. So no host path is looked up in the child, and none in the container is looked up by the host's
+bind mounts - as detached mounts (for an ordinary user the child does so, with that user's view and rights); the child
+attaches them in its own mount namespace, each on a descriptor resolved inside the new root. So no host path is looked
+up once the new root is there, and none in the container is looked up by the host's
 rules. Steps in the child, in this order:
 
     attach_root → mount_all → create_devices → (hooks) → write_protect → mask → pivot
