@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import AsyncIterator, Sequence
+from contextlib import AsyncExitStack
 from datetime import UTC, datetime
 from typing import Any
 
@@ -20,7 +21,7 @@ from wherry.core.bridge import in_thread
 from wherry.core.cancellation import thread_to_the_end
 from wherry.core.compression import decompressed, detect
 from wherry.core.images import Image, Images, NewImage
-from wherry.core.layers import LayerWork, Wanted
+from wherry.core.layers import LayerWork, Wanted, both
 from wherry.core.remove import remove_tree
 from wherry.core.snapshots import Staged
 from wherry.core.unpack import Unpacked
@@ -126,12 +127,14 @@ class Archives:
         members = {member.digest: member for member in (found.config, *found.layers, *kept)}
         blobs = frozenset({*members, *documents})
         async with images.holding(blobs, chain):
-            await thread_to_the_end(self._keep, members, documents)
             wanted = [
                 self._wanted(chain[n - 1] if n else None, chain_id, diff_id, layer, progress)
                 for n, (chain_id, diff_id, layer) in enumerate(zip(chain, diffs, found.layers, strict=True))
             ]
-            async with self._work.unpacked(wanted) as layers:
+            async with AsyncExitStack() as stack:
+                # Syncing the blobs takes as long as unpacking them.
+                unpacked = stack.enter_async_context(self._work.unpacked(wanted))
+                layers, _ = await both(unpacked, thread_to_the_end(self._keep, members, documents))
                 return await images.add(
                     NewImage(found.config.digest, target, blobs, layers, list(names), tagged=tagged)
                 )
@@ -150,7 +153,7 @@ class Archives:
 
         async def make(staged: Staged, _: ProgressSink) -> Unpacked:
             unpacked = await self._unpackers.unpack(
-                self._content.path(layer.digest), staged.fs, diff_id, on_consumed=tell
+                layer.path or self._content.path(layer.digest), staged.fs, diff_id, on_consumed=tell
             )
             tell(layer.size)
             return unpacked

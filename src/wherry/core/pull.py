@@ -12,8 +12,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AsyncExitStack, asynccontextmanager, contextmanager
 from dataclasses import dataclass
 from typing import TypeVar
 
@@ -154,9 +154,6 @@ class Puller:
         blobs = frozenset({*plan.documents, *(descriptor.digest for descriptor in parts)})
         before = images.named(wanted)
         async with images.holding(blobs, chain), self._resumable(blobs):
-            for digest, data in (*plan.documents.items(), (manifest.config.digest, plan.config)):
-                if not self._content.has(digest):
-                    await thread_to_the_end(self._content.add, data, digest)
             layers = [
                 self._wanted(repository, descriptor, position, plan.diffs, progress)
                 for position, descriptor in enumerate(manifest.layers)
@@ -164,12 +161,20 @@ class Puller:
             for layer, descriptor in zip(layers, manifest.layers, strict=True):
                 if images.snapshots.layer(layer.chain_id) is None:
                     tell_of(progress, descriptor, "Pulling fs layer")
-            async with self._work.unpacked(layers) as staged:
+            documents = {**plan.documents, manifest.config.digest: plan.config}
+            async with AsyncExitStack() as stack:
+                unpacked = stack.enter_async_context(self._work.unpacked(layers))
+                staged, _ = await both(unpacked, thread_to_the_end(self._add_missing, documents))
                 await self._fetch_missing(repository, manifest.layers, plan.diffs)
                 for descriptor in plan.attached:
                     await self._fetch_blob(repository, descriptor)
                 image = await images.add(NewImage(manifest.config.digest, plan.target, blobs, staged, names))
         return image, before is None or before.id != image.id
+
+    def _add_missing(self, documents: Mapping[Digest, bytes]) -> None:
+        for digest, data in documents.items():
+            if not self._content.has(digest):
+                self._content.add(data, digest)
 
     def _wanted(
         self,
