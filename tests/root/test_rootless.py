@@ -495,3 +495,33 @@ def test_no_cgroup_and_no_pid_namespace_is_warned_of(one: User) -> None:
     mounts = [mount for mount in one.config["mounts"] if mount["type"] != "proc"]
     done = one.run("true", linux_namespaces=spaces, mounts=mounts, linux_maskedPaths=[], linux_readonlyPaths=[])
     assert done.returncode == 0 and "no private pid namespace" in done.stderr, done
+
+
+@pytest.mark.requires("cgroup1")
+def test_units_of_the_users_systemd_need_cgroup_v2(one: User) -> None:
+    one.write("true")
+    done = one.runtime("--systemd-cgroup", "run", "-b", str(one.bundle), "box")
+    assert done.returncode == 1 and "cannot use rootless systemd cgroups manager on cgroup v1" in done.stderr, done
+
+
+def test_a_waiting_first_process_is_not_the_users_to_look_into(one: User) -> None:
+    """Until it is the container's program it is a process of the host's, and hidden from all that are the same user
+    (CVE-2016-9962); so nothing can be executed beside it. runc's is in the open by then."""
+    one.write("sleep", "100")
+    with open(one.place / "output", "wb") as output:
+        words = (one.program, "create", "-b", str(one.bundle), "--pid-file", f"{one.place}/run/pid", "box")
+        subprocess.run(
+            one.command(words),
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=output,
+            env=one.environment(),
+            check=True,
+        )
+    pid = (one.place / "run/pid").read_text()
+    for name in ("root/", "fd/", "environ", "mem"):
+        assert "ermission denied" in one("head", "-c1", f"/proc/{pid}/{name}").stderr
+    done = one.runtime("exec", "box", "true")
+    assert done.returncode == 255 and "permission denied" in done.stderr and "Traceback" not in done.stderr, done
+    assert json.loads(one.runtime("ps", "-f", "json", "box").stdout) == [int(pid)]
+    assert one.runtime("delete", "box").returncode == 0

@@ -65,6 +65,8 @@ class NoCgroup:
             return []
         try:
             space = os.readlink(f"/proc/{self._pid}/ns/pid")
+        except PermissionError:  # created, not started: it hides
+            return [self._pid]
         except OSError:
             return []
         if space == os.readlink("/proc/self/ns/pid"):
