@@ -194,7 +194,7 @@ class Rootfs:
                     if self.group.mode == "v1":
                         self._open_groups(mount)
                     elif self.group.mode == "v2" and self.in_user_namespace and "cgroup" not in self.namespaces.own:
-                        mount.fd = self._clone_group()
+                        mount.fd = self._clone_hierarchy(mount)
             except WherryError as error:
                 raise mount.error(error) from None
         if self.in_user_namespace:
@@ -228,16 +228,20 @@ class Rootfs:
             self._user_namespaces[maps] = idmaps.user_namespace(*maps)
         return self._user_namespaces[maps]
 
-    def _clone_group(self) -> int:
-        """cgroup v2 in a user namespace, which may mount it only with a cgroup namespace of its own: the container's
-        group, as it would be seen there, but nothing to be changed: it is the user's, as the container is (CVE-2023-25809).
+    def _clone_hierarchy(self, mount: _Mount) -> int:
+        """cgroup v2 in a user namespace, which may mount it only with a cgroup namespace of its own: the host's, where its
+        groups are not the container's to write.
         """
+        if self.namespaces.unprivileged or namespaces.in_user_namespace():
+            return self._clone_group()
+        unified = cgroups.detect().unified
+        assert unified is not None
+        return _inert_clone(unified.mountpoint, mount.options.of_new_mount() & mounts.RDONLY)
+
+    def _clone_group(self) -> int:
+        """The container's own group, to be looked at: it is a user's, as the container's root may be (CVE-2023-25809)."""
         assert self.group is not None
-        path = self.group.paths[""]
-        fd = mounts.clone_tree(path)
-        flags = _INERT | mounts.RDONLY
-        mounts.set_attributes(fd, mounts.Attributes(flags, propagation=mounts.PRIVATE), subject=path)
-        return fd
+        return _inert_clone(self.group.paths[""], mounts.RDONLY)
 
     def _open_groups(self, mount: _Mount) -> None:
         """cgroup v1: the container's own group in each hierarchy, and nothing above it."""
@@ -556,6 +560,12 @@ class Rootfs:
         kind, recursive = self.propagation
         if kind and kind != mounts.SLAVE:
             mounts.set_propagation("/", kind, recursive=recursive)
+
+
+def _inert_clone(path: str, flags: int) -> int:
+    fd = mounts.clone_tree(path)
+    mounts.set_attributes(fd, mounts.Attributes(_INERT | flags, propagation=mounts.PRIVATE), subject=path)
+    return fd
 
 
 def _is_sysfs(fd: int) -> bool:
