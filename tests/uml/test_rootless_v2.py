@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import json
 import os
+import subprocess
+import time
+from pathlib import Path
 
 import pytest
 
@@ -15,7 +18,7 @@ from tests.root.test_rootless import (
     test_a_delegated_cgroup_is_used,
     test_limits_that_cannot_be_are_refused_in_runcs_words,
 )
-from tests.rootless_lab import User, delegated, reap
+from tests.rootless_lab import UID, User, delegated, reap
 
 __all__ = [
     "one",
@@ -106,3 +109,66 @@ def test_a_group_that_the_user_cannot_reach_is_an_error(one: User) -> None:
         done = one.run("true", linux_cgroupsPath=f"{place}/box")
         assert done.returncode == 1 and "permission denied" in done.stderr, done
         assert not os.path.exists(f"/sys/fs/cgroup{place}/box")
+
+
+@pytest.mark.requires("systemd")
+def test_a_unit_of_the_users_systemd(one: User) -> None:
+    """systemd --user, as a session has it, in a group delegated to it; the caller is in a group beside it."""
+    booted = Path("/run/systemd/system")  # sd_booted(3)
+    made = [path for path in (booted, booted.parent) if not path.exists()]
+    booted.mkdir(parents=True, exist_ok=True)
+    units = one.place / "units"
+    units.mkdir()
+    (units / "only.target").write_text("[Unit]\nDefaultDependencies=no\n")
+    with delegated(f"wherry-systemd-{os.getpid()}") as one.join:
+        flags = (
+            f"SYSTEMD_UNIT_PATH={units}",
+            "/lib/systemd/systemd",
+            "--user",
+            "--unit=only.target",
+            "--log-target=console",
+        )
+        place = Path(one.join[0]).with_name("manager")
+        place.mkdir()
+        for path in (place, *place.glob("cgroup.*")):
+            os.chown(path, UID, UID)
+        session, one.join = one.join, [str(place)]
+        manager = subprocess.Popen(
+            one.command(("env", *flags)), env=one.environment(), stdin=subprocess.DEVNULL, stderr=subprocess.PIPE
+        )
+        one.join = session
+        try:
+            private = one.place / "run/systemd/private"
+            while not private.exists():
+                assert manager.poll() is None, manager.stderr and manager.stderr.read()
+                time.sleep(0.05)
+            one.write("sh", "-c", "cat /proc/self/cgroup; sleep 100", linux_resources={"pids": {"limit": 20}})
+            words = (one.program, "--systemd-cgroup", "run", "-d", "-b", str(one.bundle), "box")
+            with open(one.place / "output", "w+b") as output:
+                done = subprocess.run(
+                    one.command(words),
+                    env=one.environment(),
+                    stdin=subprocess.DEVNULL,
+                    stdout=output,
+                    stderr=output,
+                    check=False,
+                )
+            assert done.returncode == 0, (one.place / "output").read_text()
+            pid = json.loads(one.runtime("state", "box").stdout)["pid"]
+            group = Path(f"/proc/{pid}/cgroup").read_text().strip().removeprefix("0::")
+            assert group.endswith("/user.slice/wherry-box.scope"), group
+            assert Path(f"/sys/fs/cgroup{group}/pids.max").read_text() == "20\n"
+            assert one.runtime("exec", "box", "true").returncode == 0
+            assert one.runtime("pause", "box").returncode == 0
+            assert one.runtime("resume", "box").returncode == 0
+            assert one.runtime("update", "--pids-limit", "30", "box").returncode == 0
+            assert Path(f"/sys/fs/cgroup{group}/pids.max").read_text() == "30\n"
+            assert one.runtime("delete", "-f", "box").returncode == 0
+            assert not Path(f"/sys/fs/cgroup{group}").exists()
+        finally:
+            manager.kill()
+            manager.wait()
+            for path in made:
+                path.rmdir()
+            reap()
+            one.join = []
