@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run install check lint unit test test-root e2e security conformance test-uml test-vm bench docs packages clean
+.PHONY: help run install check lint unit test test-root e2e security conformance test-uml test-vm crash power-cut bench docs packages clean
 
 help: ## List what there is
 	@echo "wherry: a container engine. Targets (ARGS=… goes on to pytest or to the benchmark):"
@@ -56,6 +56,12 @@ test-uml: $(VENV)/.installed $(VENV)/.tools ## The cgroup v2 tests in a user-mod
 
 test-vm: $(VENV)/.installed $(VENV)/.tools ## Checkpoint and restore on Debian's kernel, emulated (qemu-system-x86, linux-image-cloud-amd64; as root)
 	PYTHON=$(BIN)/python tests/vm/run $(ARGS)
+
+crash: packages $(VENV)/.installed $(VENV)/.tools ## kill -9 of the engine at every change of its state (as root; about 10 minutes)
+	WHERRY_CRASH_EVERY=1 $(PYTEST) -s tests/e2e/test_crash.py $(ARGS)
+
+power-cut: packages $(VENV)/.installed $(VENV)/.tools ## Cut the power of a user-mode Linux 100 times, look at its disk (as root; about 25 minutes); ARGS="CUTS OPERATION…"
+	$(BIN)/python -m tests.crash.power_cut $(ARGS)
 
 bench: packages $(VENV)/.installed ## Benchmarks beside dockerd and runc; writes docs/benchmarks.md
 	$(BIN)/python -m bench $(ARGS)

@@ -412,17 +412,25 @@ class Images:
         async with self._changing:
             names = [str(reference) for reference in references]
             await self._db.run(lambda conn: image_rows.take_names(conn, names))
-            for name in names:
-                target = self._names.pop(name, None)
-                if target is not None:
-                    self._names_of[target].discard(name)
-                    self._show_names_of([target])
+            self._show_names_of(self._drop_names(names))
+
+    def _drop_names(self, names: Iterable[str]) -> set[Digest]:
+        """→ the targets that they stood for."""
+        targets = set()
+        for name in names:
+            target = self._names.pop(name, None)
+            if target is not None:
+                self._names_of[target].discard(name)
+                targets.add(target)
+        return targets
 
     @completed
-    async def delete(self, image_id: ImageId, *, variants: bool = True) -> Sequence[ChainId]:
-        """Removes an image and its variants (`family`), its names, and what only it needed. → the layers that have gone, topmost first.
-        Conflict while something is being made of it. The files go soon after. Without `variants`: the image alone; the names stand for what
-        is left."""
+    async def delete(
+        self, image_id: ImageId, *, variants: bool = True, names: Sequence[Reference] = ()
+    ) -> Sequence[ChainId]:
+        """Removes an image and its variants (`family`), its names (`names`, and those that stand for nothing else), and what only it needed. → the
+        layers that have gone, topmost first. Conflict while something is being made of it. The files go soon after. Without `variants`: the
+        image alone; the names stand for what is left."""
         async with self._changing:
             image = self._images.get(image_id)
             if image is None:
@@ -433,8 +441,15 @@ class Images:
                     f"conflict: unable to delete {image_id.removeprefix('sha256:')[:12]} (cannot be forced) - "
                     "image is being used by a container that is being created"
                 )
-            await self._db.run(lambda conn: image_rows.delete(conn, [member.id for member in doomed]))
+            taken = [str(reference) for reference in names]
+
+            def transact(conn: sqlite3.Connection) -> None:
+                image_rows.take_names(conn, taken)
+                image_rows.delete(conn, [member.id for member in doomed])
+
+            await self._db.run(transact)
             touched = {target.digest for member in doomed for target in member.targets}
+            touched |= self._drop_names(taken)
             for member in doomed:
                 del self._images[member.id]
                 for target in member.targets:

@@ -150,6 +150,7 @@ class OverlaySnapshots:
         """Removes the directories of containers that do not exist (any more): the engine calls it once, with all its containers."""
         for key in set(self._active) - set(keys):
             await self.remove(key)
+        await self.trash.empty()
 
     # --- containers
 

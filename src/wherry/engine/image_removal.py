@@ -38,13 +38,22 @@ class Removal:
         """→ what was untagged and deleted, in order. NotFound, Conflict."""
         image = self.images.get(ref)
         records: JsonList = []
-        if not _is_id(image, ref):
-            if not await self._untag_by_name(image, ref, records, force=force):
+        by_name = not _is_id(image, ref)
+        names: Sequence[Reference] = ()
+        if by_name:
+            names = self._names_that_go(image, ref, force=force)
+            if not set(image.references) <= set(names):
+                await self._untag(image, names, records)
                 return records
         elif _has_single_name(image.references):
-            self._check(image, soft_references=False, soft_containers=not force)
-            await self._untag(image, image.references, records)
-        await self._delete(image.id, records, force=force, prune_parents=prune_parents)
+            names = image.references
+        try:
+            self._check(image, soft_references=not force and not names, soft_containers=not force)
+        except Conflict:
+            if by_name:
+                await self._untag(image, names, records)
+            raise
+        await self._delete(image, names or image.references, records, prune_parents=prune_parents)
         return records
 
     async def remove_platforms(self, ref: str, platforms: Sequence[Platform], *, force: bool) -> JsonList:
@@ -65,8 +74,7 @@ class Removal:
             records += [{"Deleted": variant.id}, *({"Deleted": chain_id} for chain_id in layers)]
         return records
 
-    async def _untag_by_name(self, image: Image, ref: str, records: JsonList, *, force: bool) -> bool:
-        """→ whether the image is to go as well."""
+    def _names_that_go(self, image: Image, ref: str, *, force: bool) -> Sequence[Reference]:
         if not force and _has_single_name(image.references):
             for use in self._uses_of(self.images.family(image)):
                 raise Conflict(
@@ -75,34 +83,36 @@ class Removal:
                 )
         name = parse(ref)
         name = name.with_digest(name.digest) if name.digest else name.tagged()
-        await self._untag(image, [name], records)
-        left = self.images.get(image.id).references
+        left = [reference for reference in image.references if reference != name]
         if name.digest is None and not any(r.name == name.name and r.digest is None for r in left):
-            # The last tag of a repository has gone: its digests name nothing that anybody asked for any more.
-            await self._untag(image, [r for r in left if r.name == name.name], records)
-            left = self.images.get(image.id).references
-        return not left
+            # The last tag of a repository goes: its digests name nothing that anybody asked for any more.
+            return [name, *(r for r in left if r.name == name.name)]
+        return [name]
 
     async def _untag(self, image: Image, names: Sequence[Reference], records: JsonList) -> None:
+        await self.images.untag(names)
+        self._tell_untagged(image, names, records)
+
+    def _tell_untagged(self, image: Image, names: Sequence[Reference], records: JsonList) -> None:
         for name in names:
-            await self.images.untag([name])
             self.event("untag", image)
             records.append({"Untagged": name.familiar})
 
-    async def _delete(self, image_id: ImageId, records: JsonList, *, force: bool, prune_parents: bool) -> None:
-        image = self.images.get(image_id)
-        self._check(image, soft_references=not force, soft_containers=not force)
+    async def _delete(
+        self, image: Image, names: Sequence[Reference], records: JsonList, *, prune_parents: bool
+    ) -> None:
+        """With its names, in one step: an engine that dies has removed the image or has not begun."""
         while True:
-            await self._untag(image, image.references, records)
             family = self.images.family(image)
-            layers = await self.images.delete(image.id)
+            layers = await self.images.delete(image.id, names=names)
+            self._tell_untagged(image, names, records)
             self.event("delete", image)
             records += [{"Deleted": member.id} for member in family]
             records += [{"Deleted": chain_id} for chain_id in layers]
             parent = self.images.by_id(image.parent) if image.parent else None
             if not prune_parents or parent is None or parent.references or self._conflict([parent]):
                 return
-            image = parent
+            image, names = parent, ()
 
     def _check(self, image: Image, *, soft_references: bool, soft_containers: bool) -> None:
         family = self.images.family(image)

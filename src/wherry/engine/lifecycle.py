@@ -439,6 +439,7 @@ class Lifecycle:
         for container_id in found:
             services.background.start(self._remove_unknown(container_id), name=f"removal of {container_id[:12]}")
         self._remove_orphaned_files()
+        await services.snapshots.trash.empty()
 
     async def _restore(self, container: Container) -> None:
         services, record, state = self._services, container.record, container.record.state
