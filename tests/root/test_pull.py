@@ -28,7 +28,7 @@ from wherry.core.db import Database
 from wherry.core.images import Image, Images
 from wherry.core.layers import LayerWork
 from wherry.core.pull import Puller
-from wherry.core.snapshots import OverlaySnapshots
+from wherry.core.snapshots import Snapshots
 from wherry.core.unpackers import Unpackers
 from wherry.distribution import connection
 from wherry.distribution.hosts import RegistryHosts
@@ -63,7 +63,7 @@ class Store:
 @asynccontextmanager
 async def store_in(root: Path) -> AsyncIterator[Store]:
     db = Database(str(root / "db"))
-    snapshots = OverlaySnapshots(str(root / "snapshots"), db)
+    snapshots = Snapshots(str(root / "snapshots"), db)
     images = Images(Content(str(root / "content")), snapshots, db)
     unpackers = Unpackers()
     puller = Puller(images, unpackers, LayerWork(snapshots), RegistryHosts(), Admission(images))

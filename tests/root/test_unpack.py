@@ -20,7 +20,7 @@ from hypothesis import strategies as st
 
 from wherry.core.db import Database
 from wherry.core.remove import remove_tree
-from wherry.core.snapshots import OverlaySnapshots
+from wherry.core.snapshots import Snapshots
 from wherry.core.unpack import Unpacked, unpack_layer
 from wherry.core.unpackers import Growing, Unpackers
 from wherry.errors import DataLoss, Internal, InvalidArgument, SyscallError, WherryError
@@ -454,13 +454,13 @@ def test_a_worker_works_on_after_an_abort(tmp_path: Path) -> None:
 # --- stacks
 
 
-def snapshots_in(root: Path) -> Iterator[OverlaySnapshots]:
+def snapshots_in(root: Path) -> Iterator[Snapshots]:
     db = Database(str(root / "db"))
-    yield OverlaySnapshots(str(root / "snapshots"), db)
+    yield Snapshots(str(root / "snapshots"), db)
     db.close()
 
 
-async def stack(snapshots: OverlaySnapshots, layers: list[bytes]) -> ChainId:
+async def stack(snapshots: Snapshots, layers: list[bytes]) -> ChainId:
     """Unpacks and commits the layers, lowest first. → the topmost."""
     diffs = [Digest("sha256:" + hashlib.sha256(data).hexdigest()) for data in layers]
     chain = chain_ids(diffs)
@@ -474,7 +474,7 @@ async def stack(snapshots: OverlaySnapshots, layers: list[bytes]) -> ChainId:
 
 
 @contextlib.contextmanager
-def mounted(snapshots: OverlaySnapshots, key: str, target: Path) -> Iterator[Path]:
+def mounted(snapshots: Snapshots, key: str, target: Path) -> Iterator[Path]:
     target.mkdir()
     rootfs = snapshots.mounts(key)
     mount_overlay(rootfs.lower, rootfs.upper, rootfs.work, str(target))
@@ -491,7 +491,7 @@ def test_128_layers_are_one_file_system(tmp_path: Path) -> None:
     ]
     for snapshots in snapshots_in(tmp_path):
 
-        async def run(snapshots: OverlaySnapshots = snapshots) -> None:
+        async def run(snapshots: Snapshots = snapshots) -> None:
             await snapshots.open()
             await snapshots.prepare("c1", await stack(snapshots, layers))
 
@@ -516,7 +516,7 @@ def test_directories_that_a_layer_does_not_mention_keep_their_attributes(tmp_pat
     top = Tar().add("a/b/c/two")
     for snapshots in snapshots_in(tmp_path):
 
-        async def run(snapshots: OverlaySnapshots = snapshots) -> None:
+        async def run(snapshots: Snapshots = snapshots) -> None:
             await snapshots.open()
             await snapshots.prepare("c1", await stack(snapshots, [base.bytes(), middle.bytes(), top.bytes()]))
 
@@ -536,7 +536,7 @@ def test_attributes_are_not_inherited_through_a_link_that_a_layer_plants(tmp_pat
     planted = Tar().add("a/b/c").symlink("a", str(outside))
     for snapshots in snapshots_in(tmp_path):
 
-        async def run(snapshots: OverlaySnapshots = snapshots) -> None:
+        async def run(snapshots: Snapshots = snapshots) -> None:
             await snapshots.open()
             await stack(snapshots, [base.bytes(), planted.bytes()])
 

@@ -56,16 +56,17 @@ class _Level:
 
 class Differ:
     """Descriptors of the three roots; `new` may be `upper`. `everything`: whatever is in `upper` counts, also what looks the same (as a
-    layer is to hold it)."""
+    layer is to hold it). `whole`: `upper` is no overlay's, but all there is: what is not in it is gone."""
 
-    def __init__(self, upper: int, new: int, old: int, *, everything: bool = False) -> None:
+    def __init__(self, upper: int, new: int, old: int, *, everything: bool = False, whole: bool = False) -> None:
         self._upper = upper
         self._new = new
         self._old = old
         self._everything = everything
+        self._whole = whole
 
     def __iter__(self) -> Iterator[Change]:
-        levels = [self._level(b"", whole=False)]
+        levels = [self._level(b"", whole=self._whole)]
         while levels:
             level = levels[-1]
             entry = next(level.entries, None)
@@ -96,7 +97,7 @@ class Differ:
         if (
             self._everything
             or _differs(new, old)
-            or self._capability(self._new, path) != self._capability(self._old, path)
+            or self._attributes(self._new, path) != self._attributes(self._old, path)
         ):
             return Change(path, Kind.MODIFIED, new)
         return None
@@ -116,14 +117,14 @@ class Differ:
                 os.close(fd)  # type: ignore[arg-type]
         return _Level(path, iter(found), whole)
 
-    @staticmethod
-    def _capability(root: int, path: bytes) -> bytes | None:
+    def _attributes(self, root: int, path: bytes) -> object:
+        """File capabilities; of whole trees, where nothing else tells, all attributes."""
         try:
             fd = openat2(root, path, os.O_PATH | os.O_NOFOLLOW, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
         except SyscallError:
             return None  # a link, which has none, or it has gone
         try:
-            return _attribute(fd, _CAPABILITY)
+            return _attributes(fd) if self._whole else _attribute(fd, _CAPABILITY)
         finally:
             os.close(fd)
 
@@ -184,6 +185,13 @@ def _differs(new: os.stat_result, old: os.stat_result) -> bool:
     if stat.S_ISDIR(new.st_mode):
         return False
     return new.st_size != old.st_size or new.st_mtime_ns != old.st_mtime_ns
+
+
+def _attributes(fd: int) -> dict[str, bytes | None]:
+    try:
+        return {name: _attribute(fd, name) for name in os.listxattr(f"/proc/self/fd/{fd}")}
+    except OSError:
+        return {}
 
 
 def _attribute_at(directory: int, name: bytes, attribute: str | bytes) -> bytes | None:

@@ -27,7 +27,7 @@ from wherry.core import embedded, image_rows
 from wherry.core.cancellation import completed, thread_to_the_end
 from wherry.core.content import Content
 from wherry.core.db import Database
-from wherry.core.snapshots import OverlaySnapshots, Staged
+from wherry.core.snapshots import Snapshots, Staged
 from wherry.core.unpack import Unpacked, unpack_layer
 from wherry.errors import Conflict, InvalidArgument, NotFound, WherryError
 from wherry.spec.ids import ChainId, Digest, ImageId
@@ -111,7 +111,7 @@ class NewImage:
 
 
 class Images:
-    def __init__(self, content: Content, snapshots: OverlaySnapshots, db: Database) -> None:
+    def __init__(self, content: Content, snapshots: Snapshots, db: Database) -> None:
         self.content = content
         self.snapshots = snapshots
         self._db = db

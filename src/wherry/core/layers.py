@@ -12,7 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
-from wherry.core.snapshots import OverlaySnapshots, Staged
+from wherry.core.snapshots import Snapshots, Staged
 from wherry.core.unpack import Unpacked
 from wherry.spec.calls import ProgressSink
 from wherry.spec.ids import ChainId, Digest
@@ -47,7 +47,7 @@ class _Job:
 
 
 class LayerWork:
-    def __init__(self, snapshots: OverlaySnapshots) -> None:
+    def __init__(self, snapshots: Snapshots) -> None:
         self._snapshots = snapshots
         self._jobs: dict[ChainId, _Job] = {}
 

@@ -1,17 +1,21 @@
-"""The overlay snapshotter: unpacked layers, read-only and shared, and for each container the directory that it writes to.
+"""Snapshots: unpacked layers, read-only and shared, and for each container what it writes to. containerd's snapshotter.
 
 In wherryd. On disk, below `snapshots/`:
 
-    layers/N/fs             one unpacked layer; N is the row's number in the table `layers` (short, so that 128 of them fit into mount options)
-    layers/new-…/fs         being unpacked
-    init/N              the mount points that containers of the image with the top layer N have (`init_layer`)
-    active/KEY/{fs,work-N}  a container's upper and work directory; N is the number of the layer that they stand on, 0 for none
-    trash/…                 being removed
+    driver              the name of the storage driver that the containers' directories are of
+    layers/N/fs         one unpacked layer, alike for all drivers; N is the row's number in the table `layers` (short, so that 128 of them fit into
+                        mount options)
+    layers/new-…/fs     being unpacked
+    init/N              the driver's base for containers of the image with the top layer N: its mount points, or its whole tree
+    active/KEY/{fs,work-N}  a container's own; N is the number of the layer that it stands on, 0 for none
+    trash/…             being removed
 
 **Invariants**: a row in `layers` is written only after the layer's files are synced and its directory has its final name; a layer is not
 removed while an image's row (`images` says so), a container's directory, or a lease refers to it. After a crash, `open` removes every
-directory that no row names. `prepare` costs a few mkdirs and syncs nothing: a container that was not started yet has no data to lose.
-Deliberately absent: mounting, which is the shim's, in its own mount namespace.
+directory that no row names. A driver's copies are synced before they count; of overlay2 `prepare` syncs nothing,
+since a container that was not started yet has no data to lose.
+Deliberately absent: mounting, which is the shim's, in its own mount namespace; how a root file system is made of layers, which is the driver's
+(`drivers.driver`).
 """
 
 from __future__ import annotations
@@ -21,22 +25,23 @@ import os
 import secrets
 import sqlite3
 import stat
+import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 
-from wherry.core import init_layer
 from wherry.core.cancellation import completed, thread_to_the_end
 from wherry.core.db import Database
-from wherry.core.diff import Change, Differ, needs_merging
-from wherry.core.remove import remove_tree
+from wherry.core.diff import Change, Differ
+from wherry.core.drivers.driver import Driver, Prepared, Sides
+from wherry.core.drivers.overlay import Overlay
+from wherry.core.rootfs import Root
 from wherry.core.stack import find
 from wherry.core.trash import Trash
 from wherry.core.tree_tar import Write, export_tree, layer_tar
 from wherry.core.unpack import Unpacked
-from wherry.errors import AlreadyExists, InvalidArgument, NotFound, SyscallError
-from wherry.linux.mounts import open_overlay
+from wherry.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, SyscallError
 from wherry.linux.syscalls import Long, Pointer, failed, function, openat2
 from wherry.spec.ids import ChainId, Digest
 
@@ -73,15 +78,6 @@ class Layer:
     entries: int
 
 
-@dataclass(frozen=True, slots=True)
-class RootfsMount:
-    """What an overlay is mounted from. `lower`: topmost first."""
-
-    lower: list[str]
-    upper: str
-    work: str
-
-
 @dataclass(slots=True)
 class Staged:
     """A layer that is unpacked, but not recorded. `directory` holds its `fs`."""
@@ -97,18 +93,20 @@ class Staged:
         return os.path.join(self.directory, "fs")
 
 
-class OverlaySnapshots:
-    """`OverlaySnapshots(root, db)`: `root` is the engine's `snapshots` directory."""
+class Snapshots:
+    """`Snapshots(root, db, driver)`: `root` is the engine's `snapshots` directory, which suits the driver."""
 
-    def __init__(self, root: str, db: Database) -> None:
+    def __init__(self, root: str, db: Database, driver: Driver | None = None) -> None:
         self.root = root
+        self.driver: Driver = driver or Overlay()
         self.on_released: Callable[[ChainId], Awaitable[None]] | None = None
         """Told the parent of each container's directory that was removed."""
         self._db = db
         self._layers_root = os.path.join(root, "layers")
         self._active_root = os.path.join(root, "active")
         self._init_root = os.path.join(root, "init")
-        self.trash = Trash(os.path.join(root, "trash"))
+        self.trash = Trash(os.path.join(root, "trash"), self.driver.remove)
+        self._making_base = threading.Lock()
         self._layers: dict[ChainId, Layer] = {}
         self._active: dict[str, ChainId | None] = {}
         self._leases: Counter[ChainId] = Counter()
@@ -118,10 +116,12 @@ class OverlaySnapshots:
     # --- start-up
 
     async def open(self) -> None:
-        """Reads the rows and the containers' directories, and removes every layer directory that no row names."""
+        """Reads the rows and the containers' directories, and removes every layer directory that no row names. FailedPrecondition when there
+        are containers of another driver."""
         for directory in (self.root, self._layers_root, self._active_root, self._init_root):
             os.makedirs(directory, mode=0o700, exist_ok=True)
         self.trash.open()
+        self._claim()
         rows = await self._db.run(read_layers)
         self._layers = {layer.chain_id: layer for layer in rows}
         present = set(os.listdir(self._layers_root))
@@ -146,6 +146,26 @@ class OverlaySnapshots:
             else:  # should the layer be gone, `mounts` says so; what the container wrote stays
                 self._active[key] = chains.get(number, ChainId(number))
 
+    def _claim(self) -> None:
+        """Layers are all drivers', containers and bases are not."""
+        before = driver_of(self.root)
+        if before == self.driver.name:
+            return
+        if before is not None:
+            if os.listdir(self._active_root):
+                raise FailedPrecondition(
+                    f"error initializing graphdriver: {self.root} contains several valid graphdrivers: {before}, {self.driver.name};"
+                    f" cleanup or explicitly choose storage driver (-s {before}): its containers were made with {before}"
+                )
+            for name in os.listdir(self._init_root):
+                self.trash.put(os.path.join(self._init_root, name))
+        new = os.path.join(self.root, "driver.new")
+        with open(new, "w") as file:
+            file.write(self.driver.name + "\n")
+            file.flush()
+            os.fsync(file.fileno())
+        os.rename(new, os.path.join(self.root, "driver"))
+
     async def keep_only(self, keys: Collection[str]) -> None:
         """Removes the directories of containers that do not exist (any more): the engine calls it once, with all its containers."""
         for key in set(self._active) - set(keys):
@@ -160,70 +180,93 @@ class OverlaySnapshots:
             raise InvalidArgument(f"snapshot {key!r}: not a name")
         if parent is not None and parent not in self._layers:
             raise NotFound(f"snapshot {key}: layer {parent} does not exist")
-        init = self._init(parent)
         directory = f"{self._active_root}/{key}"
         try:
             os.mkdir(directory, 0o700)
         except FileExistsError:
             raise AlreadyExists(f"snapshot {key} exists already") from None
-        found = os.stat(init)
-        upper = f"{directory}/fs"
-        os.mkdir(upper, 0o700)
-        if found.st_uid or found.st_gid:
-            os.chown(upper, found.st_uid, found.st_gid)
-        os.chmod(upper, stat.S_IMODE(found.st_mode))
-        os.mkdir(self._work(key, parent), 0o700)
+        if self.driver.is_instant:
+            self._fill(directory, parent)
+        else:
+            try:
+                await thread_to_the_end(self._fill, directory, parent)
+            except BaseException:
+                self.trash.put(directory)
+                raise
         self._active[key] = parent
 
-    def mounts(self, key: str) -> RootfsMount:
+    def _fill(self, directory: str, parent: ChainId | None) -> None:
+        layers = self.lower(parent)
+        self.driver.prepare(Prepared(directory, self._work(parent), self._base(parent), layers))
+        if not self.driver.is_instant:
+            self._sync()
+        os.mkdir(f"{directory}/{self._work(parent)}", 0o700)  # last: with it the snapshot is whole
+
+    def mounts(self, key: str) -> Root:
+        """What the shim is to mount for the container."""
+        return self.driver.root(self._prepared(key))
+
+    def _prepared(self, key: str) -> Prepared:
         if key not in self._active:
             raise NotFound(f"snapshot {key} does not exist")
         parent = self._active[key]
-        below = self.lower(parent)
-        lower = [self._init(parent), *below]
-        return RootfsMount(lower, f"{self._active_root}/{key}/fs", self._work(key, parent))
+        layers = self.lower(parent)
+        return Prepared(f"{self._active_root}/{key}", self._work(parent), self._base(parent), layers)
 
-    def _init(self, parent: ChainId | None) -> str:
-        """The layer of mount points on top of `parent`, made if it is not there yet."""
+    def _base(self, parent: ChainId | None) -> str:
+        """What the driver lets containers on top of `parent` stand on, made if it is not there yet."""
         number = 0 if parent is None else self._layers[parent].number
         path = f"{self._init_root}/{number}"
         if not os.path.isdir(path):
-            new = f"{self._init_root}/new-{secrets.token_hex(8)}"
-            os.mkdir(new, 0o755)
-            init_layer.fill(new, self.lower(parent))
-            os.rename(new, path)
+            with self._making_base:
+                if not os.path.isdir(path):
+                    new = f"{self._init_root}/new-{secrets.token_hex(8)}"
+                    try:
+                        self.driver.make_base(new, self.lower(parent))
+                        if not self.driver.is_instant:
+                            self._sync()
+                        os.rename(new, path)
+                    except BaseException:
+                        self.trash.put(new)
+                        raise
         return path
+
+    def _sync(self) -> None:
+        fd = os.open(self.root, _OPEN_DIRECTORY)
+        try:
+            _sync_filesystem(fd, self.root)
+        finally:
+            os.close(fd)
+
+    @contextmanager
+    def view(self, parent: ChainId | None) -> Iterator[int]:
+        """A descriptor of what a container on top of the layer `parent` that has written nothing would see. Blocks."""
+        with self.driver.view(self._base(parent), self.lower(parent)) as root:
+            yield root
 
     # --- what a container has changed (blocking: call from threads)
 
     def changes(self, key: str) -> list[Change]:
         """What the container has changed, parents before children."""
-        with self._sides(key) as (upper, new, old):
-            return list(Differ(upper, new, old))
+        with self._sides(key) as sides:
+            return list(Differ(sides.upper, sides.new, sides.old, whole=sides.whole))
 
     def write_changes(self, key: str, write: Write) -> None:
         """The container's changes as a layer's tar."""
-        with self._sides(key) as (upper, new, old):
-            layer_tar(upper, new, old, write)
+        with self._sides(key) as sides:
+            layer_tar(sides.upper, sides.new, sides.old, write, whole=sides.whole)
 
     def export(self, key: str, write: Write) -> None:
         """The container's whole file system as a tar."""
-        found = self.mounts(key)
-        with self._reading(key), _merged([found.upper, *found.lower], follow=True) as root:
+        found = self._prepared(key)
+        with self._reading(key), self.driver.merged(found) as root:
             export_tree(root, write)
 
     @contextmanager
-    def _sides(self, key: str) -> Iterator[tuple[int, int, int]]:
-        """Descriptors of the upper directory, of what the container sees, and of what lies below, for `Differ`."""
-        found = self.mounts(key)
-        with self._reading(key), ExitStack() as stack:
-            upper = os.open(found.upper, _OPEN_DIRECTORY)
-            stack.callback(os.close, upper)
-            old = stack.enter_context(_merged(found.lower))
-            new = upper
-            if needs_merging(upper):
-                new = stack.enter_context(_merged([found.upper, *found.lower], follow=True))
-            yield upper, new, old
+    def _sides(self, key: str) -> Iterator[Sides]:
+        found = self._prepared(key)
+        with self._reading(key), self.driver.sides(found) as sides:
+            yield sides
 
     @contextmanager
     def _reading(self, key: str) -> Iterator[None]:
@@ -236,10 +279,9 @@ class OverlaySnapshots:
         if key not in self._active:
             raise NotFound(f"snapshot {key} was removed meanwhile")
 
-    def _work(self, key: str, parent: ChainId | None) -> str:
+    def _work(self, parent: ChainId | None) -> str:
         """A link or a file that says what is below would cost another 0.1 ms."""
-        number = 0 if parent is None else self._layers[parent].number
-        return f"{self._active_root}/{key}/{_WORK}{number}"
+        return f"{_WORK}{0 if parent is None else self._layers[parent].number}"
 
     def lower(self, chain_id: ChainId | None) -> list[str]:
         """The directories of a stack of layers, topmost first."""
@@ -261,9 +303,12 @@ class OverlaySnapshots:
 
     async def usage(self, key: str) -> tuple[int, int]:
         """(bytes, inodes) that the container's own directory takes; hard-linked files count once."""
-        if key not in self._active:
-            raise NotFound(f"snapshot {key} does not exist")
-        return await thread_to_the_end(_usage, f"{self._active_root}/{key}/fs")
+        found = self._prepared(key)
+        return await thread_to_the_end(self._usage, key, found)
+
+    def _usage(self, key: str, found: Prepared) -> tuple[int, int]:
+        with self._reading(key):
+            return self.driver.usage(found)
 
     def parents_in_use(self) -> set[ChainId]:
         """The layers that containers' directories and leases stand on (those below them not included)."""
@@ -298,7 +343,7 @@ class OverlaySnapshots:
 
     async def clear(self, staged: Staged) -> None:
         """Makes it what `stage` gave: what was unpacked into it is gone."""
-        await thread_to_the_end(remove_tree, staged.fs)
+        await thread_to_the_end(self.driver.remove, staged.fs)
         _make_root(staged)
 
     async def abandon(self, staged: Staged) -> None:
@@ -423,27 +468,6 @@ def _put_in_place(directory: int, new: str, name: str) -> None:
         os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
 
 
-@contextmanager
-def _merged(lower: Sequence[str], *, follow: bool = False) -> Iterator[int]:
-    """A descriptor of a read-only view of the stack of directories, topmost first. Nobody else sees the mount.
-
-    `follow`: also what the kernel has recorded as renamed directories and as changes of metadata alone.
-    """
-    options: list[tuple[str, str | None]] = [("redirect_dir", "follow"), ("metacopy", "on")] if follow else []
-    # The kernel wants two layers; whoever looks through a single one looks at the directory itself.
-    mount = (
-        open_overlay(list(lower), options=options) if len(lower) > 1 else os.open(lower[0], os.O_PATH | os.O_CLOEXEC)
-    )
-    try:
-        fd = os.open(f"/proc/self/fd/{mount}", _OPEN_DIRECTORY)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-    finally:
-        os.close(mount)
-
-
 def inherit_attributes(fs: str, implied: Iterable[bytes], lower: Sequence[str]) -> None:
     """Gives directories that a layer's tar did not mention the owner, mode and time that they have in the layers below (`lower`: topmost first).
 
@@ -470,27 +494,13 @@ def inherit_attributes(fs: str, implied: Iterable[bytes], lower: Sequence[str]) 
         os.close(root)
 
 
-def _usage(path: str) -> tuple[int, int]:
-    size = inodes = 0
-    seen: set[int] = set()
-    pending = [path]
-    while pending:
-        directory = pending.pop()
-        try:
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    found = entry.stat(follow_symlinks=False)
-                    if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
-                        if found.st_ino in seen:
-                            continue
-                        seen.add(found.st_ino)
-                    inodes += 1
-                    size += found.st_size if stat.S_ISREG(found.st_mode) or stat.S_ISLNK(found.st_mode) else 0
-                    if stat.S_ISDIR(found.st_mode):
-                        pending.append(entry.path)
-        except FileNotFoundError:
-            continue  # the container is at work
-    return size, inodes
+def driver_of(root: str) -> str | None:
+    """The name of the driver that the snapshots in that directory were made with; None when there are none yet."""
+    try:
+        with open(os.path.join(root, "driver")) as file:
+            return file.read(64).strip()
+    except FileNotFoundError:
+        return Overlay.name if os.path.isdir(os.path.join(root, "active")) else None
 
 
 def read_layers(conn: sqlite3.Connection) -> list[Layer]:

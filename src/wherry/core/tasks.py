@@ -30,6 +30,7 @@ from typing import Any
 
 import msgspec
 
+from wherry.core.rootfs import BindRoot, FuseOverlayRoot, OverlayRoot, Root
 from wherry.core.shim_connection import ShimConnection
 from wherry.errors import AlreadyExists, Conflict, NotFound, StartError, Unavailable, WherryError
 from wherry.linux import cgroups
@@ -56,19 +57,6 @@ class ExitEvent:
     at_ns: int
     pid: int
     lost: bool = False
-
-
-@dataclass(frozen=True, slots=True)
-class OverlayRoot:
-    lower: Sequence[str]
-    """Topmost first."""
-    upper: str
-    work: str
-
-
-@dataclass(frozen=True, slots=True)
-class BindRoot:
-    path: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -106,7 +94,7 @@ class TaskSpec:
     """What a shim needs to run a container. `config.process.terminal` decides between a terminal and pipes."""
 
     config: oci.Config
-    rootfs: OverlayRoot | BindRoot
+    rootfs: Root
     stdin: bool = False
     stdin_once: bool = False
     log: JsonFileLogConfig | None = None
@@ -515,8 +503,11 @@ def _start_request(
     return body, fds
 
 
-def _rootfs(rootfs: OverlayRoot | BindRoot) -> dict[str, Any]:
-    return {"type": "overlay" if isinstance(rootfs, OverlayRoot) else "bind", **_fields(rootfs)}
+_TYPES: dict[type[Root], str] = {OverlayRoot: "overlay", FuseOverlayRoot: "fuse-overlayfs", BindRoot: "bind"}
+
+
+def _rootfs(rootfs: Root) -> dict[str, Any]:
+    return {"type": _TYPES[type(rootfs)], **_fields(rootfs)}
 
 
 def _fields(value: Any) -> dict[str, Any]:

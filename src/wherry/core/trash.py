@@ -10,6 +10,7 @@ import logging
 import os
 import secrets
 import threading
+from collections.abc import Callable
 
 from wherry.core.cancellation import thread_to_the_end
 from wherry.core.remove import remove_tree
@@ -18,10 +19,11 @@ _log = logging.getLogger(__name__)
 
 
 class Trash:
-    """`directory` is on the file system of all that is put into it."""
+    """`directory` is on the file system of all that is put into it; `remove` is what ends a tree."""
 
-    def __init__(self, directory: str) -> None:
+    def __init__(self, directory: str, remove: Callable[[str], None] = remove_tree) -> None:
         self._directory = directory
+        self._remove = remove
         self._emptying = threading.Lock()
         self._wanted = threading.Event()
 
@@ -55,4 +57,4 @@ class Trash:
         with self._emptying:
             self._wanted.clear()  # from here on, what is put into it may be missed
             for name in os.listdir(self._directory):
-                remove_tree(os.path.join(self._directory, name))
+                self._remove(os.path.join(self._directory, name))

@@ -44,6 +44,7 @@ _KINDS = {
 _HOST_XATTRS = (
     "trusted.overlay.",
     "user.overlay.",
+    "user.fuseoverlayfs.",
     "security.selinux",
     "security.ima",
     "security.evm",
@@ -71,13 +72,13 @@ def export_tree(root: int, write: Write) -> None:
     packer.finish()
 
 
-def layer_tar(upper: int, new: int, old: int, write: Write) -> None:
+def layer_tar(upper: int, new: int, old: int, write: Write, *, whole: bool = False) -> None:
     """The layer that makes `old` into `new`: what is in `upper`, and whiteouts. The roots as for `Differ`."""
     packer = _Packer(new, write)
     now, before = os.fstat(new), os.fstat(old)
     if (now.st_mode, now.st_uid, now.st_gid) != (before.st_mode, before.st_uid, before.st_gid):
         packer.add(b".", now)
-    for change in Differ(upper, new, old, everything=True):
+    for change in Differ(upper, new, old, everything=not whole, whole=whole):
         if change.kind is Kind.DELETED:
             directory, slash, name = change.path.rpartition(b"/")
             packer.write_entry(Entry(directory + slash + b".wh." + name, REGULAR, 0o600))

@@ -13,6 +13,7 @@ from dataclasses import dataclass, field, fields
 from ipaddress import IPv4Address, IPv4Interface
 from typing import TYPE_CHECKING, Any
 
+from wherry.core.drivers import DRIVERS
 from wherry.daemon.options import BY_FLAG, BY_KEY, DOCKERD_ONLY, Kind, Option, parse_arguments
 from wherry.distribution.hosts import RegistryHosts
 from wherry.distribution.proxies import checked as check_proxy
@@ -55,6 +56,8 @@ class Config:
     init_path: str | None = None
     live_restore: bool = False
     shutdown_timeout: int = 15
+    storage_driver: str = ""
+    """"": the one that the data root was made with, or the best one that works there."""
     max_concurrent_downloads: int = 3
     max_concurrent_uploads: int = 5
     max_download_attempts: int = 5
@@ -251,6 +254,7 @@ def _checked(values: dict[str, Any], path: str) -> Config:
         init_path=_init_path(values.get("init-path")),
         live_restore=values.get("live-restore", False),
         shutdown_timeout=timeout,
+        storage_driver=_storage_driver(values.get("storage-driver", "")),
         max_concurrent_downloads=downloads,
         max_concurrent_uploads=uploads,
         max_download_attempts=attempts,
@@ -363,6 +367,12 @@ def _trust(path: str | None) -> Policy | None:
     from wherry.trust.policy import read  # with cryptography
 
     return read(path if path is not None else DEFAULT_POLICY)
+
+
+def _storage_driver(name: str) -> str:
+    if name and name not in DRIVERS:
+        raise InvalidArgument(f"unsupported storage driver {name!r}: there are {', '.join(DRIVERS)}")
+    return name
 
 
 def _init_path(path: str | None) -> str | None:

@@ -118,6 +118,13 @@ OPTIONS = (
         default="15",
     ),
     Option(
+        "storage-driver",
+        Kind.STRING,
+        "How containers stand on layers (overlay2, fuse-overlayfs, btrfs, vfs)",
+        key="storage-driver",
+        short="s",
+    ),
+    Option(
         "tls", Kind.BOOL, "--tls=false: serve tcp:// hosts without TLS (all who reach them are root here)", key="tls"
     ),
     Option(
@@ -141,7 +148,7 @@ cri-containerd default-address-pool default-address-pools default-cgroupns-mode 
 default-network-opt default-network-opts default-shm-size dns dns-opt dns-opts dns-search exec-opt exec-opts experimental feature features
 firewall-backend fixed-cidr fixed-cidr-v6 host-gateway-ip host-gateway-ips icc init ip-forward ip-forward-no-drop
 ip-masq ip6tables iptables ipv6 label labels log-driver log-opt log-opts metrics-addr min-api-version network-control-plane-mtu
-no-new-privileges node-generic-resource node-generic-resources raw-logs rootless seccomp-profile selinux-enabled storage-driver storage-opt
+no-new-privileges node-generic-resource node-generic-resources raw-logs rootless seccomp-profile selinux-enabled storage-opt
 storage-opts swarm-default-advertise-addr tlscacert tlscert tlskey tlsverify userland-proxy userland-proxy-path userns-remap
 """
 DOCKERD_ONLY = frozenset(_DOCKERD_ONLY.split())

@@ -20,8 +20,9 @@ from wherry.api.backend import Backends
 from wherry.core.admission import Admission
 from wherry.core.content import Content
 from wherry.core.db import Database
+from wherry.core.drivers import choose_driver
 from wherry.core.images import Images
-from wherry.core.snapshots import OverlaySnapshots
+from wherry.core.snapshots import Snapshots, driver_of
 from wherry.core.tasks import ExitEvent, Tasks
 from wherry.daemon.config import Config, changed
 from wherry.daemon.roots import instance_of
@@ -60,7 +61,9 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
     async with AsyncExitStack() as stack:
         database = Database(os.path.join(config.data_root, "wherry.db"))
         stack.callback(database.close)
-        snapshots = OverlaySnapshots(os.path.join(config.data_root, "snapshots"), database)
+        snapshots_root = os.path.join(config.data_root, "snapshots")
+        driver = choose_driver(snapshots_root, config.storage_driver or driver_of(snapshots_root))
+        snapshots = Snapshots(snapshots_root, database, driver)
         images = Images(Content(os.path.join(config.data_root, "content")), snapshots, database)
         await snapshots.open()
         await images.open()

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from wherry.core.images import Image, Images
-from wherry.core.snapshots import OverlaySnapshots
+from wherry.core.snapshots import Snapshots
 from wherry.engine.times import parse_rfc3339_nano
 from wherry.spec.calls import Json, JsonList
 from wherry.spec.ids import ImageId
@@ -65,7 +65,7 @@ def shared_sizes(images: Images) -> dict[ImageId, int]:
     return {image.id: sum(sizes.get(chain, 0) for chain in image.layers if users[chain] > 1) for image in found}
 
 
-def inspect(image: Image, snapshots: OverlaySnapshots) -> Json:
+def inspect(image: Image, snapshots: Snapshots) -> Json:
     """What the image does not say is left out, as in Docker since API 1.52."""
     config = image.config
     answer: Json = {
@@ -76,7 +76,7 @@ def inspect(image: Image, snapshots: OverlaySnapshots) -> Json:
         "Architecture": config.get("architecture") or "",
         "Os": config.get("os") or "linux",
         "Size": image.size,
-        "GraphDriver": {"Name": "overlay2", "Data": _driver_data(image, snapshots)},
+        "GraphDriver": {"Name": snapshots.driver.name, "Data": _driver_data(image, snapshots)},
         "RootFS": {"Type": "layers", "Layers": list((config.get("rootfs") or {}).get("diff_ids") or [])},
         "Metadata": {"LastTagTime": image.tagged_at} if image.tagged_at else {},
         "Descriptor": image.target.to_json(),
@@ -100,7 +100,7 @@ def _comment(config: Mapping[str, Any]) -> str:
     return str(config.get("comment") or (history[-1].get("comment") if history else "") or "")
 
 
-def _driver_data(image: Image, snapshots: OverlaySnapshots) -> dict[str, str]:
+def _driver_data(image: Image, snapshots: Snapshots) -> dict[str, str]:
     stack = snapshots.lower(image.top)
     if not stack:
         return {}
@@ -110,7 +110,7 @@ def _driver_data(image: Image, snapshots: OverlaySnapshots) -> dict[str, str]:
     return data
 
 
-def history(image: Image, snapshots: OverlaySnapshots, ancestors: Sequence[Image]) -> JsonList:
+def history(image: Image, snapshots: Snapshots, ancestors: Sequence[Image]) -> JsonList:
     """Newest first. `ancestors`: the images that this one was built on here, nearest first; other steps have no id."""
     sizes = [layer.size if (layer := snapshots.layer(chain_id)) else 0 for chain_id in image.layers]
     entries: JsonList = []

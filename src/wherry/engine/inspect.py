@@ -7,6 +7,7 @@ import time
 import msgspec
 
 from wherry.core.images import Image
+from wherry.core.rootfs import BindRoot
 from wherry.engine import security
 from wherry.engine.records import Container, MountPoint, Record, Status
 from wherry.engine.services import Services
@@ -20,7 +21,6 @@ def inspect(services: Services, container: Container, *, api_version: tuple[int,
     record = container.record
     folder = services.settings.container_dir(record.id)
     has_own_files = not record.host_config.network_mode.startswith("container:")
-    mounts = services.snapshots.mounts(record.id)
     driver = (record.host_config.log_config.type if record.host_config.log_config else "") or "json-file"
     return {
         "Id": record.id,
@@ -35,28 +35,28 @@ def inspect(services: Services, container: Container, *, api_version: tuple[int,
         "LogPath": log_path(services, record.id) if driver == "json-file" else "",
         "Name": f"/{record.name}",
         "RestartCount": record.state.restart_count,
-        "Driver": "overlay2",
+        "Driver": services.snapshots.driver.name,
         "Platform": record.platform,
         "MountLabel": "",
         "ProcessLabel": "",
         "AppArmorProfile": security.parse_options(record.host_config.security_opt).apparmor,
         "ExecIDs": list(container.open_exec_ids) or None,
         "HostConfig": host_config(services, record),
-        "GraphDriver": {
-            "Name": "overlay2",
-            "Data": {
-                "LowerDir": ":".join(mounts.lower),
-                "MergedDir": "",
-                "UpperDir": mounts.upper,
-                "WorkDir": mounts.work,
-            },
-        },
+        "GraphDriver": _graph_driver(services, record.id),
         "Mounts": [
             _mount(services, point) for point in record.mounts if point.type != "tmpfs" or point.from_mounts_api
         ],
         "Config": _config(record),
         "NetworkSettings": _network_settings(services, container),
     }
+
+
+def _graph_driver(services: Services, id: str) -> Json:
+    root = services.snapshots.mounts(id)
+    data = None
+    if not isinstance(root, BindRoot):
+        data = {"LowerDir": ":".join(root.lower), "MergedDir": "", "UpperDir": root.upper, "WorkDir": root.work}
+    return {"Name": services.snapshots.driver.name, "Data": data}
 
 
 def _state(container: Container) -> Json:

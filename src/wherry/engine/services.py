@@ -8,7 +8,7 @@ from dataclasses import dataclass, field
 from wherry.core.admission import Admission
 from wherry.core.db import Database
 from wherry.core.images import Images
-from wherry.core.snapshots import OverlaySnapshots
+from wherry.core.snapshots import Snapshots
 from wherry.core.tasks import Tasks
 from wherry.engine.background import Background
 from wherry.engine.events import Events
@@ -46,7 +46,7 @@ class Services:
     database: Database
     images: Images
     admission: Admission
-    snapshots: OverlaySnapshots
+    snapshots: Snapshots
     tasks: Tasks
     networks: Networks
     volumes: Volumes

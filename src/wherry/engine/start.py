@@ -10,7 +10,7 @@ import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
-from wherry.core.tasks import CopyUp, ExternalRuntime, JsonFileLogConfig, OverlayRoot, TaskSpec, UserWish
+from wherry.core.tasks import CopyUp, ExternalRuntime, JsonFileLogConfig, TaskSpec, UserWish
 from wherry.engine import log_options, oci_config, security
 from wherry.engine.mounts import check_propagation
 from wherry.engine.records import Container, Record, Status
@@ -228,14 +228,13 @@ class Starter:
                     config["linux"]["seccomp"] = self._seccomp.section(options.seccomp, capabilities)
             else:
                 config["linux"]["seccomp"] = self._seccomp.section(options.seccomp, capabilities)
-        mounts = services.snapshots.mounts(record.id)
         log = None
         if (host.log_config.type if host.log_config else "") != "none":
             max_size, max_file = log_options.limits(host)
             log = JsonFileLogConfig(log_path(services, record.id), max_size, max_file, log_options.attributes(record))
         return TaskSpec(
             config=config,
-            rootfs=OverlayRoot(mounts.lower, mounts.upper, mounts.work),
+            rootfs=services.snapshots.mounts(record.id),
             user=UserWish(record.config.user, host.group_add or ()),
             stdin=record.config.open_stdin,
             stdin_once=record.config.stdin_once,

@@ -75,11 +75,8 @@ class System:
             "ContainersPaused": paused,
             "ContainersStopped": len(containers) - running - paused,
             "Images": len(services.images.list()),
-            "Driver": "overlay2",
-            "DriverStatus": [
-                ["Backing Filesystem", _filesystem(services.settings.data_root)],
-                ["Native Overlay Diff", "true"],
-            ],
+            "Driver": services.snapshots.driver.name,
+            "DriverStatus": services.snapshots.driver.status(services.snapshots.root),
             "Plugins": {
                 "Volume": ["local"],
                 "Network": ["bridge", "host", "null"],
@@ -231,14 +228,3 @@ def _os_release() -> dict[str, str]:
         if separator:
             values[key] = value.strip().strip('"')
     return values
-
-
-def _filesystem(path: str) -> str:
-    """The type of the file system that holds `path`, from the longest matching line of mountinfo."""
-    best, kind = "", "unknown"
-    for line in _reads("/proc/self/mountinfo").splitlines():
-        left, _, right = line.partition(" - ")
-        point = left.split()[4]
-        if (path == point or path.startswith(point.rstrip("/") + "/")) and len(point) >= len(best):
-            best, kind = point, right.split()[0]
-    return kind

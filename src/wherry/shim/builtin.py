@@ -42,6 +42,10 @@ def open_rootfs(rootfs: object) -> int:
             return mounts.open_overlay(rootfs["lower"], rootfs["upper"], rootfs["work"])
         if rootfs["type"] == "bind":
             return mounts.clone_tree(rootfs["path"], recursive=True)
+        if rootfs["type"] == "fuse-overlayfs":
+            from wherry.linux import fuse
+
+            return fuse.open_overlay(rootfs["lower"], rootfs["upper"], rootfs["work"])[0]
     except SyscallError as error:
         raise StartError("rootfs", f"failed to mount the container's root file system: {error}", error.errno) from None
     raise StartError("rootfs", f"unknown type of root file system: {rootfs['type']!r}")

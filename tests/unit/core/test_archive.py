@@ -24,7 +24,7 @@ from wherry.core.db import Database
 from wherry.core.images import Images
 from wherry.core.layers import LayerWork
 from wherry.core.save import Saved, save
-from wherry.core.snapshots import OverlaySnapshots
+from wherry.core.snapshots import Snapshots
 from wherry.core.unpackers import Unpackers
 from wherry.errors import DataLoss, InvalidArgument, NotFound, WherryError
 from wherry.spec.ids import ImageId
@@ -41,7 +41,7 @@ def with_archives(root: Path, use: Use) -> None:
     async def run() -> None:
         root.mkdir(exist_ok=True)
         db = Database(str(root / "db"))
-        snapshots = OverlaySnapshots(str(root / "snapshots"), db)
+        snapshots = Snapshots(str(root / "snapshots"), db)
         images = Images(Content(str(root / "content")), snapshots, db)
         unpackers = Unpackers()
         try:

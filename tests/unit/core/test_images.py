@@ -12,7 +12,7 @@ import pytest
 from wherry.core.content import Content
 from wherry.core.db import Database
 from wherry.core.images import Images
-from wherry.core.snapshots import OverlaySnapshots
+from wherry.core.snapshots import Snapshots
 from wherry.errors import InvalidArgument, NotFound
 from wherry.spec.ids import Digest
 from wherry.spec.reference import parse
@@ -24,7 +24,7 @@ def with_images(root: Path, use: Callable[[Images], Awaitable[None]]) -> None:
     async def run() -> None:
         db = Database(str(root / "db"))
         try:
-            snapshots = OverlaySnapshots(str(root / "snapshots"), db)
+            snapshots = Snapshots(str(root / "snapshots"), db)
             images = Images(Content(str(root / "content")), snapshots, db)
             await snapshots.open()
             await images.open()

@@ -17,7 +17,7 @@ from wherry.core.admission import Admission
 from wherry.core.content import Content
 from wherry.core.db import Database
 from wherry.core.images import Images
-from wherry.core.snapshots import OverlaySnapshots
+from wherry.core.snapshots import Snapshots
 from wherry.distribution.hosts import RegistryHosts
 from wherry.engine.events import Events
 from wherry.engine.images import ImageObjects
@@ -64,7 +64,7 @@ class Engine:
 def with_engine(root: Path, use: Callable[[Engine], Awaitable[None]]) -> None:
     async def run() -> None:
         db = Database(str(root / "db"))
-        snapshots = OverlaySnapshots(str(root / "snapshots"), db)
+        snapshots = Snapshots(str(root / "snapshots"), db)
         images = Images(Content(str(root / "content")), snapshots, db)
         await snapshots.open()
         await images.open()

@@ -1,0 +1,79 @@
+"""The storage drivers, each through the whole contract, and what they say where they cannot live."""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.contract.snapshot_suite import *  # noqa: F403
+from tests.contract.snapshot_suite import Place
+
+from wherry.core.drivers import DRIVERS, choose_driver
+from wherry.errors import FailedPrecondition
+from wherry.linux.mounts import mount_overlay
+
+pytestmark = pytest.mark.requires("root", "overlay", "btrfs", "fuse-overlayfs")
+
+
+@pytest.fixture(scope="module")
+def btrfs_image(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    image = tmp_path_factory.mktemp("btrfs") / "image"
+    with image.open("wb") as created:
+        created.truncate(256 << 20)
+    subprocess.run(["mkfs.btrfs", "-q", image], check=True, capture_output=True)
+    return image
+
+
+@pytest.fixture
+def btrfs(btrfs_image: Path, tmp_path: Path) -> Iterator[Path]:
+    mount = tmp_path / "btrfs"
+    mount.mkdir()
+    subprocess.run(["mount", "-o", "loop", btrfs_image, mount], check=True)
+    root = mount / tmp_path.name
+    root.mkdir()
+    yield root
+    subprocess.run(["umount", mount], check=True)
+
+
+@pytest.fixture(params=sorted(DRIVERS))
+def place(request: pytest.FixtureRequest, tmp_path: Path) -> Place:
+    if request.param != "btrfs":
+        return tmp_path, request.param
+    return request.getfixturevalue("btrfs"), "btrfs"
+
+
+def test_btrfs_lives_on_btrfs_alone(tmp_path: Path) -> None:
+    with pytest.raises(FailedPrecondition, match=r"driver not supported: btrfs: prerequisites .*wrong filesystem"):
+        choose_driver(str(tmp_path), "btrfs")
+
+
+def test_overlay_does_not_live_on_overlay(tmp_path: Path) -> None:
+    for name in ("lower", "upper", "work", "mnt"):
+        (tmp_path / name).mkdir()
+    mount_overlay([str(tmp_path / "lower")], str(tmp_path / "upper"), str(tmp_path / "work"), str(tmp_path / "mnt"))
+    try:
+        with pytest.raises(FailedPrecondition, match=r"driver not supported: overlay2: .*is on overlay"):
+            choose_driver(str(tmp_path / "mnt"), "overlay2")
+        assert choose_driver(str(tmp_path / "mnt"), None).name == "fuse-overlayfs"
+    finally:
+        subprocess.run(["umount", tmp_path / "mnt"], check=True)
+
+
+def test_a_container_makes_subvolumes_of_its_own(btrfs: Path) -> None:
+    """As an engine inside of it does: they go with it."""
+    from tests.contract.snapshot_suite import Store, mounted
+
+    from wherry.linux.btrfs import create_subvolume
+
+    store = Store(btrfs / "nested", "btrfs")
+    store.prepare("c1", None)
+    with mounted(store, "c1") as root:
+        create_subvolume(f"{root}one")
+        create_subvolume(f"{root}one/two")
+        Path(root, "one/two/file").write_text("x")
+    store.remove("c1")
+    assert list((btrfs / "nested/snapshots/trash").iterdir()) == []
+    store.close()
