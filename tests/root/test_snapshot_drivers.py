@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-
 from tests.contract.snapshot_suite import *  # noqa: F403
 from tests.contract.snapshot_suite import Place
 
