@@ -273,3 +273,14 @@ def test_help_and_version_are_printed(capsys: pytest.CaptureFixture[str]) -> Non
     assert "wherry version " in printed
     assert main(["--frob"]) == 1
     assert "See 'wherryd --help'" in capsys.readouterr().err
+
+
+def test_a_storage_driver_is_one_of_those_there_are() -> None:
+    assert build({"storage-driver": "vfs"}, {}, "").storage_driver == "vfs"
+    assert build({}, {"storage-driver": "btrfs"}, "").storage_driver == "btrfs"
+    with pytest.raises(
+        InvalidArgument, match="unsupported storage driver 'zfs': there are overlay2, fuse-overlayfs, btrfs, vfs"
+    ):
+        build({"storage-driver": "zfs"}, {}, "")
+    with pytest.raises(InvalidArgument, match="storage-opts"):
+        build({}, {"storage-opts": ["overlay2.size=1G"]}, "")
