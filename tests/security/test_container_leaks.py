@@ -5,16 +5,22 @@ Each test is named after the CVE whose attack it makes, and asserts that the att
 
 from __future__ import annotations
 
+import ctypes
 import os
 import shutil
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from pathlib import Path
 
 import pytest
+from tests.root.test_wherry_runc import Runtime
 from tests.runtime_lab import DEFAULT_CAPABILITIES, Lab, bind
+from tests.security.swapping import swapping
 
 from wherry.errors import StartError
+from wherry.runtime import users
 
 ROOT = Path(__file__).parents[2]
 
@@ -38,6 +44,26 @@ def test_cve_2016_9962_a_joining_process_shows_nothing_of_the_host(lab: Lab, tmp
         (tmp_path / "stop").touch()
         box.wait()
     assert not (tmp_path / "found").exists(), (tmp_path / "found").read_text()
+
+
+IN_OPEN = 0x20
+
+
+@contextmanager
+def watching(path: Path) -> Iterator[Callable[[], bytes]]:
+    """A function that tells, as inotify(7) events, who has opened the file since."""
+    libc = ctypes.CDLL(None)
+    fd = libc.inotify_init1(os.O_NONBLOCK | os.O_CLOEXEC)
+    assert libc.inotify_add_watch(fd, os.fsencode(path), IN_OPEN) >= 0
+
+    def events() -> bytes:
+        try:
+            return os.read(fd, 4096)
+        except BlockingIOError:
+            return b""
+
+    yield events
+    os.close(fd)
 
 
 HOLD = """
@@ -97,6 +123,19 @@ def test_cve_2024_21626_a_leaked_descriptor_is_no_working_directory(lab: Lab, nu
         assert caught.value.step in ("chdir", "make_working_directory")
 
 
+def test_cve_2024_21626_a_descriptor_that_somebody_leaks_into_the_runtime_ends_there(lab: Lab, tmp_path: Path) -> None:
+    leaked = os.open(tmp_path, os.O_PATH)
+    os.set_inheritable(leaked, True)
+    try:
+        with lab.start("sleep", "100") as box:
+            first = {int(name) for name in os.listdir(f"/proc/{box.pid}/fd")}
+            joined = box.exec("sh", "-c", "for fd in /proc/$$/fd/*; do readlink $fd; done").lines
+    finally:
+        os.close(leaked)
+    assert first == {0, 1, 2}
+    assert not [line for line in joined if line.startswith(str(tmp_path))]
+
+
 def test_cve_2024_21626_nor_of_an_exec(lab: Lab) -> None:
     with lab.start("sleep", "100") as box:
         for number in range(3, 16):
@@ -134,6 +173,75 @@ def test_cve_2022_36109_and_2023_25173_supplementary_groups_are_exactly_the_give
         first = box.exec("grep", "^Groups", "/proc/1/status").out
     assert sorted(int(word) for word in inside.split()[1:]) == groups
     assert sorted(int(word) for word in first.split()[1:]) == groups
+
+
+def run_in_background(runtime: Runtime) -> None:
+    runtime.write("sleep", "100")
+    words = runtime.command("run", "-d", "-b", str(runtime.bundle), "box")
+    subprocess.run(words, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True)
+
+
+def test_cve_2022_29162_an_added_capability_of_an_exec_is_not_inheritable(runtime: Runtime) -> None:
+    run_in_background(runtime)
+    done = runtime("exec", "--cap", "CAP_SYS_ADMIN", "box", "cat", "/proc/self/status")
+    sets = dict(line.split(":\t") for line in done.stdout.splitlines() if line.startswith("Cap"))
+    assert int(sets["CapEff"], 16) >> 21 & 1 and int(sets["CapInh"], 16) == int(sets["CapAmb"], 16) == 0
+
+
+@pytest.mark.parametrize(
+    "user",
+    [
+        "4294967296",
+        "4294967295",
+        "18446744073709551616",
+        "-1",
+        "0x0",
+        " 0",
+        "0 ",
+        "+0",
+        "root",
+        "1000:-1",
+        "1000:4294967296",
+        ":0",
+        "\u0661",
+    ],
+)
+def test_cve_2026_30892_what_is_no_user_id_is_never_taken_for_one(runtime: Runtime, user: str) -> None:
+    run_in_background(runtime)
+    done = runtime("exec", "--user", user, "box", "id", "-u")
+    assert done.returncode == 255 and done.stdout == "" and "is not a user or group id" in done.stderr
+
+
+def test_cve_2026_30892_a_user_id_is_the_one_that_was_given(runtime: Runtime) -> None:
+    run_in_background(runtime)
+    for user in ("1", "10", "1000", "1000:1001", "4294967294:7"):
+        uid, _, gid = user.partition(":")
+        assert runtime("exec", "--user", user, "box", "sh", "-c", "id -u; id -g").stdout == f"{uid}\n{gid or 0}\n"
+
+
+@pytest.mark.parametrize("kind", ["fifo", "device"])
+def test_cve_2024_9676_what_is_no_file_is_not_even_opened(lab: Lab, kind: str) -> None:
+    """To open an image's FIFO may block, to open its device may do anything: the kernel tells whether somebody has."""
+    passwd = lab.rootfs / "etc/passwd"
+    passwd.unlink()
+    os.mknod(passwd, 0o10644 if kind == "fifo" else 0o20644, os.makedev(1, 5))
+    root = os.open(lab.rootfs, os.O_PATH | os.O_DIRECTORY)
+    try:
+        with watching(passwd) as events:
+            assert users.resolve(root, "5:6", []).uid == 5
+            assert events() == b""
+    finally:
+        os.close(root)
+
+
+def test_dev_null_exchanged_while_an_exec_opens_it(lab: Lab) -> None:
+    """The container's root puts something else in the place of /dev/null in the moment between look and use."""
+    with lab.start("sleep", "100") as box:
+        dev = Path(f"/proc/{box.pid}/root/dev")
+        os.mkfifo(dev / "fifo")
+        with swapping(dev / "null", dev / "fifo"):
+            for _ in range(30):
+                assert box.exec("stat", "-L", "-c", "%F", "/proc/self/fd/0").out == "character special file\n"
 
 
 def test_nothing_is_imported_once_the_root_is_the_containers(lab: Lab) -> None:

@@ -5,21 +5,16 @@ Each test is named after the CVE whose attack it makes, and asserts that the att
 
 from __future__ import annotations
 
-import ctypes
 import os
-import signal
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.runtime_lab import MOUNTS, Lab, bind
+from tests.security.swapping import swapping
 
 from wherry.errors import FailedPrecondition, StartError, SyscallError
 from wherry.linux import mounts, procfs
-
-RENAME_EXCHANGE = 2
-AT_FDCWD = -100
 
 
 @pytest.fixture
@@ -33,25 +28,6 @@ def outside(tmp_path: Path) -> Path:
 def up_to(path: Path) -> str:
     """A relative way to `path` that climbs far above any root first."""
     return "../" * 30 + str(path).lstrip("/")
-
-
-@contextmanager
-def swapping(one: Path, other: Path) -> Iterator[None]:
-    """Exchanges two names as fast as can be while the block runs (renameat2, RENAME_EXCHANGE).
-
-    By a process: the runtime forks, and a thread that held one of the C library's locks then would stop the child for ever.
-    """
-    libc = ctypes.CDLL(None)
-    names = AT_FDCWD, os.fsencode(one), AT_FDCWD, os.fsencode(other), RENAME_EXCHANGE
-    pid = os.fork()
-    if pid == 0:
-        while True:
-            libc.renameat2(*names)
-    try:
-        yield
-    finally:
-        os.kill(pid, signal.SIGKILL)
-        os.waitpid(pid, 0)
 
 
 @pytest.mark.parametrize("absolute", [True, False])
@@ -68,6 +44,34 @@ def test_cve_2019_18837_a_symlink_as_mount_target_stays_inside(
     assert os.listdir(tmp_path / "volume") == ["file"]
 
 
+def test_cve_2019_18837_a_symlink_to_what_the_host_has_is_a_path_inside(
+    lab: Lab, outside: Path, tmp_path: Path
+) -> None:
+    """The host's directory exists, the container's of that name does not. Also by way of many links and with slashes at the end."""
+    (outside / "new").mkdir()
+    (tmp_path / "volume").mkdir()
+    (lab.rootfs / "first").symlink_to("second/")
+    (lab.rootfs / "second").symlink_to("bin/../third")
+    (lab.rootfs / "third").symlink_to(f"{up_to(outside)}//")
+    for destination in ("/first/new", "/first/./new///", "/second/../first/new"):
+        result = lab.shell(
+            f"touch {destination}/file && grep -c /new /proc/self/mountinfo",
+            mounts=[bind(tmp_path / "volume", destination)],
+        )
+        assert result.out == "1\n", (destination, result.err)
+        (tmp_path / "volume/file").unlink()
+    assert os.listdir(outside / "new") == []
+    (outside / "new").rmdir()
+
+
+@pytest.mark.parametrize("link", ["/proc/self/root", "/proc/1/cwd", "/proc/self/fd/0/.."])
+def test_cve_2019_18837_a_magic_link_on_the_way_is_refused(lab: Lab, tmp_path: Path, link: str) -> None:
+    (tmp_path / "volume").mkdir()
+    (lab.rootfs / "data").symlink_to(link)
+    with pytest.raises(StartError, match=r"mounting .* at .*/data/tmp"):
+        lab.run("true", mounts=[bind(tmp_path / "volume", "/data/tmp")])
+
+
 def test_cve_2019_18837_a_dangling_symlink_is_made_inside(lab: Lab, outside: Path, tmp_path: Path) -> None:
     (tmp_path / "file").write_text("content\n")
     (lab.rootfs / "etc/resolv.conf").symlink_to(f"{outside}/resolv.conf")
@@ -82,6 +86,14 @@ def test_cve_2026_55686_a_working_directory_below_a_symlink_is_made_inside(
     (lab.rootfs / "work").symlink_to(outside if absolute else up_to(outside))
     assert lab.shell("pwd", cwd="/work/new").out.endswith("/new\n")
     assert os.listdir(outside) == []
+
+
+def test_cve_2026_55686_a_working_directory_that_only_the_host_has_is_made_inside(lab: Lab, outside: Path) -> None:
+    (outside / "new").mkdir()
+    (lab.rootfs / "work").symlink_to(up_to(outside))
+    assert lab.shell("touch file; pwd", cwd="/work/new").out.endswith("/new\n")
+    assert os.listdir(outside / "new") == []
+    (outside / "new").rmdir()
 
 
 @pytest.mark.parametrize("where", ["/proc", "/proc/self/attr", "/proc/sys/kernel", "/proc/../proc/self"])
@@ -118,22 +130,24 @@ def test_cve_2023_28642_a_symlink_above_proc_is_refused_too(lab: Lab) -> None:
 
 
 def test_cve_2021_30465_a_mount_target_swapped_for_a_symlink_meanwhile(lab: Lab, outside: Path, tmp_path: Path) -> None:
-    """One volume holds the mount points of another; somebody exchanges directory and symlink while containers start."""
-    shared, volume = tmp_path / "shared", tmp_path / "volume"
-    (shared / "target").mkdir(parents=True)
+    """One volume holds the mount points of others; somebody exchanges directory and symlink while containers start.
+
+    A mount that came to lie on the host's directory is not in the container's mount table.
+    """
+    shared, volume = tmp_path / "shared", tmp_path / "attached"
     volume.mkdir()
+    names = [f"sub{number}" for number in range(40)]
+    for place in (shared / "target", outside, lab.rootfs / str(outside).lstrip("/")):
+        for name in names:
+            (place / name).mkdir(parents=True)
     (shared / "link").symlink_to(up_to(outside))
+    attached = [bind(volume, f"/shared/target/{name}") for name in names]
     with swapping(shared / "target", shared / "link"):
-        for _ in range(25):
-            try:
-                lab.run(
-                    "touch",
-                    "/shared/target/sub/x",
-                    mounts=[bind(shared, "/shared"), bind(volume, "/shared/target/sub")],
-                )
-            except StartError:
-                continue  # losing the race is an answer; leaving the root is not
-    assert os.listdir(outside) == []
+        for _ in range(6):
+            found = lab.run(
+                "grep", "-c", "/attached /", "/proc/self/mountinfo", mounts=[bind(shared, "/shared"), *attached]
+            )
+            assert found.out == f"{len(names)}\n"
 
 
 def test_cve_2024_45310_a_race_in_a_shared_volume_makes_no_file_on_the_host(
@@ -182,17 +196,26 @@ def test_cve_2025_52565_dev_console_as_a_symlink_is_refused(lab: Lab, tmp_path: 
         lab.run_config(config)
 
 
-@pytest.mark.parametrize("name", ["ptmx", "pts"])
-def test_cve_2025_52565_the_terminal_comes_from_a_devpts_only(lab: Lab, tmp_path: Path, name: str) -> None:
+def test_cve_2025_52565_the_terminal_comes_from_a_devpts_only(lab: Lab, tmp_path: Path) -> None:
     dev = hostile_dev(tmp_path)
-    if name == "pts":
-        (dev / "pts").rmdir()
-        (dev / "pts").symlink_to("/proc")
-    else:
-        (dev / "pts/ptmx").symlink_to("/proc/sysrq-trigger")
+    os.mknod(dev / "pts/ptmx", 0o20666, os.makedev(1, 5))
     config = lab.config("true", terminal=True)
     config["mounts"] = [entry for entry in MOUNTS if entry["destination"] in ("/proc", "/sys")] + [bind(dev, "/dev")]
-    with pytest.raises(StartError):
+    with pytest.raises(StartError, match="not the multiplexer"):
+        lab.run_config(config)
+
+
+def test_cve_2025_52565_the_terminal_comes_from_no_other_devpts(lab: Lab, tmp_path: Path) -> None:
+    """/dev/pts leads to a devpts elsewhere, which could be another container's."""
+    dev = hostile_dev(tmp_path)
+    (dev / "pts").rmdir()
+    (dev / "pts").symlink_to("/elsewhere")
+    config = lab.config("true", terminal=True)
+    config["mounts"] = [entry for entry in MOUNTS if entry["destination"] in ("/proc", "/sys")] + [
+        bind(dev, "/dev"),
+        {**MOUNTS[2], "destination": "/elsewhere"},
+    ]
+    with pytest.raises(StartError, match="/dev/pts"):
         lab.run_config(config)
 
 
@@ -202,6 +225,40 @@ def test_cve_2025_52565_an_exec_takes_no_terminal_from_a_replaced_ptmx(lab: Lab)
         assert box.exec("sh", "-c", "mount --bind /dev/zero /dev/pts/ptmx").status == 0
         with pytest.raises(StartError, match="not the multiplexer"):
             box.exec("true", terminal=True)
+
+
+def racing(lab: Lab, config: dict[str, Any], script: str) -> None:
+    """Has `script` run by the container's own shell, in its mount namespace, when everything is mounted and nothing final: the race, won."""
+    enter = f"pid=$(grep -o '\"pid\": *[0-9]*' | grep -o '[0-9]*$'); exec nsenter -t $pid -m /bin/sh -c '{script}'"
+    config["hooks"] = {
+        "createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", enter], "env": [f"PATH={os.environ['PATH']}"]}]
+    }
+
+
+@pytest.mark.parametrize("over", ["/proc/sys/kernel/shm_rmid_forced", "/fake"])
+def test_cve_2025_52881_a_sysctl_is_not_redirected(lab: Lab, over: str) -> None:
+    """Somebody who shares the mounts covers the sysctl's file: with another file of procfs, or with one that takes any text."""
+    (lab.rootfs / "fake").touch()
+    config = lab.config("true", linux={"sysctl": {"kernel.domainname": "1"}})
+    racing(lab, config, f"mount --bind {over} /proc/sys/kernel/domainname")
+    with pytest.raises(StartError, match="cross-device link"):
+        lab.run_config(config)
+    assert (lab.rootfs / "fake").read_text() == ""
+
+
+def test_cve_2025_52881_the_oom_score_is_not_redirected(lab: Lab) -> None:
+    (lab.rootfs / "fake").touch()
+    config = lab.config("true", oomScoreAdj=100)
+    racing(lab, config, "for p in /proc/[0-9]*; do mount --bind /fake $p/oom_score_adj; done")
+    with pytest.raises(StartError, match="cross-device link"):
+        lab.run_config(config)
+    assert (lab.rootfs / "fake").read_text() == ""
+
+
+def test_cve_2025_31133_dev_null_swapped_after_it_was_made_does_not_unmask(lab: Lab) -> None:
+    config = lab.config("sh", "-c", "stat -c '%F %t,%T' /proc/keys /proc/timer_list")
+    racing(lab, config, "rm /dev/null; ln -s /proc/sys/kernel/core_pattern /dev/null")
+    assert lab.run_config(config).lines == ["character special file 1,3"] * 2
 
 
 def test_cve_2025_52881_writes_go_to_no_other_file_that_lies_over_a_procfs_entry(tmp_path: Path) -> None:

@@ -293,22 +293,28 @@ def raise_loopback() -> None:
 def reopen_null(root: int) -> None:
     """Where 0, 1, 2 are the host's /dev/null, they become the container's: a descriptor on the host's file system would lead there."""
     for number in (0, 1, 2):
-        status = os.fstat(number)
-        if not stat.S_ISCHR(status.st_mode) or status.st_rdev != _NULL:
+        if not _is_null(number):
             continue
         flags = fcntl.fcntl(number, fcntl.F_GETFL) & os.O_ACCMODE
         try:
             fd = paths.open_in_root(root, "/dev/null", os.O_PATH, follow=False)
+            found = _is_null(fd)
+            os.close(fd)
+            if not found:
+                continue
+            # whoever exchanges it now (an exec's container can) must not stop us at a FIFO, nor choose what is opened
+            fd = paths.open_in_root(root, "/dev/null", flags | os.O_NONBLOCK | os.O_NOCTTY, follow=False)
         except SyscallError:
             continue  # a container without /dev keeps the one that it was given
-        own = os.fstat(fd)
-        if stat.S_ISCHR(own.st_mode) and own.st_rdev == _NULL:
-            opened = syscalls.openat2(
-                root, "/dev/null", flags, resolve=paths.RESOLVE_IN_ROOT | paths.RESOLVE_NO_SYMLINKS
-            )
-            os.dup2(opened, number, inheritable=True)
-            os.close(opened)
+        if _is_null(fd):
+            os.set_blocking(fd, True)
+            os.dup2(fd, number, inheritable=True)
         os.close(fd)
+
+
+def _is_null(fd: int) -> bool:
+    status = os.fstat(fd)
+    return stat.S_ISCHR(status.st_mode) and status.st_rdev == _NULL
 
 
 def announce(channel: _socket.socket) -> None:

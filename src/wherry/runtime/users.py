@@ -1,7 +1,7 @@
 """Who a process runs as: Docker's `user[:group]` against the container's own /etc/passwd and /etc/group.
 
 Runs in the shim (and in wherry-runc), on a descriptor of the container's root. **Invariant**: the container's files are data. They are opened
-inside the root (openat2, RESOLVE_IN_ROOT), must be regular files, are read up to a bound, and parsed here: no name service of the host or of the
+inside the root (openat2, RESOLVE_IN_ROOT) if they are regular files, are read up to a bound, and parsed here: no name service of the host or of the
 image is ever asked (CVE-2019-14271), a FIFO does not block (CVE-2024-9676), an id that does not fit 31 bits is an error and not root
 (CVE-2024-40635, CVE-2026-46680, CVE-2026-30892).
 """
@@ -102,12 +102,18 @@ def _unique(numbers: list[int]) -> list[int]:
 def _read_table(root_fd: int, path: str, fields: int) -> list[list[str]]:
     """Rows of a colon-separated file, each with exactly `fields` fields (missing ones empty). An absent file has no rows."""
     try:
-        fd = paths.open_in_root(root_fd, path, os.O_RDONLY | os.O_NONBLOCK | os.O_NOCTTY | os.O_CLOEXEC)
+        place = paths.open_in_root(root_fd, path)
     except SyscallError:
         return []
     try:
-        if os.fstat(fd).st_mode & _S_IFMT != _S_IFREG:
-            return []
+        if os.fstat(place).st_mode & _S_IFMT != _S_IFREG:
+            return []  # opening a device can do things (a watchdog, a tape), and here no cgroup forbids it
+        fd = os.open(f"/proc/self/fd/{place}", os.O_RDONLY | os.O_CLOEXEC)
+    except OSError:
+        return []
+    finally:
+        os.close(place)
+    try:
         data = b""
         while len(data) < _FILE_BOUND and (block := os.read(fd, 65536)):
             data += block

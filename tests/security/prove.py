@@ -1,0 +1,75 @@
+"""Proves that the attacks have teeth: takes each defence of `defences.DEFENCES` out of a copy of this tree and sees its tests fail there.
+
+    python -m tests.security.prove [WORD…]      as root; with words only the defences whose place or tests contain one of them
+
+Prints a line per defence and ends with 1 when a test does not notice that its defence is gone. The tree itself is never changed.
+"""
+
+from __future__ import annotations
+
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
+
+from tests.security.defences import DEFENCES, Defence
+
+REPOSITORY = Path(__file__).resolve().parents[2]
+
+
+def copy_tree(target: Path) -> None:
+    skip = shutil.ignore_patterns("__pycache__", "*.egg-info")
+    for name in ("src", "tests"):
+        shutil.copytree(REPOSITORY / name, target / name, symlinks=True, ignore=skip)
+    shutil.copy(REPOSITORY / "pyproject.toml", target)
+
+
+def unnoticed(tree: Path, defence: Defence) -> tuple[str, ...]:
+    """The defence's tests that still pass without it, and those that did not run at all."""
+    place = tree / "src/wherry" / defence.file
+    whole = place.read_text()
+    assert whole.count(defence.code) == 1, (
+        f"{defence.file}: {defence.code!r} is there {whole.count(defence.code)} times"
+    )
+    place.write_text(whole.replace(defence.code, defence.without))
+    files = sorted({name.partition("::")[0] for name in defence.tests})
+    names = [name.partition("::")[2] for name in defence.tests]
+    try:
+        done = subprocess.run(
+            [
+                sys.executable,
+                *("-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", "--timeout=60"),
+                *("-k", " or ".join(names)),
+                *(str(tree / "tests" / file) for file in files),
+            ],
+            cwd=tree,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+        )
+    finally:
+        place.write_text(whole)
+    failed = set(re.findall(r"^FAILED \S+::(\w+)", done.stdout, re.MULTILINE))
+    return tuple(name for name in names if name not in failed)
+
+
+def main(words: list[str]) -> int:
+    toothless = 0
+    with tempfile.TemporaryDirectory(prefix="wherry-prove-") as directory:
+        tree = Path(directory)
+        tree.chmod(0o755)
+        copy_tree(tree)
+        for defence in DEFENCES:
+            if words and not any(word in f"{defence.file} {' '.join(defence.tests)}" for word in words):
+                continue
+            passed = unnoticed(tree, defence)
+            toothless += len(passed)
+            print("TOOTHLESS" if passed else "noticed  ", f"{defence.file}: {defence.what}", *passed, flush=True)
+    return 1 if toothless else 0
+
+
+if __name__ == "__main__":
+    raise SystemExit(main(sys.argv[1:]))
