@@ -101,8 +101,10 @@ DEFENCES = (
     Defence(
         "files are masked with a null device that is one",
         "runtime/rootfs.py",
-        "os.O_PATH, resolve=paths.RESOLVE_NO_SYMLINKS\n                )\n            except SyscallError:\n                continue\n            status = os.fstat(fd)\n            if stat.S_ISCHR",
-        "os.O_PATH, resolve=paths.RESOLVE_IN_ROOT\n                )\n            except SyscallError:\n                continue\n            status = os.fstat(fd)\n            if True or stat.S_ISCHR",
+        "os.O_PATH, resolve=paths.RESOLVE_NO_SYMLINKS\n                )\n            except SyscallError:\n                continue\n"
+        "            status = os.fstat(fd)\n            if stat.S_ISCHR",
+        "os.O_PATH, resolve=paths.RESOLVE_IN_ROOT\n                )\n            except SyscallError:\n                continue\n"
+        "            status = os.fstat(fd)\n            if True or stat.S_ISCHR",
         _paths("cve_2025_31133_dev_null_as_a_symlink_does_not_unmask"),
     ),
     Defence(
