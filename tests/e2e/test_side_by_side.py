@@ -1,14 +1,11 @@
-"""Two engines on one machine do not touch each other; other OCI runtimes under one of them."""
+"""Two engines on one machine do not touch each other."""
 
 from __future__ import annotations
 
-import os
 import urllib.request
 from collections.abc import Callable
 
-import pytest
-
-from tests.e2e.harness import BUSYBOX, PEER, Engine, differs_on_dockerd, free_port, wait_until
+from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd, free_port, wait_until
 
 
 @differs_on_dockerd("needs addresses given by hand for a second bridge")
@@ -57,35 +54,3 @@ def test_a_killed_engine_takes_no_published_port_along_its_own_or_its_neighbours
     assert both_answer()
     two.docker("rm", "-f", "web")
     assert (answer(ports["one"]), answer(ports["two"])) == ("one", "")
-
-
-@pytest.mark.parametrize(
-    "runtime",
-    [
-        pytest.param("runc", marks=pytest.mark.requires("runc")),
-        pytest.param(
-            "crun",
-            marks=[
-                pytest.mark.requires("crun"),
-                pytest.mark.skipif(PEER == "dockerd", reason="peer: dockerd 20.10: is not configured with it here"),
-            ],
-        ),
-    ],
-)
-def test_another_oci_runtime_does_the_same(engine: Engine, runtime: str) -> None:
-    if runtime == "crun" and os.path.isdir("/sys/fs/cgroup/unified"):
-        pytest.skip("peer: crun 1.8 refuses machines with both kinds of cgroup hierarchies")
-    flag = f"--runtime={runtime}"
-    if runtime not in engine.output("info", "--format={{range $name, $_ := .Runtimes}}{{$name}} {{end}}").split():
-        pytest.fail(f"the engine offers no runtime {runtime}")
-    assert engine.shell("echo out; echo $$", flag) == "out\n1"
-    assert (
-        engine.docker("run", "--rm", "--network=none", flag, BUSYBOX, "sh", "-c", "exit 7", check=False).returncode == 7
-    )
-    done = engine.docker("run", "--rm", "--network=none", flag, BUSYBOX, "nope", check=False)
-    assert done.returncode == 127
-    assert done.stderr.count("unable to start container process") == 1
-    engine.docker("run", "-d", "--name=box", flag, BUSYBOX, "sleep", "1000")
-    assert engine.output("exec", "box", "cat", "/proc/1/comm") == "sleep"
-    engine.docker("kill", "box")
-    assert engine.output("wait", "box") == "137"

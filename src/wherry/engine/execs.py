@@ -14,7 +14,7 @@ from wherry.core.tasks import AttachRequest, ExitEvent, UserWish
 from wherry.engine import oci_config, security
 from wherry.engine.records import Container, Status
 from wherry.engine.services import Services
-from wherry.engine.start import Starter, worded
+from wherry.engine.start import Starter, is_missing_program, worded
 from wherry.engine.store import describe
 from wherry.errors import Conflict, InvalidArgument, NotFound, StartError
 from wherry.spec.calls import AttachedStream, Json
@@ -144,7 +144,7 @@ class Execs:
             if ours is not None:
                 ours.close()
             if isinstance(error, StartError):
-                if "executable file not found" in error.message or "no such file or directory" in error.message:
+                if is_missing_program(error):
                     exec.exit_code = 127
                 raise worded(error, _PREFIX) from error
             raise

@@ -6,6 +6,7 @@ The first half of docs/flows/run.md. Runs in wherryd, under the container's lock
 from __future__ import annotations
 
 import os
+import re
 import time
 from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
@@ -28,6 +29,8 @@ _PREFIX = (
     "failed to create task for container: failed to create shim task: OCI runtime create failed: "
     "runc create failed: unable to start container process: "
 )
+_SAID_BY_RUNTIME = re.compile(r"^([\w-]+ create failed: |exec failed: )?(unable to start container process: )?")
+"""What `_PREFIX` says as well: runc and wherry-runc with --runtime."""
 
 _NETWORK_DRIVERS = {"bridge": "bridge", "host": "host", "none": "null"}
 
@@ -260,10 +263,13 @@ def worded(error: StartError, prefix: str) -> StartError:
     """As Docker says it: the runtime's failures behind `prefix`; that there is no such user the engine finds out itself."""
     if error.step == "user":
         return error
-    message = error.message
-    for words in ("runc create failed: ", "exec failed: ", "unable to start container process: "):
-        message = message.removeprefix(words)  # said by runc itself, with --runtime runc
-    return StartError(error.step, prefix + message, error.errno)
+    return StartError(error.step, prefix + _SAID_BY_RUNTIME.sub("", error.message), error.errno)
+
+
+def is_missing_program(error: StartError) -> bool:
+    """Whether there was no such program, as far as the words say it: runc's, crun's and the kernel's."""
+    message = error.message.lower()
+    return ("executable file" in message and "not found" in message) or "no such file or directory" in message
 
 
 def log_path(services: Services, id: str) -> str:
@@ -273,7 +279,7 @@ def log_path(services: Services, id: str) -> str:
 def _exit_code(error: WherryError) -> int:
     """What inspect shows after a failed start: as Docker's, which its clients read out of the words."""
     if isinstance(error, StartError):
-        if "executable file not found" in error.message or "no such file or directory" in error.message:
+        if is_missing_program(error):
             return 127
         if "permission denied" in error.message or "is a directory" in error.message:
             return 126

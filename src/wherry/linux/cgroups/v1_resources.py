@@ -26,7 +26,9 @@ def apply(paths: dict[str, str], resources: Resources, *, update: bool) -> None:
     through a moment of "none".
     """
     if resources.get("unified"):
-        raise FailedPrecondition("unified: this machine uses cgroup v1, which has no unified resources")
+        raise FailedPrecondition(
+            "unified: invalid configuration: this machine uses cgroup v1, which has no unified resources"
+        )
     if rules := resources.get("devices"):
         _devices(_need(paths, "devices", "devices"), rules, update=update)
     if memory := resources.get("memory"):
