@@ -294,12 +294,28 @@ def test_the_life_of_a_container(runtime: Runtime) -> None:
     assert "does not exist" in runtime("state", "box").stderr
 
 
-def test_a_created_container_is_deleted_without_force(runtime: Runtime) -> None:
+@pytest.mark.parametrize("name", ["HUP", "INT", "QUIT", "TERM"])
+def test_a_created_container_ends_at_the_signals_that_ask_for_it(runtime: Runtime, name: str) -> None:
+    make_created(runtime)
+    pid = json.loads((runtime.root / "box/state.json").read_text())["pid"]
+    pidfd = os.pidfd_open(pid)
+    assert runtime("kill", "box", name).returncode == 0
+    assert select.select([pidfd], [], [], 10)[0]
+    os.close(pidfd)
+    assert runtime.status() == "stopped"
+    assert runtime("delete", "box").returncode == 0
+
+
+def make_created(runtime: Runtime) -> None:
     runtime.write("sleep", "1000")
     subprocess.run(
         runtime.command("create", "-b", str(runtime.bundle), "box"),
         stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, check=True,
     )  # fmt: skip
+
+
+def test_a_created_container_is_deleted_without_force(runtime: Runtime) -> None:
+    make_created(runtime)
     assert runtime("delete", "box").returncode == 0
 
 

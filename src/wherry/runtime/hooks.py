@@ -13,6 +13,7 @@ container, and the failure of a poststop hook it reports and goes on.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found]
 import os
 import select
 import time
@@ -110,9 +111,8 @@ def _run(hook: Hook, number: int, state_json: bytes) -> None:
     code = os.waitstatus_to_exitcode(status)
     if code:
         text = f", stderr: {output.decode('utf-8', 'replace').strip()}" if output else ""
-        raise StartError(
-            "hooks", f"{what}: {'exit status ' + str(code) if code > 0 else 'signal ' + str(-code)}{text}", 0
-        )
+        how = f"exit status {code}" if code > 0 else f"signal: {(_signal.strsignal(-code) or str(-code)).lower()}"
+        raise StartError("hooks", f"{what}: {how}{text}", 0)
 
 
 def _become(hook: Hook, stdin: int, stderr: int) -> None:

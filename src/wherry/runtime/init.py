@@ -253,6 +253,7 @@ class Init:
     def wait_for_start(self) -> None:
         if not self.hold:
             return
+        process.end_at_signals()
         messages.send(self.channel, messages.READY)
         if self.hold_fifo < 0:
             messages.wait_for_go(self.channel)

@@ -266,7 +266,7 @@ def _check_linux(config: Config) -> None:
             raise InvalidArgument(f"linux.timeOffsets.{clock}.nanosecs: {offset['nanosecs']} is a second or more")
     if offsets and kinds.get("time") != "":
         raise InvalidArgument("linux.timeOffsets: offsets need a new time namespace")
-    if linux.get("memoryPolicy"):
+    if linux.get("memoryPolicy") is not None:
         from wherry.runtime import scheduling
 
         scheduling.MemoryPolicy(linux["memoryPolicy"])

@@ -518,6 +518,16 @@ def reset_signals() -> None:
     _signal.pthread_sigmask(_signal.SIG_SETMASK, ())
 
 
+def end_at_signals() -> None:
+    """Until execve the signals that ask a program to end are obeyed, as by runc's init: the kernel spares the first process of a
+    pid namespace whatever it has no handler for.
+    """
+    asking = (_signal.SIGHUP, _signal.SIGINT, _signal.SIGQUIT, _signal.SIGTERM)
+    for number in asking:
+        _signal.signal(number, lambda number, _frame: os._exit(128 + number))
+    _signal.pthread_sigmask(_signal.SIG_UNBLOCK, asking)
+
+
 def execute(plan: Plan, path: bytes) -> None:
     """execve(2). Returns only by raising StartError "exec"."""
     try:

@@ -69,7 +69,7 @@ class Scheduler:
         except SyscallError as error:
             hint = ""
             if error.errno == errno.EPERM and self.policy == POLICIES["SCHED_DEADLINE"]:
-                hint = " (a deadline needs all CPUs: linux.resources.cpu.cpus must not be set)"
+                hint = " (process scheduler can't be used together with AllowedCPUs: a deadline needs all CPUs)"
             elif error.errno == errno.EPERM and self.priority:
                 hint = " (has the cgroup real-time bandwidth? see linux.resources.cpu.realtimeRuntime)"
             raise StartError("scheduler", f"error setting scheduler: {error}{hint}", error.errno) from None
@@ -95,13 +95,17 @@ class MemoryPolicy:
     def __init__(self, wanted: oci.MemoryPolicy) -> None:
         mode = wanted.get("mode", "")
         if mode not in MEMORY_MODES:
-            raise InvalidArgument(f"linux.memoryPolicy.mode: {mode!r} is not one of {', '.join(MEMORY_MODES)}")
-        nodes = cpulist.parse(wanted.get("nodes") or "", "linux.memoryPolicy.nodes")
+            raise InvalidArgument(
+                f"linux.memoryPolicy.mode: invalid memory policy mode {mode!r}: it is one of {', '.join(MEMORY_MODES)}"
+            )
+        nodes = cpulist.parse(wanted.get("nodes") or "", "linux.memoryPolicy.nodes: invalid memory policy nodes")
         if mode in ("MPOL_DEFAULT", "MPOL_LOCAL") and nodes:
             raise InvalidArgument(f"linux.memoryPolicy.nodes: {mode} has no nodes")
         if mode not in ("MPOL_DEFAULT", "MPOL_LOCAL", "MPOL_PREFERRED") and not nodes:
             raise InvalidArgument(f"linux.memoryPolicy.nodes: {mode} needs at least one node")
-        self.mode = MEMORY_MODES[mode] | _flags(wanted.get("flags"), MEMORY_FLAGS, "linux.memoryPolicy.flags")
+        self.mode = MEMORY_MODES[mode] | _flags(
+            wanted.get("flags"), MEMORY_FLAGS, "linux.memoryPolicy.flags: invalid memory policy flag"
+        )
         self.nodes = cpulist.words(nodes) if nodes else b""
 
     def apply(self) -> None:
