@@ -347,7 +347,7 @@ def _parse_pax(data: bytes) -> tuple[dict[bytes, bytes], list[tuple[bytes, bytes
             raise InvalidArgument("tar: a pax record is malformed")
         end = position + int(length_text)
         key, equals, value = data[space + 1 : end - 1].partition(b"=")
-        if end > len(data) or end <= space + 1 or data[end - 1 : end] != b"\n" or not equals or not key:
+        if end > len(data) or end <= space + 1 or data[end - 1 : end] != b"\n" or not equals or not key or b"\0" in key:
             raise InvalidArgument("tar: a pax record is malformed")
         position = end
         if key in (b"GNU.sparse.offset", b"GNU.sparse.numbytes"):

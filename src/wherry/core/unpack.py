@@ -29,6 +29,7 @@ from wherry.core.tar import (
     CHARACTER,
     DIRECTORY,
     FIFO,
+    MAX_SIZE,
     SYMLINK,
     Entry,
     Reader,
@@ -52,6 +53,10 @@ _OPEN_DIRECTORIES = 400  # of the 1024 descriptors that a process has by default
 _MAX_ID = 2**32 - 2
 _MAX_TIME = 1 << 40  # seconds
 _SMALL = 128 << 10
+_MAX_REMEMBERED = (
+    128 << 20
+)  # bytes of memory for what is known of directories: half a million with names of usual length
+_REMEMBERED = 170  # what one takes beside its name
 
 
 @dataclass(slots=True)
@@ -125,6 +130,7 @@ class _Extractor:
         self._open: dict[bytes, int] = {}  # directory, as tars name it → descriptor
         self._directory_times: dict[bytes, int] = {}
         self._implied: dict[bytes, None] = {b".": None}
+        self._remembered = 0
 
     def close(self) -> None:
         for fd in self._open.values():
@@ -249,6 +255,7 @@ class _Extractor:
 
     def _imply(self, parent: int, name: bytes, path: bytes) -> int:
         os.mkdir(name, 0o755, dir_fd=parent)
+        self._count_directory(path)
         self._implied[path] = None
         fd = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
         os.fchmod(fd, 0o755)
@@ -292,6 +299,8 @@ class _Extractor:
                 for piece in reader.data():
                     _write(fd, piece)
             self.unpacked.size += entry.size
+            if self.unpacked.size > MAX_SIZE:  # holes cost nothing; what is recorded has 64 bits
+                raise InvalidArgument("tar: the sizes of its files add up to more than a layer may have")
             _dress(fd, entry)
             os.utime(fd, ns=(entry.mtime_ns, entry.mtime_ns))
         finally:
@@ -314,8 +323,15 @@ class _Extractor:
             os.close(fd)
         path = b"/".join([*self._parts(directory), name])
         self._implied.pop(path, None)
-        self._directory_times.pop(path, None)
+        if self._directory_times.pop(path, None) is None:
+            self._count_directory(path)
         self._directory_times[path] = entry.mtime_ns
+
+    def _count_directory(self, path: bytes) -> None:
+        """Directories are remembered to the end, and compress to next to nothing in a tar."""
+        self._remembered += len(path) + _REMEMBERED
+        if self._remembered > _MAX_REMEMBERED:
+            raise InvalidArgument("tar: too many directories")
 
     def _extract_root(self, entry: Entry) -> None:
         if entry.kind != DIRECTORY:
