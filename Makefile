@@ -12,7 +12,7 @@ unexport PYTHONDONTWRITEBYTECODE
 export PIP_DISABLE_PIP_VERSION_CHECK := 1
 
 .DEFAULT_GOAL := help
-.PHONY: help run install check lint unit test test-root e2e security conformance test-uml test-vm crash power-cut bench docs packages clean
+.PHONY: help run install check lint unit test test-root e2e security conformance test-uml test-vm crash power-cut bench docs packages clean stress
 
 help: ## List what there is
 	@echo "wherry: a container engine. Targets (ARGS=… goes on to pytest or to the benchmark):"
@@ -50,6 +50,9 @@ conformance: packages $(VENV)/.installed $(VENV)/.tools ## Real clients and runt
 	@tools/run-suites $(BIN) "$(CONFORMANCE_SUITES)"
 	@tools/run-registry-suites $(BIN) "$(CONFORMANCE_SUITES)"
 	$(PYTEST) tests/conformance tests/e2e/test_docker_py.py $(ARGS)
+
+stress: packages $(VENV)/.installed $(VENV)/.tools ## The store under 20 clients that pull, run, commit, remove and prune for minutes (SECONDS=240; as root)
+	WHERRY_STRESS_WORKERS=20 WHERRY_STRESS_SECONDS=$(or $(SECONDS),240) $(PYTEST) -s tests/e2e/test_store_under_load.py $(ARGS)
 
 test-uml: $(VENV)/.installed $(VENV)/.tools ## The cgroup v2 tests in a user-mode Linux, where this machine has v1 (package user-mode-linux; as root)
 	PYTHON=$(BIN)/python tests/uml/run $(ARGS)

@@ -1,18 +1,14 @@
 """Pulls, runs, commits, tags, removals and prunes at the same time: nothing that is in use goes, nothing that is not stays.
 
-`WHERRY_STRESS_SECONDS` says for how long (a few seconds unless said otherwise).
+`WHERRY_STRESS_SECONDS` says for how long (a few seconds unless said otherwise), `WHERRY_STRESS_WORKERS` by how many clients; `make stress` is the
+long one.
 """
 
 from __future__ import annotations
 
-import gzip
-import hashlib
 import http.client
-import json
 import os
 import random
-import sqlite3
-import tempfile
 import threading
 import time
 from collections import Counter
@@ -26,13 +22,12 @@ from tests import images
 from tests.e2e.harness import BUSYBOX, Engine, UnixConnection, differs_on_dockerd
 from tests.images import Entry, ImageSpec, busybox_layer
 from tests.registry import docker_registry, skopeo_copy
-from wherry.core.unpack import unpack_layer
-from wherry.spec.image import diff_ids
+from wherry.core.verify import check_idle
 
 pytestmark = [pytest.mark.requires("registry", "skopeo"), differs_on_dockerd("looks into wherry's store")]
 
 SECONDS = float(os.environ.get("WHERRY_STRESS_SECONDS", "6"))
-WORKERS = 8
+WORKERS = int(os.environ.get("WHERRY_STRESS_WORKERS", "8"))
 COMMON = images.layer([Entry(f"common/{n}", bytes([n])) for n in range(50)])
 SPECS = {
     f"app{n}": ImageSpec(
@@ -164,55 +159,10 @@ class Worker(threading.Thread):
             self.problems.append(f"save: {response.status} {data[:200]!r}")
 
 
-def verify(root: Path) -> None:
-    """Every blob has the digest that it is called by; every image all its blobs and layers; every layer the files of a blob of its diff id; and there
-    is nothing else."""
-    with sqlite3.connect(root / "wherry.db") as db:
-        needed = {digest for (digest,) in db.execute("select digest from image_blobs")}
-        ids = [row[0] for row in db.execute("select id from images")]
-        layers = {
-            chain: (str(number), parent, diff)
-            for number, chain, parent, diff in db.execute("select number, chain_id, parent, diff_id from layers")
-        }
-    blobs = {f"sha256:{path.name}": path for path in (root / "content/blobs/sha256").iterdir()}
-    assert set(blobs) == needed
-    assert list((root / "content/ingest").iterdir()) == []
-    assert {path.name for path in (root / "snapshots/layers").iterdir()} == {number for number, _, _ in layers.values()}
-    for digest, path in blobs.items():
-        assert "sha256:" + hashlib.sha256(path.read_bytes()).hexdigest() == digest
-    wanted: set[str] = set()
-    for image_id in ids:
-        wanted |= {str(diff) for diff in diff_ids(json.loads(blobs[image_id].read_bytes()))}
-    assert wanted <= {diff for _, _, diff in layers.values()}
-    sources = {}
-    for path in blobs.values():
-        data = path.read_bytes()
-        plain = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
-        sources["sha256:" + hashlib.sha256(plain).hexdigest()] = path
-    for number, _, diff in layers.values():
-        if diff not in sources:
-            continue  # of an image that was removed by force under a container
-        with tempfile.TemporaryDirectory() as fresh, open(sources[diff], "rb") as source:
-            fd = os.open(fresh, os.O_RDONLY | os.O_DIRECTORY)
-            unpack_layer(source, fd, diff)
-            os.close(fd)
-            assert tree(Path(fresh)) == tree(root / f"snapshots/layers/{number}/fs"), diff
-
-
-def tree(root: Path) -> dict[str, tuple[object, ...]]:
-    found: dict[str, tuple[object, ...]] = {}
-    for top, directories, files in os.walk(root):
-        for name in (*directories, *files):
-            path = os.path.join(top, name)
-            info = os.lstat(path)
-            is_file = os.path.isfile(path) and not os.path.islink(path)
-            data = Path(path).read_bytes() if is_file else os.readlink(path) if os.path.islink(path) else None
-            found[os.path.relpath(path, root)] = (info.st_mode, info.st_uid, info.st_gid, data)
-    return found
-
-
 @pytest.mark.timeout(SECONDS + 120)
-def test_nothing_in_use_goes_and_nothing_unused_stays(own_engine: Callable[..., Engine], registry: str) -> None:
+def test_nothing_in_use_goes_and_nothing_unused_stays(
+    own_engine: Callable[..., Engine], registry: str, tmp_path: Path
+) -> None:
     engine = own_engine()
     deadline = time.monotonic() + SECONDS
     workers = [Worker(engine, registry, number, deadline) for number in range(WORKERS)]
@@ -225,7 +175,9 @@ def test_nothing_in_use_goes_and_nothing_unused_stays(own_engine: Callable[..., 
     print(dict(done))
     assert not problems, "\n".join(problems[:10]) + engine.log()[-3000:]
     engine.api("POST", "/images/prune")  # waits for what a client that has gone left behind
-    verify(engine.data_root)
+    verdict = check_idle(str(engine.data_root), str(tmp_path / "scratch"))
+    print(verdict.blobs, "blobs,", verdict.layers, "layers,", verdict.entries, "files verified")
+    assert verdict.problems == [] and verdict.layers
     for container in engine.api("GET", "/containers/json?all=1")[1]:
         engine.api("DELETE", f"/containers/{container['Id']}?force=1")
     engine.api("POST", '/images/prune?filters={"dangling":["false"]}')
@@ -233,3 +185,4 @@ def test_nothing_in_use_goes_and_nothing_unused_stays(own_engine: Callable[..., 
     assert list((engine.data_root / "content/blobs/sha256").iterdir()) == []
     assert list((engine.data_root / "snapshots/layers").iterdir()) == []
     assert [path.name for path in (engine.data_root / "snapshots/init").iterdir()] in ([], ["0"])
+    assert check_idle(str(engine.data_root), str(tmp_path / "scratch")).problems == []
