@@ -81,6 +81,7 @@ LINKS = st.one_of(
 KINDS = st.sampled_from(
     [*(bytes([code]) for code in b"01234567"), b"\0", b"S", b"D", b"M", b"V", b"N", b"g", b"A", b"\xff"]
 )
+COMMON = st.sampled_from([b"0", b"0", b"5", b"5", b"2", b"1"])
 MAPS = st.lists(st.sampled_from([0, 1, 5, 512, 1 << 20, 1 << 40, (1 << 62) - 1, 1 << 62, 1 << 63, 10**19]), max_size=6)
 SIZES = st.sampled_from(
     [b"0", b"5", b"512", b"600", b"-1", b"", b"1e3", b"9223372036854775807", b"99999999999999999999999"]
