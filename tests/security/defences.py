@@ -28,6 +28,14 @@ def _leaks(*names: str) -> tuple[str, ...]:
     return tuple(f"security/test_container_leaks.py::test_{name}" for name in names)
 
 
+def _images(*names: str) -> tuple[str, ...]:
+    return tuple(f"security/test_images.py::test_{name}" for name in names)
+
+
+def _tars(*names: str) -> tuple[str, ...]:
+    return tuple(f"security/test_hostile_tars.py::test_{name}" for name in names)
+
+
 DEFENCES = (
     Defence(
         "what is missing is made without following links",
@@ -154,5 +162,53 @@ DEFENCES = (
         'if _sys_groups(number("setgroups"), len(groups), struct.pack(f"{len(groups)}I", *groups)) < 0:',
         "if False:",
         _leaks("cve_2022_36109_and_2023_25173_supplementary_groups_are_exactly_the_given_ones"),
+    ),
+    Defence(
+        "a registry that is not listed is spoken to with verified TLS only",
+        "distribution/hosts.py",
+        "if not self.is_insecure(domain):",
+        "if False:",
+        _images(
+            "cve_2026_92542_what_a_name_resolves_to_does_not_switch_tls_off",
+            "cve_2026_92543_a_registry_that_fails_at_tls_is_not_asked_without_it",
+        ),
+    ),
+    Defence(
+        "links in a layer lead to places of the layer",
+        "core/unpack.py",
+        "resolve=_RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS",
+        "resolve=_RESOLVE_NO_MAGICLINKS",
+        (
+            *_images("cve_2018_15664_hard_links_do_not_reach_through_links"),
+            *_tars("whatever_a_tar_says_it_is_unpacked_or_refused"),
+        ),
+    ),
+    Defence(
+        "names of a layer do not climb",
+        "core/unpack.py",
+        'if b".." in parts:',
+        "if False:",
+        _tars("whatever_a_tar_says_it_is_unpacked_or_refused"),
+    ),
+    Defence(
+        "what is remembered of directories has a limit",
+        "core/unpack.py",
+        "if self._remembered > _MAX_REMEMBERED:",
+        "if False:",
+        _tars("what_is_remembered_of_directories_is_bounded"),
+    ),
+    Defence(
+        "names of attributes are checked",
+        "core/tar.py",
+        'or not key or b"\\0" in key:',
+        "or not key:",
+        _tars("an_attribute_whose_name_has_a_nul_is_refused"),
+    ),
+    Defence(
+        "extension headers have a limit",
+        "core/tar.py",
+        "if not 0 <= size <= MAX_EXTENSION:",
+        "if False:",
+        _images("cve_2026_32288_extension_headers_without_end_do_not_fill_the_memory"),
     ),
 )

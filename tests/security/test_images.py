@@ -6,6 +6,8 @@ import asyncio
 import json
 import os
 import resource
+import socket
+import ssl
 import stat
 import subprocess
 import sys
@@ -24,8 +26,9 @@ from tests.root.test_unpack import Tar, listing, unpack
 from wherry.core.archive import Archives
 from wherry.core.layers import LayerWork
 from wherry.core.unpackers import Unpackers
+from wherry.distribution import connection
 from wherry.distribution.hosts import RegistryHosts
-from wherry.errors import InvalidArgument, WherryError
+from wherry.errors import InvalidArgument, Unavailable, WherryError
 from wherry.spec.calls import RegistryAuth
 
 pytestmark = pytest.mark.requires("root")
@@ -315,7 +318,6 @@ def test_cve_2026_53493_an_index_that_contains_itself_or_never_ends_is_given_up(
 
 def test_cve_2026_92542_what_a_name_resolves_to_does_not_switch_tls_off(monkeypatch: pytest.MonkeyPatch) -> None:
     """A name server that answers 127.0.0.1 must not make a registry "local"."""
-    import socket
 
     def resolve(*_: object, **__: object) -> list[Any]:
         raise AssertionError("the decision asked a name server")
@@ -336,3 +338,45 @@ def test_cve_2024_40635_users_and_groups_beyond_32_bits_are_refused(tmp_path: Pa
 
 def test_a_layer_of_very_many_members_costs_the_reader_no_memory_that_lasts() -> None:
     assert peak_memory(READ_ALL, tarfile.TarInfo("f").tobuf() * 100_000) < 80 << 20
+
+
+def test_cve_2026_92543_a_registry_that_fails_at_tls_is_not_asked_without_it(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A name that is not listed as insecure and leads here: to a certificate that nobody signed, and to a server without TLS at all."""
+    words = ["openssl", "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=registry.example"]
+    files = ["-keyout", str(tmp_path / "key"), "-out", str(tmp_path / "certificate")]
+    subprocess.run([*words, *files], check=True, capture_output=True)
+    unsigned = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    unsigned.load_cert_chain(tmp_path / "certificate", tmp_path / "key")
+    resolve = socket.getaddrinfo
+
+    def answer(host: str | bytes | None, *rest: Any, **named: Any) -> list[Any]:
+        return resolve("127.0.0.1" if host in ("registry.example", b"registry.example") else host, *rest, **named)
+
+    monkeypatch.setattr(socket, "getaddrinfo", answer)
+    monkeypatch.setattr(connection, "FIRST_BACKOFF", 0.0)
+    for number, tls in enumerate((unsigned, None)):
+        registry = ScriptedRegistry(tls)
+        registry.put_image(three_layers(), "latest")
+
+        async def use(store: Any, _: str, registry: ScriptedRegistry = registry) -> None:
+            with pytest.raises(Unavailable):
+                await store.pull(f"registry.example:{registry.port}/x", RegistryAuth(username="ann", password="secret"))
+
+        (tmp_path / f"store{number}").mkdir()
+        against(registry, tmp_path / f"store{number}", use)
+        assert registry.requests == []
+        assert leftovers(tmp_path / f"store{number}") == []
+        answers_by_address(registry, tmp_path / f"store{number}-insecure")
+
+
+def answers_by_address(registry: ScriptedRegistry, root: Path) -> None:
+    """By its address, which is insecure, the same registry answers: it was there to be asked."""
+    root.mkdir()
+
+    async def use(store: Any, name: str) -> None:
+        await store.pull(name)
+
+    against(registry, root, use)
+    assert registry.requests
