@@ -167,7 +167,21 @@ def members(draw: st.DrawFn) -> bytes:
     return out + padded(data)
 
 
-TARS = st.tuples(st.lists(members(), max_size=8).map(b"".join), st.sampled_from([b"", bytes(1024), bytes(512)])).map(
+def through_link(target: bytes) -> bytes:
+    """A link, and a file below what it leads to."""
+    zero = octal(0, 12)
+    link = header(b"a", b"2", link=target, size=zero, fields=PLAIN)
+    return link + header(b"a/secret", b"0", size=zero, fields=PLAIN)
+
+
+CLIMBS = st.one_of(
+    st.sampled_from([b"../x", b"../outside/secret", b"/../x", b"a/../../x"]).map(
+        lambda name: header(name, b"0", size=octal(0, 12), fields=PLAIN)
+    ),
+    st.sampled_from([b"../outside", b"..", b"/proc/self/cwd/outside", b"./../outside"]).map(through_link),
+)
+MEMBERS = st.one_of(members(), members(), members(), CLIMBS)
+TARS = st.tuples(st.lists(MEMBERS, max_size=8).map(b"".join), st.sampled_from([b"", bytes(1024), bytes(512)])).map(
     b"".join
 )
 
