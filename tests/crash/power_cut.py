@@ -16,6 +16,7 @@ import signal
 import subprocess
 import sys
 import tempfile
+import threading
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -70,19 +71,19 @@ class Machine:
         said: list[str] = []
         cut = False
         assert machine.stdout is not None
-        watchdog = subprocess.Popen(["sleep", str(BOOT_SECONDS)])
+        watchdog = threading.Timer(BOOT_SECONDS, os.killpg, (machine.pid, signal.SIGKILL))  # its output ends then
+        watchdog.start()
         try:
             for line in machine.stdout:
                 said.append(line.decode(errors="replace").rstrip())
-                if HALTED in said[-1] or watchdog.poll() is not None:
-                    cut = HALTED in said[-1]
+                if cut := HALTED in said[-1]:
                     break
         finally:
+            watchdog.cancel()
+            watchdog.join()
             os.killpg(machine.pid, signal.SIGKILL)
             machine.wait()
             machine.stdout.close()
-            watchdog.kill()
-            watchdog.wait()
         if not cut and ((self.work / "status").read_text().strip() if (self.work / "status").exists() else "1") != "0":
             raise RuntimeError("the guest failed:\n" + "\n".join(said[-40:]))
         return cut
