@@ -19,6 +19,7 @@ from tests.registry import skopeo_copy, wherry_registry
 pytestmark = [pytest.mark.requires("registry", "skopeo"), differs_on_dockerd("has no such command")]
 
 MakeEngine = Callable[..., Engine]
+HTPASSWD = "ann:$2y$04$ZWQc3/1U04dSxqOY9snIKOHjCmh08HNS8GMhvdlRweEvC59F10h4C\n"  # "secret"
 WHERRY = str(Path(sys.executable).parent / "wherry")
 
 
@@ -38,10 +39,11 @@ def engine(own_engine: MakeEngine, host: str) -> Engine:
     return engine
 
 
-def fsck(engine: Engine, *words: str) -> tuple[int, list[dict[str, Any]]]:
+def fsck(engine: Engine, *words: str, environment: dict[str, str] | None = None) -> tuple[int, list[dict[str, Any]]]:
     """→ exit status, problems."""
     command = [WHERRY, "-H", f"unix://{engine.socket_path}", "system", "fsck", "--format=json", *words]
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False)
+    variables = {**engine.client_environment, **(environment or {})}
+    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=variables)
     assert done.returncode in (0, 1), done.stderr
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -106,6 +108,24 @@ def test_a_layer_that_a_container_runs_on_is_left_to_it(engine: Engine, host: st
     engine.docker("start", "box")
     assert engine.output("exec", "box", "wc", "-c", "/data") == "5000 /data"
     assert engine.docker("exec", "box", "ls", "/new", check=False).returncode == 1
+
+
+def test_a_private_registry_is_asked_with_the_users_login(own_engine: MakeEngine, tmp_path: Path) -> None:
+    (tmp_path / "htpasswd").write_text(HTPASSWD)
+    write_oci_layout(str(tmp_path / "layout"), busybox_spec())
+    with wherry_registry(tmp_path / "registry", f"--htpasswd={tmp_path}/htpasswd") as served:
+        skopeo_copy(f"oci:{tmp_path}/layout:latest", f"docker://{served.host}/app:1", "--dest-creds=ann:secret")
+        engine = own_engine()
+        engine.docker("login", "-u=ann", "--password-stdin", served.host, stdin="secret")
+        engine.docker("pull", "-q", f"{served.host}/app:1")
+        [blob] = [path for path in (tmp_path / "layout/blobs/sha256").iterdir() if path.stat().st_size > 10_000]
+        (engine.data_root / "content/blobs/sha256" / blob.name).write_bytes(b"damaged")
+        nobody = {"DOCKER_CONFIG": str(tmp_path / "nobody")}
+        code, problems = fsck(engine, "--repair", environment=nobody)
+        assert code == 1 and "no basic auth credentials" in problems[0]["Text"]
+        code, problems = fsck(engine, "--repair")
+        assert code == 0, problems
+        assert fsck(engine) == (0, [])
 
 
 def test_blobs_are_fetched_again(engine: Engine, host: str) -> None:

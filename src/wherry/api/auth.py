@@ -1,4 +1,5 @@
-"""Credentials for one registry as clients send them: the X-Registry-Auth header (base64url of a JSON object), and the body of POST /auth.
+"""Credentials for registries as clients send them: for one the X-Registry-Auth header (base64url of a JSON object), for several X-Registry-Config
+(of an object of such objects), and the body of POST /auth.
 
 Strict and bounded (the server limits a header's size). An empty header, or an empty object, is anonymous. The values never appear in a message.
 """
@@ -14,6 +15,7 @@ from wherry.errors import InvalidArgument
 from wherry.spec.calls import RegistryAuth
 
 HEADER = "X-Registry-Auth"
+HEADER_OF_SEVERAL = "X-Registry-Config"
 
 
 class _AuthConfig(msgspec.Struct, rename="lower"):
@@ -28,14 +30,25 @@ class _AuthConfig(msgspec.Struct, rename="lower"):
 
 def parse_auth(header: str) -> RegistryAuth:
     """InvalidArgument when it is not what Docker's clients send."""
-    if not header:
-        return RegistryAuth()
+    return _auth_of(_decoded(header, HEADER), f"{HEADER} header") if header else RegistryAuth()
+
+
+def parse_auths(header: str) -> dict[str, RegistryAuth]:
+    """By registry, as references name it ("docker.io"). InvalidArgument when it is not what it should be."""
+    what = f"{HEADER_OF_SEVERAL} header"
+    try:
+        entries = msgspec.json.decode(_decoded(header, HEADER_OF_SEVERAL) or b"{}", type=dict[str, msgspec.Raw])
+    except (msgspec.DecodeError, msgspec.ValidationError, RecursionError):
+        raise InvalidArgument(f"invalid {what}: invalid JSON") from None
+    return {registry: _auth_of(bytes(entry), what) for registry, entry in entries.items()}
+
+
+def _decoded(header: str, name: str) -> bytes:
     try:
         padded = header + "=" * (-len(header) % 4)  # some clients leave it out
-        data = base64.b64decode(padded.encode("ascii"), altchars=b"-_", validate=True)
+        return base64.b64decode(padded.encode("ascii"), altchars=b"-_", validate=True)
     except (binascii.Error, ValueError):
-        raise _invalid("must be a valid base64url-encoded string") from None
-    return _auth_of(data, "X-Registry-Auth header")
+        raise InvalidArgument(f"invalid {name} header: must be a valid base64url-encoded string") from None
 
 
 def parse_login(body: bytes) -> RegistryAuth:
@@ -63,7 +76,3 @@ def _auth_of(data: bytes, what: str) -> RegistryAuth:
         registry_token=config.registrytoken,
         server_address=config.serveraddress,
     )
-
-
-def _invalid(why: str) -> InvalidArgument:
-    return InvalidArgument(f"invalid X-Registry-Auth header: {why}")

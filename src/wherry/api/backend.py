@@ -7,7 +7,7 @@ Answers that are JSON objects are plain dictionaries with Docker's keys (`Json`)
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Awaitable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Protocol
 
@@ -103,8 +103,8 @@ class ImageBackend(Protocol):
         """The trust policy, and the rule of it for the image `ref` unless that is ""."""
         ...
 
-    async def fsck(self, *, repair: bool, progress: ProgressSink) -> None:
-        """Verifies the store; mends what it can with `repair`. Conflict when a check is under way."""
+    async def fsck(self, *, repair: bool, auths: Mapping[str, RegistryAuth], progress: ProgressSink) -> None:
+        """Verifies the store; mends what it can with `repair`, and with `auths` by registry. Conflict when a check is under way."""
         ...
 
     async def tag(self, ref: str, repository: str, tag: str) -> None: ...

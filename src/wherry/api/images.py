@@ -5,7 +5,7 @@ from __future__ import annotations
 from aiohttp import web
 
 from wherry.api import compat
-from wherry.api.auth import HEADER, parse_auth
+from wherry.api.auth import HEADER, HEADER_OF_SEVERAL, parse_auth, parse_auths
 from wherry.api.backend import ImageBackend
 from wherry.api.call import Call
 from wherry.api.downloads import send_archive
@@ -133,7 +133,10 @@ class ImageRoutes:
 
     async def fsck(self, call: Call) -> web.StreamResponse:
         repair = call.flag("repair")
-        return await stream_progress(call, lambda progress: self._backend.fsck(repair=repair, progress=progress))
+        auths = parse_auths(call.http.headers.get(HEADER_OF_SEVERAL, ""))
+        return await stream_progress(
+            call, lambda progress: self._backend.fsck(repair=repair, auths=auths, progress=progress)
+        )
 
     async def tag(self, call: Call) -> web.StreamResponse:
         repository = call.text("repo")

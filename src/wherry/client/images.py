@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from .registries import encoded
 from .session import segment
 
 TYPE_CHECKING = False
@@ -196,11 +197,4 @@ def platform_json(text: str) -> str | None:
 
 
 def _auth_header(auth: Mapping[str, str] | None) -> dict[str, str]:
-    if not auth:
-        return {}
-    from binascii import b2a_base64
-
-    from wherry.wire.fastjson import dumps
-
-    encoded = b2a_base64(dumps(dict(auth)), newline=False).decode("ascii")
-    return {"X-Registry-Auth": encoded.replace("+", "-").replace("/", "_")}
+    return {"X-Registry-Auth": encoded(auth)} if auth else {}

@@ -10,6 +10,16 @@ if TYPE_CHECKING:
     from .session import Session
 
 
+def encoded(login: Mapping[str, object]) -> str:
+    """As the Engine API takes a login, or several by their registries, in a header: base64url of a JSON object."""
+    from binascii import b2a_base64
+
+    from wherry.wire.fastjson import dumps
+
+    text = b2a_base64(dumps(dict(login)), newline=False).decode("ascii")
+    return text.replace("+", "-").replace("/", "_")
+
+
 class Registries:
     """`Client.registries`."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from .containers import _filters
+from .registries import encoded
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -39,9 +40,11 @@ class System:
         answer: Json = self._session.call("GET", "/system/df")
         return answer
 
-    def fsck(self, *, repair: bool = False) -> Iterator[Json]:
-        """Verifies the store while it is iterated: progress, {"problem": {"Kind", "Object", "Text", "Mended"}} of each, at last {"summary": …}."""
-        response = self._session.open("POST", "/wherry/fsck", query={"repair": repair or None})
+    def fsck(self, *, repair: bool = False, auths: Mapping[str, Mapping[str, str]] | None = None) -> Iterator[Json]:
+        """Verifies the store while it is iterated: progress, {"problem": {"Kind", "Object", "Text", "Mended"}} of each, at last {"summary": …}.
+        `auths`: logins for the registries to fetch from again, by their names in references."""
+        headers = {"X-Registry-Config": encoded(auths)} if auths else None
+        response = self._session.open("POST", "/wherry/fsck", query={"repair": repair or None}, headers=headers)
         yield from self._session.progress(response)
 
     def events(

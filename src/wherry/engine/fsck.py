@@ -5,12 +5,13 @@ nothing of it is removed. What a pull, a load or a removal is just doing is no p
 the end.
 
 **Invariants**: a layer that a container runs on is never replaced; a blob is replaced by one that was verified, or stays as it is; one check at a
-time. What cannot be mended is said, with the reason. Deliberately absent: credentials (a private registry is asked without any).
+time. What cannot be mended is said, with the reason.
 """
 
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wherry.core.cancellation import thread_to_the_end
@@ -43,6 +44,8 @@ class _Check:
 
     progress: ProgressSink
     repair: bool
+    auths: Mapping[str, RegistryAuth]
+    """By registry."""
     counts: dict[str, int] = field(default_factory=lambda: {"Blobs": 0, "Layers": 0, "Problems": 0, "Mended": 0})
 
     def step(self, what: str, done: int, total: int) -> None:
@@ -67,13 +70,13 @@ class Fsck:
         self._puller = puller
         self._busy = False
 
-    async def run(self, *, repair: bool, progress: ProgressSink) -> None:
+    async def run(self, *, repair: bool, auths: Mapping[str, RegistryAuth], progress: ProgressSink) -> None:
         """Tells {"problem": {"Kind", "Object", "Text", "Mended"}} of each, at last {"summary": {"Blobs", "Layers", "Problems", "Mended"}}.
         Conflict when a check is under way."""
         if self._busy:
             raise Conflict("a check of the store is under way already")
         self._busy = True
-        check = _Check(progress, repair)
+        check = _Check(progress, repair, auths)
         images = {image.id for image in self._images.all()}
         try:
             await self._run(check)
@@ -134,13 +137,13 @@ class Fsck:
             if problem is not None:
                 found[digest] = problem
         check.counts["Blobs"] = len(wanted)
-        reasons = await self._fetch(set(found)) if check.repair and found else {}
+        reasons = await self._fetch(set(found), check.auths) if check.repair and found else {}
         for digest, problem in found.items():
             mended = check.repair and digest not in reasons
             check.tell(problem, mended=mended, reason=reasons.get(digest, ""))
         return set(found) if not check.repair else set(reasons)
 
-    async def _fetch(self, broken: set[Digest]) -> dict[Digest, str]:
+    async def _fetch(self, broken: set[Digest], auths: Mapping[str, RegistryAuth]) -> dict[Digest, str]:
         """Pulls them again, from where the images that need them came. → those that could not be had, and why."""
         aside = {digest: moved for digest in broken for moved in self._content.discard([digest])}
         reasons = dict.fromkeys(broken, "its image came from no registry")
@@ -149,8 +152,9 @@ class Fsck:
                 needed = {digest for digest in image.blobs & broken if not self._content.has(digest)}
                 for reference in self._images.names_of(image):
                     if needed and reference.digest is not None:
+                        auth = auths.get(reference.domain, RegistryAuth())
                         try:
-                            await self._puller.pull(reference, image.platform, RegistryAuth(), lambda _: None)
+                            await self._puller.pull(reference, image.platform, auth, lambda _: None)
                             break
                         except (WherryError, OSError, TimeoutError) as error:
                             reasons.update(dict.fromkeys(needed, str(error)))

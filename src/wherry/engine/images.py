@@ -256,9 +256,9 @@ class ImageObjects:
 
     # --- around
 
-    async def fsck(self, *, repair: bool, progress: ProgressSink) -> None:
+    async def fsck(self, *, repair: bool, auths: Mapping[str, RegistryAuth], progress: ProgressSink) -> None:
         with _disk_errors():
-            await self._fsck.run(repair=repair, progress=progress)
+            await self._fsck.run(repair=repair, auths=auths, progress=progress)
 
     def _uses(self, image_id: ImageId) -> Sequence[Use]:
         return [

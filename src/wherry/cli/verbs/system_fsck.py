@@ -31,7 +31,7 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
     problems: list[Any] = []
     summary: dict[str, int] = {}
     live = os.isatty(2)
-    for message in app.system.fsck(repair=flags.on("repair")):
+    for message in app.system.fsck(repair=flags.on("repair"), auths=_logins(app) if flags.on("repair") else None):
         if "problem" in message:
             problems.append(message["problem"])
         summary = message.get("summary", summary)
@@ -50,6 +50,16 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
             f"{summary['Mended']} mended, {left} left\n"
         )
     return 1 if left else 0
+
+
+def _logins(app: App) -> dict[str, dict[str, str]]:
+    """For the registries that the images came from."""
+    from wherry.cli.registry_auth import auth_for
+    from wherry.client.reference import domain
+
+    sources = {domain(ref): ref for image in app.images.list(all=True) for ref in image.get("RepoDigests") or ()}
+    found = {registry: auth_for(app, ref) for registry, ref in sources.items()}
+    return {registry: auth for registry, auth in found.items() if auth}
 
 
 COMMAND = Command(
