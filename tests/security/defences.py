@@ -38,6 +38,24 @@ def _tars(*names: str) -> tuple[str, ...]:
 
 DEFENCES = (
     Defence(
+        "an existing path is resolved below the root",
+        "linux/paths.py",
+        "        return syscalls.openat2(root, path or b\"/\", flags, mode=mode, resolve=resolve)",
+        "        return syscalls.openat2(root, os.fsencode(path).lstrip(b\"/\") or b\".\", flags, mode=mode)",
+        _paths(
+            "cve_2019_18837_a_symlink_to_what_the_host_has_is_a_path_inside",
+            "cve_2026_55686_a_working_directory_that_only_the_host_has_is_made_inside",
+        ),
+    ),
+    Defence(
+        "an existing path is resolved once",
+        "linux/paths.py",
+        "        return syscalls.openat2(root, path or b\"/\", flags, mode=mode, resolve=resolve)",
+        "        os.close(syscalls.openat2(root, path or b\"/\", flags, mode=mode, resolve=resolve))\n"
+        "        return syscalls.openat2(root, os.fsencode(path).lstrip(b\"/\") or b\".\", flags, mode=mode)",
+        _paths("cve_2021_30465_a_mount_target_swapped_for_a_symlink_meanwhile"),
+    ),
+    Defence(
         "what is missing is made without following links",
         "linux/paths.py",
         "    try:\n        return syscalls.openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, resolve=resolve)",
@@ -57,9 +75,7 @@ DEFENCES = (
         "            if link is None:\n"
         "                os.close(fd)\n"
         "                fd = syscalls.openat2(stack[-1], name, os.O_PATH)\n",
-        _paths(
-            "cve_2024_45310_a_race_in_a_shared_volume_makes_no_file_on_the_host",
-        ),
+        _paths("cve_2024_45310_what_was_looked_at_is_what_is_used"),
     ),
     Defence(
         "procfs is not left for what is mounted over it",
@@ -121,8 +137,23 @@ DEFENCES = (
         "if syscalls.filesystem_type(master) != DEVPTS_SUPER_MAGIC or os.fstat(master).st_rdev != _PTMX:",
         "if False:",
         _paths(
+            "cve_2025_52565_the_terminal_comes_from_a_devpts_only",
             "cve_2025_52565_an_exec_takes_no_terminal_from_a_replaced_ptmx",
         ),
+    ),
+    Defence(
+        "a terminal comes from the devpts at /dev/pts itself",
+        "runtime/init.py",
+        '"/dev/pts", os.O_PATH | os.O_DIRECTORY, follow=False)',
+        '"/dev/pts", os.O_PATH | os.O_DIRECTORY)',
+        _paths("cve_2025_52565_the_terminal_comes_from_no_other_devpts"),
+    ),
+    Defence(
+        "/dev/console is no link",
+        "runtime/init.py",
+        '            return paths.open_in_root(self.rootfs.root, "/dev/console", follow=False)\n        except',
+        '            return paths.open_in_root(self.rootfs.root, "/dev/console")\n        except',
+        _paths("cve_2025_52565_dev_console_as_a_symlink_is_refused"),
     ),
     Defence(
         "nodes are made below the root",
@@ -133,6 +164,7 @@ DEFENCES = (
         "    parent = os.open(where, os.O_PATH)\n",
         _paths(
             "cve_2026_41579_and_2026_47766_dev_as_a_symlink_puts_no_node_on_the_host",
+            "cve_2026_41579_a_device_path_with_dots_stays_inside",
         ),
     ),
     Defence(
@@ -150,6 +182,34 @@ DEFENCES = (
         _leaks("cve_2019_5736_the_interpreter_cannot_be_written_through_proc_pid_exe"),
     ),
     Defence(
+        "a joining process is not dumpable",
+        "runtime/container.py",
+        "        dumpable = process.set_dumpable(0)\n        try:\n            keep",
+        "        dumpable = process.set_dumpable(1)\n        try:\n            keep",
+        _leaks("cve_2016_9962_a_joining_process_shows_nothing_of_itself"),
+    ),
+    Defence(
+        "the helper of an exec closes what is the host's before it joins",
+        "runtime/spawn.py",
+        "    process.close_descriptors([*helper.keep, channel.fileno(), end.fileno()])\n",
+        "",
+        _leaks("cve_2016_9962_a_joining_process_has_nothing_of_the_host_from_the_first"),
+    ),
+    Defence(
+        "the helper of an exec closes the init's pidfd when it has joined",
+        "runtime/exec.py",
+        "        os.close(self.init_pidfd)\n",
+        "",
+        _leaks("cve_2016_9962_a_joining_process_has_nothing_of_the_host_from_the_first"),
+    ),
+    Defence(
+        "the working directory is asked for",
+        "runtime/process.py",
+        "    if not inside:\n",
+        "    if False:\n",
+        _leaks("cve_2024_21626_a_preserved_descriptor_of_a_host_directory_is_no_working_directory"),
+    ),
+    Defence(
         "inheritable capabilities are those asked for",
         "linux/capabilities.py",
         "sets.permitted | extra, sets.inheritable)",
@@ -159,8 +219,8 @@ DEFENCES = (
     Defence(
         "supplementary groups are set",
         "linux/syscalls.py",
-        'if _sys_groups(number("setgroups"), len(groups), struct.pack(f"{len(groups)}I", *groups)) < 0:',
-        "if False:",
+        'if _sys_groups(number("setgroups"), len(groups), struct.pack(f"{len(groups)}I", *groups)) < 0 and not (',
+        "if False and not (",
         _leaks("cve_2022_36109_and_2023_25173_supplementary_groups_are_exactly_the_given_ones"),
     ),
     Defence(

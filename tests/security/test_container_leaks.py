@@ -21,29 +21,68 @@ from tests.security.swapping import swapping
 
 from wherry.errors import StartError
 from wherry.runtime import users
+from wherry.runtime.exec import Exec
 
 ROOT = Path(__file__).parents[2]
 
 
-def test_cve_2016_9962_a_joining_process_shows_nothing_of_the_host(lab: Lab, tmp_path: Path) -> None:
-    """A container that may trace looks at every process of its own namespace as fast as it can while others join."""
-    (lab.directory / "host-marker").touch()
-    sets = {
-        kind: [*DEFAULT_CAPABILITIES, "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"]
-        for kind in ("bounding", "effective", "permitted")
-    }
-    watch = (
-        "touch /mnt/ready; while [ ! -e /mnt/stop ]; do for p in /proc/[0-9]*; do "
-        f"if [ -e $p/root{lab.directory}/host-marker ]; then echo root of $p >> /mnt/found; fi; "
-        "case $(readlink $p/cwd) in */work*|*unreachable*) echo cwd of $p >> /mnt/found;; esac; "
-        "for f in $p/fd/*; do case $(readlink $f) in *wherry*|/proc|/tmp*|/work*) echo $f $(readlink $f) >> /mnt/found;; esac; done; done; done"
+def capabilities(*more: str) -> dict[str, list[str]]:
+    return {kind: [*DEFAULT_CAPABILITIES, *more] for kind in ("bounding", "effective", "permitted")}
+
+
+def look_at_a_joining_process(
+    lab: Lab, place: Path, monkeypatch: pytest.MonkeyPatch, step: str, look: str, *more: str
+) -> list[str]:
+    """What `look`, run by the container's first process, says of $p, a process that joins and is held before `step`: the race, won.
+
+    `more`: capabilities of the first process.
+    """
+    for name in ("joined", "looked"):
+        os.mkfifo(place / name)
+    original = getattr(Exec, step)
+
+    def hold(job: Exec) -> None:
+        with open("/mnt/joined", "w") as joined:
+            joined.write(f"{os.getpid()}\n")
+        with open("/mnt/looked") as looked:
+            looked.read()
+        original(job)
+
+    monkeypatch.setattr(Exec, step, hold)
+    watch = f"read p < /mnt/joined; ({look}) > /mnt/found 2>&1; : > /mnt/looked; exec sleep 100"
+    with lab.start("sh", "-c", watch, mounts=[bind(place, "/mnt")], capabilities=capabilities(*more)) as box:
+        assert box.exec("true").status == 0
+    return (place / "found").read_text().splitlines()
+
+
+def test_cve_2016_9962_a_joining_process_has_nothing_of_the_host_from_the_first(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held before its first step, and looked at by a container that may trace."""
+    (lab.rootfs / "marker").touch()
+    (tmp_path / "mnt").mkdir()
+    look = (
+        "ls -d /proc/$p/root/marker; ls -d /proc/$p/cwd/marker; for f in /proc/$p/fd/*; do readlink $f; done | cut -d: -f1 | sort;"
+        "for n in mnt pid net ipc uts cgroup; do [ $(readlink /proc/$p/ns/$n) = $(readlink /proc/self/ns/$n) ] || echo $n; done"
     )
-    with lab.start("sh", "-c", watch, mounts=[bind(tmp_path, "/mnt")], capabilities=sets) as box:
-        for _ in range(30):
-            assert box.exec("true").status == 0
-        (tmp_path / "stop").touch()
-        box.wait()
-    assert not (tmp_path / "found").exists(), (tmp_path / "found").read_text()
+    found = look_at_a_joining_process(
+        lab, tmp_path / "mnt", monkeypatch, "close_descriptors", look, "CAP_SYS_PTRACE", "CAP_SYS_ADMIN"
+    )
+    assert [line.partition("/marker")[0].split("/")[-1] for line in found[:2]] == ["root", "cwd"]
+    assert found[2:] == ["/dev/null", "pipe", "pipe", "socket", "socket"]  # standard streams, and the ways to tell of a failure
+
+
+def test_cve_2016_9962_a_joining_process_shows_nothing_of_itself(
+    lab: Lab, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Held when it has no more power than the container has: what is left of our memory and descriptors may not be read."""
+    (tmp_path / "mnt").mkdir()
+    look = (
+        "for f in exe cwd root fd/0 ns/mnt; do readlink /proc/$p/$f && echo $f; done;"
+        "for f in maps environ auxv; do head -c 1 /proc/$p/$f > /dev/null && echo $f; done; echo end"
+    )
+    found = look_at_a_joining_process(lab, tmp_path / "mnt", monkeypatch, "find_program", look)
+    assert not {"exe", "cwd", "root", "fd/0", "maps", "environ"} & set(found) and found[-1] == "end"
 
 
 IN_OPEN = 0x20
@@ -141,6 +180,19 @@ def test_cve_2024_21626_nor_of_an_exec(lab: Lab) -> None:
         for number in range(3, 16):
             with pytest.raises(StartError):
                 box.exec("true", cwd=f"/proc/self/fd/{number}")
+
+
+def test_cve_2024_21626_a_preserved_descriptor_of_a_host_directory_is_no_working_directory(
+    runtime: Runtime, tmp_path: Path
+) -> None:
+    """The one descriptor of the host's that an exec may have: what its caller has given it by name."""
+    run_in_background(runtime)
+    words = runtime.command("exec", "--preserve-fds", "1", "--cwd", "/proc/self/fd/3", "box", "ls", "..")
+    done = subprocess.run(
+        ["sh", "-c", 'exec 3< "$0"; exec "$@"', str(tmp_path), *words], capture_output=True, text=True, check=False
+    )
+    assert done.returncode == 255 and done.stdout == ""
+    assert "current working directory is outside of container mount namespace root" in done.stderr
 
 
 def test_cve_2024_21626_a_working_directory_symlink_to_a_descriptor(lab: Lab) -> None:

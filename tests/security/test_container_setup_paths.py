@@ -14,7 +14,7 @@ from tests.runtime_lab import MOUNTS, Lab, bind
 from tests.security.swapping import swapping
 
 from wherry.errors import FailedPrecondition, StartError, SyscallError
-from wherry.linux import mounts, procfs
+from wherry.linux import mounts, paths, procfs
 
 
 @pytest.fixture
@@ -52,7 +52,7 @@ def test_cve_2019_18837_a_symlink_to_what_the_host_has_is_a_path_inside(
     (tmp_path / "volume").mkdir()
     (lab.rootfs / "first").symlink_to("second/")
     (lab.rootfs / "second").symlink_to("bin/../third")
-    (lab.rootfs / "third").symlink_to(f"{up_to(outside)}//")
+    (lab.rootfs / "third").symlink_to(f"{outside}//")
     for destination in ("/first/new", "/first/./new///", "/second/../first/new"):
         result = lab.shell(
             f"touch {destination}/file && grep -c /new /proc/self/mountinfo",
@@ -90,7 +90,7 @@ def test_cve_2026_55686_a_working_directory_below_a_symlink_is_made_inside(
 
 def test_cve_2026_55686_a_working_directory_that_only_the_host_has_is_made_inside(lab: Lab, outside: Path) -> None:
     (outside / "new").mkdir()
-    (lab.rootfs / "work").symlink_to(up_to(outside))
+    (lab.rootfs / "work").symlink_to(outside)
     assert lab.shell("touch file; pwd", cwd="/work/new").out.endswith("/new\n")
     assert os.listdir(outside / "new") == []
     (outside / "new").rmdir()
@@ -140,7 +140,7 @@ def test_cve_2021_30465_a_mount_target_swapped_for_a_symlink_meanwhile(lab: Lab,
     for place in (shared / "target", outside, lab.rootfs / str(outside).lstrip("/")):
         for name in names:
             (place / name).mkdir(parents=True)
-    (shared / "link").symlink_to(up_to(outside))
+    (shared / "link").symlink_to(outside)
     attached = [bind(volume, f"/shared/target/{name}") for name in names]
     with swapping(shared / "target", shared / "link"):
         for _ in range(6):
@@ -168,6 +168,29 @@ def test_cve_2024_45310_a_race_in_a_shared_volume_makes_no_file_on_the_host(
     assert os.listdir(outside) == []
 
 
+def test_cve_2024_45310_what_was_looked_at_is_what_is_used(
+    outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whoever shares the volume puts a symlink in the place of a directory right after it was seen to be one: the race, won."""
+    shared, read_link = tmp_path / "shared", paths._read_link
+    (shared / "a").mkdir(parents=True)
+
+    def look(fd: int) -> bytes | None:
+        found = read_link(fd)
+        if not (shared / "a").is_symlink():
+            (shared / "a").rename(shared / "b")
+            (shared / "a").symlink_to(outside)
+        return found
+
+    monkeypatch.setattr(paths, "_read_link", look)
+    root = os.open(shared, os.O_PATH)
+    try:
+        os.close(paths.make_directory(root, "a/new"))
+    finally:
+        os.close(root)
+    assert os.listdir(outside) == [] and os.listdir(shared / "b") == ["new"]
+
+
 def hostile_dev(tmp_path: Path, **links: str) -> Path:
     """A /dev of the image's own, with links where devices should be."""
     dev = tmp_path / "dev"
@@ -185,8 +208,9 @@ def test_cve_2025_31133_dev_null_as_a_symlink_does_not_unmask(lab: Lab, tmp_path
     assert result.lines == ["character special file 1,3", "character special file 1,3", "0"]
 
 
-def test_cve_2025_52565_dev_console_as_a_symlink_is_refused(lab: Lab, tmp_path: Path) -> None:
-    dev = hostile_dev(tmp_path, console="/proc/sysrq-trigger")
+@pytest.mark.parametrize("target", ["/proc/sysrq-trigger", "/etc/passwd", "/missing"])
+def test_cve_2025_52565_dev_console_as_a_symlink_is_refused(lab: Lab, tmp_path: Path, target: str) -> None:
+    dev = hostile_dev(tmp_path, console=target)
     config = lab.config("true", terminal=True)
     config["mounts"] = [entry for entry in MOUNTS if entry["destination"] in ("/proc", "/sys")] + [
         bind(dev, "/dev"),
@@ -196,11 +220,19 @@ def test_cve_2025_52565_dev_console_as_a_symlink_is_refused(lab: Lab, tmp_path: 
         lab.run_config(config)
 
 
-def test_cve_2025_52565_the_terminal_comes_from_a_devpts_only(lab: Lab, tmp_path: Path) -> None:
+@pytest.mark.parametrize("number", [(1, 5), (5, 2)])
+def test_cve_2025_52565_the_terminal_comes_from_a_devpts_only(
+    lab: Lab, tmp_path: Path, number: tuple[int, int]
+) -> None:
+    """A multiplexer's node outside of a devpts takes its terminals from the devpts at "pts" beside it: whosever that may be."""
     dev = hostile_dev(tmp_path)
-    os.mknod(dev / "pts/ptmx", 0o20666, os.makedev(1, 5))
+    (dev / "pts/pts").mkdir()
+    os.mknod(dev / "pts/ptmx", 0o20666, os.makedev(*number))
     config = lab.config("true", terminal=True)
-    config["mounts"] = [entry for entry in MOUNTS if entry["destination"] in ("/proc", "/sys")] + [bind(dev, "/dev")]
+    config["mounts"] = [entry for entry in MOUNTS if entry["destination"] in ("/proc", "/sys")] + [
+        bind(dev, "/dev"),
+        {**MOUNTS[2], "destination": "/dev/pts/pts"},
+    ]
     with pytest.raises(StartError, match="not the multiplexer"):
         lab.run_config(config)
 
@@ -315,8 +347,11 @@ def test_cve_2026_41579_and_2026_47766_dev_as_a_symlink_puts_no_node_on_the_host
 
 
 def test_cve_2026_41579_a_device_path_with_dots_stays_inside(lab: Lab, outside: Path) -> None:
-    device = {"path": f"/dev/{up_to(outside)}/node", "type": "c", "major": 1, "minor": 3}
-    assert lab.run("true", linux={"devices": [device]}).status == 0
+    """The dots alone lead nowhere, for the new root lies on the process's own "/"; the symlink that they reach would."""
+    (lab.rootfs / "link").symlink_to(outside)
+    for path in (f"/dev/{up_to(outside)}/node", "/dev/../../link/deep/node"):
+        device = {"path": path, "type": "c", "major": 1, "minor": 3}
+        assert lab.run("true", linux={"devices": [device]}).status == 0
     assert os.listdir(outside) == []
 
 
