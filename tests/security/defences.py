@@ -40,8 +40,8 @@ DEFENCES = (
     Defence(
         "an existing path is resolved below the root",
         "linux/paths.py",
-        "        return syscalls.openat2(root, path or b\"/\", flags, mode=mode, resolve=resolve)",
-        "        return syscalls.openat2(root, os.fsencode(path).lstrip(b\"/\") or b\".\", flags, mode=mode)",
+        '        return syscalls.openat2(root, path or b"/", flags, mode=mode, resolve=resolve)',
+        '        return syscalls.openat2(root, os.fsencode(path).lstrip(b"/") or b".", flags, mode=mode)',
         _paths(
             "cve_2019_18837_a_symlink_to_what_the_host_has_is_a_path_inside",
             "cve_2026_55686_a_working_directory_that_only_the_host_has_is_made_inside",
@@ -50,9 +50,9 @@ DEFENCES = (
     Defence(
         "an existing path is resolved once",
         "linux/paths.py",
-        "        return syscalls.openat2(root, path or b\"/\", flags, mode=mode, resolve=resolve)",
-        "        os.close(syscalls.openat2(root, path or b\"/\", flags, mode=mode, resolve=resolve))\n"
-        "        return syscalls.openat2(root, os.fsencode(path).lstrip(b\"/\") or b\".\", flags, mode=mode)",
+        '        return syscalls.openat2(root, path or b"/", flags, mode=mode, resolve=resolve)',
+        '        os.close(syscalls.openat2(root, path or b"/", flags, mode=mode, resolve=resolve))\n'
+        '        return syscalls.openat2(root, os.fsencode(path).lstrip(b"/") or b".", flags, mode=mode)',
         _paths("cve_2021_30465_a_mount_target_swapped_for_a_symlink_meanwhile"),
     ),
     Defence(
