@@ -221,6 +221,7 @@ def test_a_tag_that_cannot_be_given_is_refused(engine: Engine, app: str) -> None
 
 
 def test_prune_removes_what_has_no_name(engine: Engine, app: str) -> None:
+    engine.docker("image", "prune", "-f")  # what interrupted pulls have left
     engine.docker("tag", BUSYBOX, app)  # takes the name away
     assert engine.output("images", "-q", "-f", "dangling=true") == SHORT
     said = engine.output("image", "prune", "-f").splitlines()

@@ -124,6 +124,23 @@ async def test_an_exit_is_told_once_to_an_engine_that_was_there(tmp_path: Path) 
         assert await engine_returns(it) == ([], [])
 
 
+@run
+async def test_a_start_waits_for_all_that_is_left_of_the_run_before(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        for _ in range(5):
+            await it.shell("exit 3")
+            await it.exited()
+            it.events.clear()
+            clearing = asyncio.create_task(it.tasks.forget("c"))  # as the engine does it when it has recorded the end
+            await asyncio.sleep(0)
+            task = await it.shell("sleep 1000")
+            await clearing
+            await task.signal(9)
+            await it.exited()
+            it.events.clear()
+            await it.tasks.forget("c")
+
+
 @pytest.mark.parametrize("namespaces", [("pid",), ()], ids=["own pid namespace", "pid namespace of the host"])
 def test_a_killed_shim_takes_the_container_with_it(tmp_path: Path, namespaces: tuple[str, ...]) -> None:
     @run

@@ -134,6 +134,8 @@ class Task:
         self._connection = connection
         self._owner = owner
         self._released = asyncio.get_running_loop().create_future()
+        self.removal: asyncio.Future[None] | None = None
+        """Of the record, which all who `forget` it wait for: the next start makes a new one at the same place."""
         self._held: list[ExitEvent] | None = []
         """Exits that come before `start` has answered; None afterwards."""
 
@@ -347,9 +349,12 @@ class Tasks:
         if task.exit is None:
             raise Conflict(f"container {container_id} is running")
         await task.wait_released()
+        if task.removal is None:
+            directory = f"{self._directory}/{container_id}"
+            task.removal = asyncio.ensure_future(asyncio.to_thread(shutil.rmtree, directory, ignore_errors=True))
+        await asyncio.shield(task.removal)
         if self._tasks.get(container_id) is task:
             del self._tasks[container_id]
-            await asyncio.to_thread(shutil.rmtree, f"{self._directory}/{container_id}", ignore_errors=True)
 
     # -------------------------------------------------------------------------------------------------- what shims report
 
