@@ -6,11 +6,14 @@ The program that runs is the host's, never the image's (CVE-2022-1227).
 from __future__ import annotations
 
 import asyncio
+import contextlib
 
 from wherry.errors import FailedPrecondition, Internal, InvalidArgument
 from wherry.spec.calls import Json
 
 _PS = ("/usr/bin/ps", "/bin/ps")
+_LIMIT = 16 << 20
+"""Bytes of ps's output: command lines are the containers' own, as long as they like."""
 
 
 async def top(pids: list[int], ps_args: str) -> Json:
@@ -48,9 +51,26 @@ async def _run_ps(arguments: list[str]) -> str:
             )
         except FileNotFoundError:
             continue
-        output, complaint = await process.communicate()
+        assert process.stdout is not None and process.stderr is not None
+        async with asyncio.TaskGroup() as group:
+            reading = [group.create_task(_read(process, stream)) for stream in (process.stdout, process.stderr)]
+        await process.wait()
+        output, complaint = (task.result() for task in reading)
+        if max(len(output), len(complaint)) >= _LIMIT:
+            raise FailedPrecondition(f"ps wrote more than {_LIMIT} bytes")
         if process.returncode != 0:
             text = complaint.decode("utf-8", "replace").strip().partition("\n")[0]
             raise Internal(f"ps: {text or f'exit status {process.returncode}'}")
         return output.decode("utf-8", "replace")
     raise FailedPrecondition("docker top needs the program ps: install the package procps")
+
+
+async def _read(process: asyncio.subprocess.Process, stream: asyncio.StreamReader) -> bytes:
+    """What is written until the end, at most _LIMIT bytes: a ps that writes more is killed."""
+    try:
+        read = await stream.readexactly(_LIMIT)
+    except asyncio.IncompleteReadError as end:
+        return end.partial
+    with contextlib.suppress(ProcessLookupError):
+        process.kill()
+    return read
