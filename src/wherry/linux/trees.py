@@ -13,7 +13,13 @@ import stat
 
 from wherry.errors import SyscallError
 
+TYPE_CHECKING = False
+if TYPE_CHECKING:
+    Path = tuple[str, ...]
+    """A directory below the copy's root, component by component: it may be longer than a path can be."""
+
 _CHUNK = 1 << 20
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _MAX_DEPTH = 512
 
 
@@ -25,7 +31,7 @@ def copy_contents(source: int, target: int) -> None:
     try:
         for fd in (source, target):
             opened.append(os.open(".", flags, dir_fd=fd))
-        _copy_directory(opened[0], opened[1], {}, 0)
+        _Copy(opened[1]).directory(opened[0], opened[1], ())
     except OSError as error:
         raise SyscallError("copy", os.fsdecode(error.filename or ""), error.errno or 0) from None
     finally:
@@ -33,46 +39,61 @@ def copy_contents(source: int, target: int) -> None:
             os.close(fd)
 
 
-def _copy_directory(source: int, target: int, seen: dict[tuple[int, int], tuple[int, str]], depth: int) -> None:
-    if depth > _MAX_DEPTH:
-        raise OSError(errno.ELOOP, "too deep")
-    for name in os.listdir(source):
-        status = os.stat(name, dir_fd=source, follow_symlinks=False)
-        kind = stat.S_IFMT(status.st_mode)
-        if kind == stat.S_IFDIR:
-            os.mkdir(name, 0o700, dir_fd=target)
-            flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
-            child, copy = os.open(name, flags, dir_fd=source), os.open(name, flags, dir_fd=target)
-            try:
-                _copy_directory(child, copy, seen, depth + 1)
-            finally:
-                os.close(child)
-                os.close(copy)
-            continue
-        key = (status.st_dev, status.st_ino)
-        if status.st_nlink > 1 and key in seen:
-            directory, other = seen[key]
-            os.link(other, name, src_dir_fd=directory, dst_dir_fd=target, follow_symlinks=False)
-            continue
-        if kind == stat.S_IFREG:
-            _copy_file(source, target, name, status)
-        elif kind == stat.S_IFLNK:
-            os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
-            os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
-        elif kind != stat.S_IFSOCK:  # a socket without its process is of no use
-            os.mknod(name, kind | 0o600, status.st_rdev, dir_fd=target)
-            os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
-            os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
-        if status.st_nlink > 1 and kind != stat.S_IFSOCK:
-            seen[key] = (os.dup(target), name)
-        os.utime(
-            name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False
-        ) if kind != stat.S_IFSOCK else None
-    if depth == 0:
-        for directory, _ in seen.values():
+class _Copy:
+    """One copy, to the directory `root`. It holds two descriptors for each level of depth and no more."""
+
+    def __init__(self, root: int) -> None:
+        self._root = root
+        self._first_names: dict[tuple[int, int], tuple[Path, str]] = {}
+        """Of files with several: where in the copy the first is."""
+
+    def directory(self, source: int, target: int, path: Path) -> None:
+        if len(path) > _MAX_DEPTH:
+            raise OSError(errno.ELOOP, "too deep")
+        for name in os.listdir(source):
+            status = os.stat(name, dir_fd=source, follow_symlinks=False)
+            if stat.S_ISDIR(status.st_mode):
+                os.mkdir(name, 0o700, dir_fd=target)
+                child, copy = os.open(name, _DIRECTORY, dir_fd=source), os.open(name, _DIRECTORY, dir_fd=target)
+                try:
+                    self.directory(child, copy, (*path, name))
+                finally:
+                    os.close(child)
+                    os.close(copy)
+            elif not stat.S_ISSOCK(status.st_mode):  # without its process it is of no use
+                first = self._first_names.get((status.st_dev, status.st_ino))
+                if first is not None:
+                    self._link(*first, target, name)
+                    continue
+                _copy_entry(source, target, name, status)
+                if status.st_nlink > 1:
+                    self._first_names[status.st_dev, status.st_ino] = path, name
+        _copy_metadata(source, target, os.fstat(source))
+
+    def _link(self, path: Path, first: str, target: int, name: str) -> None:
+        directory = os.dup(self._root)
+        try:
+            for component in path:
+                below = os.open(component, _DIRECTORY, dir_fd=directory)
+                os.close(directory)
+                directory = below
+            os.link(first, name, src_dir_fd=directory, dst_dir_fd=target, follow_symlinks=False)
+        finally:
             os.close(directory)
-        seen.clear()
-    _copy_metadata(source, target, os.fstat(source))
+
+
+def _copy_entry(source: int, target: int, name: str, status: os.stat_result) -> None:
+    kind = stat.S_IFMT(status.st_mode)
+    if kind == stat.S_IFREG:
+        _copy_file(source, target, name, status)
+    elif kind == stat.S_IFLNK:
+        os.symlink(os.readlink(name, dir_fd=source), name, dir_fd=target)
+        os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+    else:
+        os.mknod(name, kind | 0o600, status.st_rdev, dir_fd=target)
+        os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
+        os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
+    os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False)
 
 
 def _copy_file(source: int, target: int, name: str, status: os.stat_result) -> None:

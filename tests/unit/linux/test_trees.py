@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import resource
 import stat
 from pathlib import Path
 
@@ -91,3 +92,22 @@ def test_descriptors_do_not_leak(source: Path, tmp_path: Path) -> None:
     with pytest.raises(SyscallError):
         copy(source, target)
     assert set(os.listdir("/proc/self/fd")) == before
+
+
+def test_files_with_several_names_need_no_descriptor_each(tmp_path: Path) -> None:
+    for number in range(300):
+        directory = tmp_path / f"from/deep/{number}"
+        directory.mkdir(parents=True)
+        (directory / "one").write_text(str(number))
+        other = tmp_path / f"from/other/{number}"
+        other.mkdir(parents=True)
+        os.link(directory / "one", other / "two")
+    (tmp_path / "to").mkdir()
+    limits = resource.getrlimit(resource.RLIMIT_NOFILE)
+    resource.setrlimit(resource.RLIMIT_NOFILE, (len(os.listdir("/proc/self/fd")) + 20, limits[1]))
+    try:
+        copy(tmp_path / "from", tmp_path / "to")
+    finally:
+        resource.setrlimit(resource.RLIMIT_NOFILE, limits)
+    for number in range(300):
+        assert (tmp_path / f"to/deep/{number}/one").samefile(tmp_path / f"to/other/{number}/two")
