@@ -22,9 +22,9 @@ import pytest
 from wherry.core.db import Database
 from wherry.core.drivers import DRIVERS
 from wherry.core.drivers.driver import Driver, Prepared
-from wherry.core.rootfs import BindRoot, FuseOverlayRoot
+from wherry.core.layer_form import unpack_as
+from wherry.core.rootfs import BindRoot, ErofsRoot, FuseOverlayRoot
 from wherry.core.snapshots import Snapshots
-from wherry.core.unpack import unpack_layer
 from wherry.errors import AlreadyExists, FailedPrecondition, NotFound
 from wherry.linux import fuse, mounts
 from wherry.spec.ids import ChainId, Digest
@@ -172,7 +172,7 @@ class Store:
             for n, data in enumerate(layers):
                 new = self.snapshots.stage(chain[n], chain[n - 1] if n else None, diffs[n])
                 fd = os.open(new.fs, os.O_RDONLY | os.O_DIRECTORY)
-                new.unpacked = unpack_layer(io.BytesIO(data), fd, diffs[n])
+                new.unpacked = unpack_as(self.snapshots.driver.form, io.BytesIO(data), fd, diffs[n])
                 os.close(fd)
                 staged.append(new)
             await self.snapshots.commit(staged)
@@ -204,6 +204,8 @@ def mounted(store: Store, key: str) -> Iterator[str]:
         fd = mounts.clone_tree(root.path, recursive=True)
     elif isinstance(root, FuseOverlayRoot):
         fd, pid = fuse.open_overlay(list(root.lower), root.upper, root.work)
+    elif isinstance(root, ErofsRoot):
+        fd = mounts.open_erofs_overlay(root.base, list(root.layers), root.upper, root.work)
     else:
         fd = mounts.open_overlay(list(root.lower), root.upper, root.work)
     try:
@@ -363,7 +365,7 @@ def _dying(name: str, step: str) -> Driver:
     return found
 
 
-def test_another_drivers_containers_are_refused_and_its_layers_taken(place: Place) -> None:
+def test_another_drivers_containers_are_refused_and_its_layers_taken_or_refused(place: Place) -> None:
     root, other = place[0] / "other", "overlay2" if place[1] == "vfs" else "vfs"
     store = Store(root, other)
     top = store.stack([BASE])
@@ -374,6 +376,13 @@ def test_another_drivers_containers_are_refused_and_its_layers_taken(place: Plac
     store = Store(root, other)
     store.remove("c1")
     store.close()
+    if place[1] == "erofs":
+        with pytest.raises(FailedPrecondition, match=r"its layers were made with vfs"):
+            Store(root, place[1])
+        Store(place[0] / "own", place[1]).stack([BASE])
+        with pytest.raises(FailedPrecondition, match=r"its layers were made with erofs"):
+            Store(place[0] / "own", "vfs")
+        return
     store = Store(root, place[1])
     store.prepare("c2", top)
     with mounted(store, "c2") as tree:

@@ -24,10 +24,20 @@ class FuseOverlayRoot:
 
 
 @dataclass(frozen=True, slots=True)
+class ErofsRoot:
+    """An overlay of the directory `base` on layers, each a directory with an erofs image and the tar that its files lie in, topmost first."""
+
+    base: str
+    layers: Sequence[str]
+    upper: str
+    work: str
+
+
+@dataclass(frozen=True, slots=True)
 class BindRoot:
     """A directory that holds the whole tree."""
 
     path: str
 
 
-Root = OverlayRoot | FuseOverlayRoot | BindRoot
+Root = OverlayRoot | FuseOverlayRoot | ErofsRoot | BindRoot

@@ -35,14 +35,14 @@ from wherry.core.cancellation import completed, thread_to_the_end
 from wherry.core.db import Database
 from wherry.core.diff import Change, Differ
 from wherry.core.drivers.driver import Driver, Prepared, Sides
+from wherry.core.drivers.erofs import Erofs
 from wherry.core.drivers.overlay import Overlay
 from wherry.core.rootfs import Root
-from wherry.core.stack import find
 from wherry.core.trash import Trash
 from wherry.core.tree_tar import Write, export_tree, layer_tar
 from wherry.core.unpack import Unpacked
 from wherry.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, SyscallError
-from wherry.linux.syscalls import Long, Pointer, failed, function, openat2
+from wherry.linux.syscalls import Long, Pointer, failed, function
 from wherry.spec.ids import ChainId, Digest
 
 _syncfs = function("syncfs", Long)
@@ -51,8 +51,6 @@ _RENAME_EXCHANGE = 2
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _WORK = "work-"
-_RESOLVE_NO_SYMLINKS = 0x04
-_RESOLVE_BENEATH = 0x08
 
 SCHEMA = """
 create table if not exists layers (
@@ -147,15 +145,18 @@ class Snapshots:
                 self._active[key] = chains.get(number, ChainId(number))
 
     def _claim(self) -> None:
-        """Layers are all drivers', containers and bases are not."""
+        """Layers are all drivers' (but for erofs, whose layers have another form), containers and bases are not."""
         before = driver_of(self.root)
         if before == self.driver.name:
             return
         if before is not None:
-            if os.listdir(self._active_root):
+            found = "containers" if os.listdir(self._active_root) else ""
+            if Erofs.name in (before, self.driver.name) and os.listdir(self._layers_root):
+                found = "layers"
+            if found:
                 raise FailedPrecondition(
                     f"error initializing graphdriver: {self.root} contains several valid graphdrivers: {before}, {self.driver.name};"
-                    f" cleanup or explicitly choose storage driver (-s {before}): its containers were made with {before}"
+                    f" cleanup or explicitly choose storage driver (-s {before}): its {found} were made with {before}"
                 )
             for name in os.listdir(self._init_root):
                 self.trash.put(os.path.join(self._init_root, name))
@@ -433,7 +434,7 @@ class Snapshots:
             while parent in below:
                 stack.append(below[parent])
                 parent = next(s.parent for s, _ in layers if s.chain_id == parent)
-            inherit_attributes(staged.fs, staged.unpacked.implied, stack + self.lower(parent))
+            self.driver.inherit(staged.fs, staged.unpacked.implied, stack + self.lower(parent))
         fd = os.open(self._layers_root, _OPEN_DIRECTORY)
         try:
             _sync_filesystem(fd, self._layers_root)
@@ -466,32 +467,6 @@ def _put_in_place(directory: int, new: str, name: str) -> None:
     """`new` is called `name` then, and the other way round if there was one."""
     if _renameat2(directory, new.encode(), directory, name.encode(), _RENAME_EXCHANGE) < 0:
         os.rename(new, name, src_dir_fd=directory, dst_dir_fd=directory)
-
-
-def inherit_attributes(fs: str, implied: Iterable[bytes], lower: Sequence[str]) -> None:
-    """Gives directories that a layer's tar did not mention the owner, mode and time that they have in the layers below (`lower`: topmost first).
-
-    overlayfs shows the attributes of the topmost directory, so an invented one would change what the image says.
-    """
-    root = os.open(fs, _OPEN_DIRECTORY)
-    try:
-        for name in implied:
-            found = find(lower, name)
-            if found is None or not stat.S_ISDIR(found.st_mode):
-                continue
-            try:
-                # Something later in the tar may have put a link where the directory was.
-                fd = openat2(root, name, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE_BENEATH | _RESOLVE_NO_SYMLINKS)
-            except SyscallError:
-                continue
-            try:
-                os.fchown(fd, found.st_uid, found.st_gid)
-                os.fchmod(fd, stat.S_IMODE(found.st_mode))
-                os.utime(fd, ns=(found.st_mtime_ns, found.st_mtime_ns))
-            finally:
-                os.close(fd)
-    finally:
-        os.close(root)
 
 
 def driver_of(root: str) -> str | None:

@@ -71,6 +71,11 @@ class Reader:
 
     # --- bytes
 
+    @property
+    def buffered(self) -> int:
+        """How much of what was read of the source was not used yet."""
+        return len(self._buffer) - self._position
+
     def _exactly(self, size: int) -> bytes:
         end = self._position + size
         if end <= len(self._buffer):

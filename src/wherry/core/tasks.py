@@ -30,7 +30,7 @@ from typing import Any
 
 import msgspec
 
-from wherry.core.rootfs import BindRoot, FuseOverlayRoot, OverlayRoot, Root
+from wherry.core.rootfs import BindRoot, ErofsRoot, FuseOverlayRoot, OverlayRoot, Root
 from wherry.core.shim_connection import ShimConnection
 from wherry.errors import AlreadyExists, Conflict, NotFound, StartError, Unavailable, WherryError
 from wherry.linux import cgroups
@@ -508,7 +508,7 @@ def _start_request(
     return body, fds
 
 
-_TYPES: dict[type[Root], str] = {OverlayRoot: "overlay", FuseOverlayRoot: "fuse-overlayfs", BindRoot: "bind"}
+_TYPES: dict[type[Root], str] = {OverlayRoot: "overlay", FuseOverlayRoot: "fuse-overlayfs", ErofsRoot: "erofs", BindRoot: "bind"}
 
 
 def _rootfs(rootfs: Root) -> dict[str, Any]:

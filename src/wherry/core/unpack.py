@@ -45,13 +45,13 @@ _RESOLVE_NO_MAGICLINKS = 0x02
 _RESOLVE_IN_ROOT = 0x10
 
 OPAQUE = "trusted.overlay.opaque"
-_WHITEOUT = b".wh."
-_WHITEOUT_META = b".wh..wh."
-_WHITEOUT_OPAQUE = b".wh..wh..opq"
-_OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
+WHITEOUT = b".wh."
+WHITEOUT_META = b".wh..wh."
+WHITEOUT_OPAQUE = b".wh..wh..opq"
+OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 _OPEN_DIRECTORIES = 400  # of the 1024 descriptors that a process has by default
-_MAX_ID = 2**32 - 2
-_MAX_TIME = 1 << 40  # seconds
+MAX_ID = 2**32 - 2
+MAX_TIME = 1 << 40  # seconds
 _SMALL = 128 << 10
 _MAX_REMEMBERED = (
     128 << 20
@@ -155,9 +155,9 @@ class _Extractor:
     def extract(self, entry: Entry, reader: Reader) -> None:
         self._trim()
         self.unpacked.entries += 1
-        if not (0 <= entry.uid <= _MAX_ID and 0 <= entry.gid <= _MAX_ID):
+        if not (0 <= entry.uid <= MAX_ID and 0 <= entry.gid <= MAX_ID):
             raise InvalidArgument(f"tar: {shown(entry.name)} belongs to an impossible user or group")
-        if not -_MAX_TIME < entry.mtime_ns // 1_000_000_000 < _MAX_TIME:
+        if not -MAX_TIME < entry.mtime_ns // 1_000_000_000 < MAX_TIME:
             raise InvalidArgument(f"tar: {shown(entry.name)} has an impossible time")
         directory, _, name = entry.name.rstrip(b"/").removeprefix(b"./").rpartition(b"/")
         if name in (b"", b".", b".."):
@@ -165,7 +165,7 @@ class _Extractor:
             if not name:
                 self._extract_root(entry)
                 return
-        if name.startswith(_WHITEOUT):
+        if name.startswith(WHITEOUT):
             self._whiteout(directory, name)
             return
         parent = self._parent(directory)
@@ -386,12 +386,12 @@ class _Extractor:
         os.utime(name, ns=(entry.mtime_ns, entry.mtime_ns), dir_fd=parent, follow_symlinks=False)
 
     def _whiteout(self, directory: bytes, name: bytes) -> None:
-        if name == _WHITEOUT_OPAQUE:
+        if name == WHITEOUT_OPAQUE:
             os.setxattr(self._parent(directory), OPAQUE, b"y")
             return
-        if name.startswith(_WHITEOUT_META):
+        if name.startswith(WHITEOUT_META):
             return  # aufs's own files, which old images carry
-        hidden = name[len(_WHITEOUT) :]
+        hidden = name[len(WHITEOUT) :]
         if hidden in (b"", b".", b".."):
             raise InvalidArgument(f"tar: {shown(name)} hides nothing that has a name")
         parent = self._parent(directory)
@@ -418,7 +418,7 @@ def _dress(fd: int, entry: Entry) -> None:
 
 def _xattrs(entry: Entry) -> Iterable[tuple[bytes, bytes]]:
     for key, value in entry.xattrs.items():
-        if not key.startswith(_OVERLAY_XATTRS):
+        if not key.startswith(OVERLAY_XATTRS):
             yield key, value
 
 

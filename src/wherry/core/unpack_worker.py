@@ -2,7 +2,7 @@
 
 Started by `unpackers` with its standard input and output as a channel of JSON lines; one job at a time:
 
-    ← {"blob": path, "target": directory, "diff_id": digest, "available": bytes, "complete": bool}
+    ← {"blob": path, "target": directory, "form": how the layer is to lie there, "diff_id": digest, "available": bytes, "complete": bool}
     ← {"available": bytes} …            the blob's file has grown (it is being downloaded)
     ← {"complete": true} | {"abort": true}   exactly one ends the job, if "complete" was not said at once
     → {"consumed": bytes} …             how much of the blob has been read
@@ -18,7 +18,8 @@ import os
 import sys
 from typing import Any
 
-from wherry.core.unpack import Unpacked, unpack_layer
+from wherry.core.layer_form import LayerForm, unpack_as
+from wherry.core.unpack import Unpacked
 from wherry.errors import Internal, InvalidArgument, WherryError
 from wherry.spec.ids import Digest
 from wherry.wire.fastjson import dumps, loads
@@ -46,7 +47,7 @@ def _answer(blob: _Blob, job: dict[str, Any]) -> dict[str, Any]:
         blob.open(job["blob"])
         target = os.open(job["target"], os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         try:
-            return {"ok": _result(unpack_layer(blob, target, Digest(job["diff_id"])))}
+            return {"ok": _result(unpack_as(LayerForm(job["form"]), blob, target, Digest(job["diff_id"])))}
         finally:
             os.close(target)
     except WherryError as error:

@@ -15,6 +15,7 @@ from typing import Any
 
 from wherry import errors
 from wherry.core.cancellation import to_the_end
+from wherry.core.layer_form import LayerForm
 from wherry.core.unpack import Unpacked
 from wherry.errors import Internal, WherryError
 from wherry.spec.ids import Digest
@@ -64,7 +65,8 @@ class Growing:
 class Unpackers:
     """`limit` workers at most work at the same time; further layers wait."""
 
-    def __init__(self, limit: int | None = None) -> None:
+    def __init__(self, limit: int | None = None, form: LayerForm = LayerForm.TREE) -> None:
+        self._form = form
         self._slots = asyncio.Semaphore(limit or min(max(os.cpu_count() or 1, 2), 4))
         self._idle: list[_Worker] = []
         self._expiry: asyncio.TimerHandle | None = None
@@ -97,7 +99,9 @@ class Unpackers:
         async with self._slots:
             worker = self._idle.pop() if self._idle else await _Worker.start()
             try:
-                answer = await worker.run(blob, target, diff_id, growing, on_consumed or (lambda _: None))
+                answer = await worker.run(
+                    blob, target, self._form, diff_id, growing, on_consumed or (lambda _: None)
+                )
             except BaseException:
                 await worker.kill()
                 raise
@@ -148,11 +152,18 @@ class _Worker:
         return cls(process)
 
     async def run(
-        self, blob: str, target: str, diff_id: Digest, growing: Growing | None, on_consumed: Callable[[int], None]
+        self,
+        blob: str,
+        target: str,
+        form: LayerForm,
+        diff_id: Digest,
+        growing: Growing | None,
+        on_consumed: Callable[[int], None],
     ) -> dict[str, Any]:
         job = {
             "blob": blob,
             "target": target,
+            "form": form,
             "diff_id": diff_id,
             "available": growing.available if growing else os.stat(blob).st_size,
             "complete": growing.complete if growing else True,

@@ -16,11 +16,15 @@ from itertools import islice
 
 from wherry.core import image_rows
 from wherry.core.content import Content
+from wherry.core.drivers import DRIVERS
+from wherry.core.drivers.driver import Driver
+from wherry.core.drivers.overlay import Overlay
+from wherry.core.layer_form import LayerForm, unpack_as
 from wherry.core.manifests import manifest_of
 from wherry.core.remove import remove_tree
-from wherry.core.snapshots import Layer, inherit_attributes, read_layers
+from wherry.core.snapshots import Layer, driver_of, read_layers
 from wherry.core.trees import differences
-from wherry.core.unpack import Unpacked, unpack_layer
+from wherry.core.unpack import Unpacked
 from wherry.errors import SyscallError, WherryError
 from wherry.spec.ids import ChainId, Digest
 from wherry.spec.image import MAX_CONFIG, Descriptor, Manifest, chain_ids, diff_ids, parse_config
@@ -181,11 +185,14 @@ def _names(directory: str) -> list[str]:
 # --- layers --------------------------------------------------------------------------------------------------------------------------
 
 
-def layer_problems(layer: Layer, stored: str, fresh: str, unpacked: Unpacked) -> list[Problem]:
-    """`stored`: the layer's directory, `fresh`: what its tar gives, with the attributes that implied directories inherit."""
+def layer_problems(driver: Driver, layer: Layer, stored: str, fresh: str, unpacked: Unpacked) -> list[Problem]:
+    """`stored`: the layer's directory, `fresh`: the tree that its tar gives, with the attributes that implied directories inherit."""
     told = []
     try:
-        told += list(islice(differences(fresh, stored, unpacked.implied), MOST_DIFFERENCES))
+        with driver.readable([stored]) as (found,):
+            told += list(islice(differences(fresh, found, unpacked.implied), MOST_DIFFERENCES))
+    except SyscallError as error:
+        told.append(f"cannot be read: {error}")
     except FileNotFoundError:
         told.append("is missing on disk")
     except OSError as error:
@@ -213,6 +220,7 @@ def check_idle(data_root: str, scratch: str) -> Verdict:
     removed."""
     verdict = Verdict()
     content = Content(f"{data_root}/content")
+    driver = DRIVERS[driver_of(f"{data_root}/snapshots") or Overlay.name]()
     with sqlite3.connect(f"{data_root}/wherry.db", isolation_level=None) as conn:
         verdict.problems += database_problems(conn)
         rows = read_rows(conn)
@@ -232,10 +240,11 @@ def check_idle(data_root: str, scratch: str) -> Verdict:
             lower.append(f"{data_root}/snapshots/layers/{layers[below].number}/fs")
             below = layers[below].parent
         try:
-            unpacked = _unpack(content.path(sources[layer.chain_id]), scratch, layer.diff_id)
-            inherit_attributes(scratch, unpacked.implied, lower)
+            unpacked = _unpack(driver.form, content.path(sources[layer.chain_id]), scratch, layer.diff_id)
+            driver.inherit(scratch, unpacked.implied, lower)
             stored = f"{data_root}/snapshots/layers/{layer.number}/fs"
-            verdict.problems += layer_problems(layer, stored, scratch, unpacked)
+            with driver.readable([scratch]) as (fresh,):
+                verdict.problems += layer_problems(driver, layer, stored, fresh, unpacked)
             verdict.layers += 1
             verdict.entries += unpacked.entries
         except (WherryError, SyscallError, OSError) as error:
@@ -245,12 +254,12 @@ def check_idle(data_root: str, scratch: str) -> Verdict:
     return verdict
 
 
-def _unpack(blob: str, target: str, diff_id: Digest) -> Unpacked:
+def _unpack(form: LayerForm, blob: str, target: str, diff_id: Digest) -> Unpacked:
     os.mkdir(target, 0o755)
     os.chmod(target, 0o755)
     fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
     try:
         with open(blob, "rb") as file:
-            return unpack_layer(file, fd, diff_id)
+            return unpack_as(form, file, fd, diff_id)
     finally:
         os.close(fd)

@@ -120,7 +120,7 @@ OPTIONS = (
     Option(
         "storage-driver",
         Kind.STRING,
-        "How containers stand on layers (overlay2, fuse-overlayfs, btrfs, vfs)",
+        "How containers stand on layers (overlay2, fuse-overlayfs, btrfs, vfs, erofs)",
         key="storage-driver",
         short="s",
     ),

@@ -16,7 +16,7 @@ from dataclasses import dataclass, field
 
 from wherry.core.cancellation import thread_to_the_end
 from wherry.core.pull import Puller
-from wherry.core.snapshots import Layer, Staged, inherit_attributes
+from wherry.core.snapshots import Layer, Staged
 from wherry.core.unpackers import Unpackers
 from wherry.core.verify import (
     Kind,
@@ -199,8 +199,10 @@ class Fsck:
         stored = self._snapshots.directory(layer)
 
         def compare() -> list[Problem]:
-            inherit_attributes(staged.fs, staged.unpacked.implied, [path for path in lower if os.path.isdir(path)])
-            return layer_problems(layer, stored, staged.fs, staged.unpacked)
+            driver = self._snapshots.driver
+            driver.inherit(staged.fs, staged.unpacked.implied, [path for path in lower if os.path.isdir(path)])
+            with driver.readable([staged.fs]) as (fresh,):
+                return layer_problems(driver, layer, stored, fresh, staged.unpacked)
 
         return await thread_to_the_end(compare)
 

@@ -44,7 +44,7 @@ class ImageObjects:
     def __init__(self, services: Services, hosts: RegistryHosts) -> None:
         self._services = services
         self._images = services.images
-        self._unpackers = Unpackers()
+        self._unpackers = Unpackers(form=services.snapshots.driver.form)
         work = LayerWork(services.snapshots)
         self.committer = Committer(self._images, self._unpackers, work)
         self._archives = Archives(self._images, self._unpackers, work)

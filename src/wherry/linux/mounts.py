@@ -190,6 +190,24 @@ def open_overlay(
         os.close(context)
 
 
+def open_erofs(directory: str) -> int:
+    """A detached mount of the erofs image `image` in that directory, whose files lie in `tar` beside it: both plain files (Linux 6.12)."""
+    return Filesystem("erofs", [("device", f"{directory}/tar")], source=f"{directory}/image").open()
+
+
+def open_erofs_overlay(base: str, layers: list[str], upper: str, work: str) -> int:
+    """As `open_overlay` of the directory `base` on those layers (directories as `open_erofs` takes them). The kernel takes detached mounts as
+    layers since 6.15."""
+    opened: list[int] = []
+    try:
+        for layer in layers:
+            opened.append(open_erofs(layer))
+        return open_overlay([base, *(f"/proc/self/fd/{fd}" for fd in opened)], upper, work)
+    finally:
+        for fd in opened:
+            os.close(fd)
+
+
 def mount_overlay(
     lower: list[str], upper: str, work: str, target: str, options: list[tuple[str, str | None]] | None = None
 ) -> None:

@@ -40,6 +40,8 @@ def open_rootfs(rootfs: object) -> int:
     try:
         if rootfs["type"] == "overlay":
             return mounts.open_overlay(rootfs["lower"], rootfs["upper"], rootfs["work"])
+        if rootfs["type"] == "erofs":
+            return mounts.open_erofs_overlay(rootfs["base"], rootfs["layers"], rootfs["upper"], rootfs["work"])
         if rootfs["type"] == "bind":
             return mounts.clone_tree(rootfs["path"], recursive=True)
         if rootfs["type"] == "fuse-overlayfs":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import os
 
 from wherry.core.drivers.driver import Driver
+from wherry.core.drivers.erofs import Erofs
 from wherry.core.drivers.flat import Btrfs, Vfs
 from wherry.core.drivers.fuse_overlayfs import FuseOverlayfs
 from wherry.core.drivers.overlay import Overlay
 from wherry.errors import FailedPrecondition
 
-DRIVERS: dict[str, type[Driver]] = {driver.name: driver for driver in (Overlay, FuseOverlayfs, Btrfs, Vfs)}
-"""By name, the best first."""
+DRIVERS: dict[str, type[Driver]] = {driver.name: driver for driver in (Overlay, FuseOverlayfs, Btrfs, Vfs, Erofs)}
+"""By name, the best first; vfs lives everywhere, so what follows it is chosen by name only."""
 
 
 def choose_driver(directory: str, name: str | None) -> Driver:

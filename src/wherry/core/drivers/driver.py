@@ -1,6 +1,7 @@
 """What a storage driver is: how a container's root file system is made of the layers that lie in the store.
 
-In wherryd; all methods block. Layers are stored alike whichever driver there is: each a directory of its own, with whiteouts as overlayfs reads them.
+In wherryd; all methods block. A layer is a directory, filled by the unpacker in the `form` that the driver wants: for all but erofs the files themselves,
+with whiteouts as overlayfs reads them, so that their layers are alike.
 A driver decides what stands on them:
 
     base    once for each image: at least the mount points that every container has (`init_layer`), at most the image's whole tree
@@ -13,11 +14,12 @@ looks at itself are detached mounts. Base and active directories are removed by 
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from wherry.core.layer_form import LayerForm
 from wherry.core.rootfs import Root
 from wherry.errors import FailedPrecondition
 
@@ -45,6 +47,8 @@ class Sides:
 class Driver(Protocol):
     name: str
     """As Docker calls it."""
+    form: LayerForm
+    """How it wants layers unpacked."""
     is_instant: bool
     """Whether `make_base` and `prepare` take less than going to a thread does."""
 
@@ -53,6 +57,15 @@ class Driver(Protocol):
 
     def status(self, directory: str) -> list[list[str]]:
         """`docker info` shows it: pairs of name and value."""
+
+    def readable(self, layers: Sequence[str]) -> AbstractContextManager[list[str]]:
+        """Paths, for this process alone, at which the trees of those layers can be read meanwhile."""
+
+    def inherit(self, layer: str, implied: Iterable[bytes], lower: Sequence[str]) -> None:
+        """Gives directories that a layer's tar did not mention the owner, mode and time that they have in the layers below (`lower`: topmost first).
+
+        overlayfs shows the attributes of the topmost directory, so an invented one would change what the image says.
+        """
 
     def make_base(self, path: str, layers: Sequence[str]) -> None:
         """Makes at `path`, where nothing is, the base of the image with those layers (topmost first)."""

@@ -16,6 +16,7 @@ from contextlib import ExitStack, contextmanager
 from wherry.core import init_layer
 from wherry.core.diff import Differ
 from wherry.core.drivers.driver import Prepared, Sides, backing_filesystem, unsuitable
+from wherry.core.drivers.tree_layers import TreeLayers
 from wherry.core.lay_over import lay_over
 from wherry.core.remove import remove_tree
 from wherry.core.rootfs import BindRoot
@@ -26,7 +27,7 @@ from wherry.linux.syscalls import filesystem_type
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 
 
-class Vfs:
+class Vfs(TreeLayers):
     name = "vfs"
     is_instant = False
 
