@@ -104,6 +104,7 @@ CAPABILITIES: dict[str, Callable[[], bool]] = {
     "nftables": _nftables,
     "libseccomp": lambda: _libc_has("libseccomp.so.2"),
     "btrfs": lambda: _kernel_has_filesystem("btrfs") and _program("mkfs.btrfs")(),
+    "erofs": lambda: _kernel_has_filesystem("erofs"),
     "fuse-overlayfs": lambda: os.path.exists("/dev/fuse") and _program("fuse-overlayfs")(),
     "busybox": lambda: os.access("/bin/busybox", os.X_OK),
     "docker": _program("docker"),

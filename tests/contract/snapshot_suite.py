@@ -205,7 +205,7 @@ def mounted(store: Store, key: str) -> Iterator[str]:
     elif isinstance(root, FuseOverlayRoot):
         fd, pid = fuse.open_overlay(list(root.lower), root.upper, root.work)
     elif isinstance(root, ErofsRoot):
-        fd = mounts.open_erofs_overlay(root.base, list(root.layers), root.upper, root.work)
+        fd = mounts.open_erofs_overlay(list(root.lower), root.upper, root.work)
     else:
         fd = mounts.open_overlay(list(root.lower), root.upper, root.work)
     try:

@@ -16,9 +16,9 @@ import pytest
 from tests import leaks
 from tests.e2e.harness import BUSYBOX, Engine, nothing_left, running
 
-pytestmark = pytest.mark.requires("btrfs", "fuse-overlayfs")
+pytestmark = pytest.mark.requires("btrfs", "erofs", "fuse-overlayfs")
 
-DRIVERS = ("btrfs", "fuse-overlayfs", "vfs")
+DRIVERS = ("btrfs", "erofs", "fuse-overlayfs", "vfs")
 
 
 @pytest.fixture(params=DRIVERS)

@@ -14,7 +14,7 @@ from wherry.core.drivers import DRIVERS, choose_driver
 from wherry.errors import FailedPrecondition
 from wherry.linux.mounts import mount_overlay
 
-pytestmark = pytest.mark.requires("root", "overlay", "btrfs", "fuse-overlayfs")
+pytestmark = pytest.mark.requires("root", "overlay", "btrfs", "erofs", "fuse-overlayfs")
 
 
 @pytest.fixture(scope="module")

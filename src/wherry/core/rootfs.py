@@ -25,10 +25,9 @@ class FuseOverlayRoot:
 
 @dataclass(frozen=True, slots=True)
 class ErofsRoot:
-    """An overlay of the directory `base` on layers, each a directory with an erofs image and the tar that its files lie in, topmost first."""
+    """As `OverlayRoot`; all but the first of `lower` hold an erofs image and the tar that its files lie in (`mounts.open_erofs`)."""
 
-    base: str
-    layers: Sequence[str]
+    lower: Sequence[str]
     upper: str
     work: str
 

@@ -195,14 +195,14 @@ def open_erofs(directory: str) -> int:
     return Filesystem("erofs", [("device", f"{directory}/tar")], source=f"{directory}/image").open()
 
 
-def open_erofs_overlay(base: str, layers: list[str], upper: str, work: str) -> int:
-    """As `open_overlay` of the directory `base` on those layers (directories as `open_erofs` takes them). The kernel takes detached mounts as
+def open_erofs_overlay(lower: list[str], upper: str, work: str) -> int:
+    """As `open_overlay`; all but the first of `lower` are directories as `open_erofs` takes them. The kernel takes detached mounts as
     layers since 6.15."""
     opened: list[int] = []
     try:
-        for layer in layers:
+        for layer in lower[1:]:
             opened.append(open_erofs(layer))
-        return open_overlay([base, *(f"/proc/self/fd/{fd}" for fd in opened)], upper, work)
+        return open_overlay([lower[0], *(f"/proc/self/fd/{fd}" for fd in opened)], upper, work)
     finally:
         for fd in opened:
             os.close(fd)

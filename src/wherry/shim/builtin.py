@@ -41,7 +41,7 @@ def open_rootfs(rootfs: object) -> int:
         if rootfs["type"] == "overlay":
             return mounts.open_overlay(rootfs["lower"], rootfs["upper"], rootfs["work"])
         if rootfs["type"] == "erofs":
-            return mounts.open_erofs_overlay(rootfs["base"], rootfs["layers"], rootfs["upper"], rootfs["work"])
+            return mounts.open_erofs_overlay(rootfs["lower"], rootfs["upper"], rootfs["work"])
         if rootfs["type"] == "bind":
             return mounts.clone_tree(rootfs["path"], recursive=True)
         if rootfs["type"] == "fuse-overlayfs":

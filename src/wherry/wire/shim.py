@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     Frame = tuple[Message, list[int]]
 
     class OverlayRootfs(TypedDict):
-        type: str  # "overlay"
+        type: str  # "overlay", "fuse-overlayfs" or "erofs"
         lower: list[str]  # topmost first
         upper: str
         work: str

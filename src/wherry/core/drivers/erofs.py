@@ -38,7 +38,7 @@ class Erofs(Overlay):
                 tar.write(b"x".ljust(512, b"\0"))
                 write_image(Node(stat.S_IFDIR | 0o755, children={b"x": file}), 512, image)
             try:
-                fd = open_erofs_overlay(f"{place}/base", [f"{place}/layer"], f"{place}/upper", f"{place}/work")
+                fd = open_erofs_overlay([f"{place}/base", f"{place}/layer"], f"{place}/upper", f"{place}/work")
                 try:
                     with open(f"/proc/self/fd/{fd}/x", "rb") as read:
                         read.read()
@@ -58,7 +58,7 @@ class Erofs(Overlay):
             for layer in layers:
                 fd = open_erofs(layer)
                 stack.callback(os.close, fd)
-                paths.append(f"/proc/self/fd/{fd}")
+                paths.append(f"/proc/self/fd/{fd}/.")  # not the link itself, for those who follow none
             yield paths
 
     def inherit(self, layer: str, implied: Iterable[bytes], lower: Sequence[str]) -> None:
@@ -74,8 +74,8 @@ class Erofs(Overlay):
             super().make_base(path, below)
 
     def root(self, snapshot: Prepared) -> ErofsRoot:  # type: ignore[override]
-        active = snapshot.active
-        return ErofsRoot(snapshot.base, snapshot.layers, f"{active}/fs", f"{active}/{snapshot.work}")
+        found = super().root(snapshot)
+        return ErofsRoot(found.lower, found.upper, found.work)
 
     @contextmanager
     def merged(self, snapshot: Prepared) -> Iterator[int]:
