@@ -53,8 +53,14 @@ def compare(tar: bytes, place: Path) -> Unpacked | str:
         return tree
     assert (tree.size, tree.entries, sorted(tree.implied)) == (image.size, image.entries, sorted(image.implied))
     with Erofs().readable([str(place / "erofs")]) as (mounted,):
-        assert list(differences(str(place / "tree"), mounted, tree.implied)) == []
+        told = list(differences(str(place / "tree"), mounted, tree.implied))
+    # A directory that was implied behind a link is called by another name: its time is that of its making.
+    assert [line for line in told if not (line.endswith("time of change") and _is_new(place / "tree", line))] == []
     return image
+
+
+def _is_new(tree: Path, line: str) -> bool:
+    return (tree / line.partition(": ")[0].strip('"')).lstat().st_mtime > 1_700_000_000
 
 
 NAMES = st.sampled_from(["a", "b", "a/b", "a/b/c", "b/a", "./a/", "c/../a", "a/c", "é" * 100, ".wh.a", "a/.wh.b", "a/.wh..wh..opq", "."])  # fmt: skip
@@ -95,6 +101,14 @@ def test_the_layers_of_the_contract(tmp_path: Path) -> None:
     for number, tar in enumerate((BASE, TOP)):
         (tmp_path / str(number)).mkdir()
         assert isinstance(compare(tar, tmp_path / str(number)), Unpacked)
+
+
+def test_what_takes_a_directorys_place_has_its_own_time(tmp_path: Path) -> None:
+    tar = layer(
+        directory("a", mtime=5), file("a", b"1", mtime=6), ("b", tarfile.SYMTYPE, b".", {}), directory("c", mtime=7), directory("b/c", mtime=8)
+    )  # fmt: skip
+    assert isinstance(compare(tar, tmp_path), Unpacked)
+    assert [(tmp_path / "tree" / name).stat().st_mtime for name in "ac"] == [6, 8]
 
 
 def test_what_needs_many_blocks(tmp_path: Path) -> None:

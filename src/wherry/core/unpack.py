@@ -129,6 +129,7 @@ class _Extractor:
         self._root = root_fd
         self._open: dict[bytes, int] = {}  # directory, as tars name it → descriptor
         self._directory_times: dict[bytes, int] = {}
+        self._replaced = False  # whether a directory or a link has gone for something else
         self._implied: dict[bytes, None] = {b".": None}
         self._remembered = 0
 
@@ -139,7 +140,7 @@ class _Extractor:
 
     def finish(self) -> None:
         """Sets the directories' times, which their content has changed since."""
-        for name, mtime in reversed(self._directory_times.items()):
+        for name, mtime in self._directory_times.items():
             self._trim()
             directory, _, last = name.rpartition(b"/")
             times = (mtime, mtime)
@@ -148,8 +149,10 @@ class _Extractor:
             ):  # replaced later in the tar
                 if name == b".":
                     os.utime(self._root, ns=times)
-                else:
-                    os.utime(last, ns=times, dir_fd=self._parent(directory, make=False), follow_symlinks=False)
+                    continue
+                parent = self._parent(directory, make=False)
+                if not self._replaced or stat.S_ISDIR(os.stat(last, dir_fd=parent, follow_symlinks=False).st_mode):
+                    os.utime(last, ns=times, dir_fd=parent, follow_symlinks=False)
         self.unpacked.implied = list(self._implied)
 
     def extract(self, entry: Entry, reader: Reader) -> None:
@@ -280,6 +283,7 @@ class _Extractor:
 
     def _forget_all_but(self, keep: int) -> None:
         """A directory or a link has gone: no name may lead to it any more. The descriptor in use stays open until the next entry."""
+        self._replaced = True
         for path in [path for path, fd in self._open.items() if fd != keep]:
             os.close(self._open.pop(path))
 
