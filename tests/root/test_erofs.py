@@ -35,9 +35,7 @@ def unpacked(form: LayerForm, tar: bytes, target: Path, diff_id: str = "") -> Un
     target.chmod(0o755)
     fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY)
     try:
-        return unpack_as(
-            form, io.BytesIO(tar), fd, Digest(diff_id or "sha256:" + hashlib.sha256(tar).hexdigest())
-        )
+        return unpack_as(form, io.BytesIO(tar), fd, Digest(diff_id or "sha256:" + hashlib.sha256(tar).hexdigest()))
     except WherryError as error:
         return f"{type(error).__name__}: {error}"
     finally:
@@ -85,7 +83,9 @@ MEMBERS = st.tuples(NAMES, KINDS, TARGETS, SIZES, FIELDS)
 
 @settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.too_slow])
 @given(st.lists(MEMBERS, max_size=10))
-def test_whatever_a_tar_holds_both_forms_are_the_same(members: list[tuple[str, bytes, str, int, dict[str, object]]]) -> None:
+def test_whatever_a_tar_holds_both_forms_are_the_same(
+    members: list[tuple[str, bytes, str, int, dict[str, object]]],
+) -> None:
     rows = []
     for name, kind, target, size, fields in members:
         data = target.encode() if kind in (tarfile.SYMTYPE, tarfile.LNKTYPE) else os.urandom(size)
@@ -144,7 +144,9 @@ def test_sparse_files(tmp_path: Path) -> None:
         command = ["tar", "-S", *version.split(), "-cf", "-", "-C", source, "small", "hole", "huge"]
         tar = subprocess.run(command, capture_output=True, check=True).stdout
         image = unpacked(LayerForm.EROFS, tar, place / "erofs")
-        assert isinstance(image, Unpacked) and image.size == sum((source / n).stat().st_size for n in ("small", "hole", "huge"))
+        assert isinstance(image, Unpacked) and image.size == sum(
+            (source / n).stat().st_size for n in ("small", "hole", "huge")
+        )
         with Erofs().readable([str(place / "erofs")]) as (mounted,):
             for name in ("small", "hole"):
                 assert Path(mounted, name).read_bytes() == (source / name).read_bytes()
@@ -152,7 +154,9 @@ def test_sparse_files(tmp_path: Path) -> None:
                 for offset in (0, 5 << 20, (1 << 30) + 77, (1 << 32) + 4095):
                     wanted = b"piece %d" % offset
                     assert os.pread(read.fileno(), len(wanted), offset) == wanted
-                    assert os.pread(read.fileno(), 5, offset + 100_000) == bytes(len(os.pread(read.fileno(), 5, offset + 100_000)))
+                    assert os.pread(read.fileno(), 5, offset + 100_000) == bytes(
+                        len(os.pread(read.fileno(), 5, offset + 100_000))
+                    )
         assert (place / "erofs/tar").stat().st_blocks * 512 < 4 << 20
 
 

@@ -268,13 +268,11 @@ def _write_super(file: BinaryIO, root: Node, inodes: int, data_blocks: int, bloc
     if not blocks:
         file.write(bytes(_SUPER_OFFSET))
     slot = (_SUPER_OFFSET + _SUPER.size) // _DEVICE.size
-    file.write(
-        _SUPER.pack(
-            _MAGIC, 0, _COMPAT_MTIME, BLOCK_BITS, 0, root.nid, inodes, 0, 0, blocks, 0, 0, bytes(16), bytes(16),
-            _CHUNKED_FILE | _DEVICE_TABLE, 0, 1, slot, 0, 0, 0, 0,
-        )  # fmt: skip
-        + _DEVICE.pack(b"", data_blocks, 0, 0, 0)
-    )
+    fields = (
+        _MAGIC, 0, _COMPAT_MTIME, BLOCK_BITS, 0, root.nid, inodes, 0, 0, blocks, 0, 0, bytes(16), bytes(16),
+        _CHUNKED_FILE | _DEVICE_TABLE, 0, 1, slot, 0, 0, 0, 0,
+    )  # fmt: skip
+    file.write(_SUPER.pack(*fields) + _DEVICE.pack(b"", data_blocks, 0, 0, 0))
 
 
 def patch_inode(file: BinaryIO, nid: int, mode: int, uid: int, gid: int, mtime_ns: int) -> None:

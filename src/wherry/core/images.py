@@ -27,8 +27,8 @@ from wherry.core import embedded, image_rows
 from wherry.core.cancellation import completed, thread_to_the_end
 from wherry.core.content import Content
 from wherry.core.db import Database
-from wherry.core.snapshots import Snapshots, Staged
 from wherry.core.layer_form import LayerForm, unpack_as
+from wherry.core.snapshots import Snapshots, Staged
 from wherry.core.unpack import Unpacked
 from wherry.errors import Conflict, InvalidArgument, NotFound, WherryError
 from wherry.spec.ids import ChainId, Digest, ImageId

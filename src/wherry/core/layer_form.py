@@ -1,4 +1,4 @@
-"""How a layer lies in its directory: as the tree of its files, or as its tar with an erofs image of metadata. A storage driver wants the one or the other."""
+"""How a layer lies in its directory, as a storage driver wants it: the tree of its files, or its tar with an erofs image of metadata."""
 
 from __future__ import annotations
 

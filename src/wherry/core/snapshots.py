@@ -3,8 +3,8 @@
 In wherryd. On disk, below `snapshots/`:
 
     driver              the name of the storage driver that the containers' directories are of
-    layers/N/fs         one unpacked layer, alike for all drivers; N is the row's number in the table `layers` (short, so that 128 of them fit into
-                        mount options)
+    layers/N/fs         one unpacked layer, alike for all drivers (not erofs); N is the row's number in the table `layers` (short, so that 128 of
+                        them fit into mount options)
     layers/new-…/fs     being unpacked
     init/N              the driver's base for containers of the image with the top layer N: its mount points, or its whole tree
     active/KEY/{fs,work-N}  a container's own; N is the number of the layer that it stands on, 0 for none
@@ -24,7 +24,6 @@ import asyncio
 import os
 import secrets
 import sqlite3
-import stat
 import threading
 from collections import Counter
 from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence

@@ -1,8 +1,8 @@
 """Turns a layer's tar into two files: the tar as it came, decompressed, and an erofs image of metadata whose files lie in it.
 
-Runs in an unpack worker, for small things in wherryd: what `unpack` does for directories, for the driver erofs. The same reader, and the same rules: a name with
-".." is refused; a link on the way leads to another place in the layer only; the last of several entries with one name counts; whiteouts become what
-overlayfs reads. Nothing is made under a name that a tar chose.
+Runs in an unpack worker, for small things in wherryd: for the driver erofs what `unpack` does for directories. The same reader, the same rules: a
+name with ".." is refused; a link on the way leads to another place in the layer only; the last of several entries with one name counts; whiteouts
+become what overlayfs reads. Nothing is made under a name that a tar chose.
 
 **Invariants**: memory is bounded by MAX_ENTRIES and MAX_TEXT (the tree is made in memory, the data are not); what follows the archive in the
 file `tar` are the data of sparse files, which a tar packs.

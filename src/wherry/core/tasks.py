@@ -508,7 +508,12 @@ def _start_request(
     return body, fds
 
 
-_TYPES: dict[type[Root], str] = {OverlayRoot: "overlay", FuseOverlayRoot: "fuse-overlayfs", ErofsRoot: "erofs", BindRoot: "bind"}
+_TYPES: dict[type[Root], str] = {
+    OverlayRoot: "overlay",
+    FuseOverlayRoot: "fuse-overlayfs",
+    ErofsRoot: "erofs",
+    BindRoot: "bind",
+}
 
 
 def _rootfs(rootfs: Root) -> dict[str, Any]:

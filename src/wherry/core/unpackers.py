@@ -99,9 +99,7 @@ class Unpackers:
         async with self._slots:
             worker = self._idle.pop() if self._idle else await _Worker.start()
             try:
-                answer = await worker.run(
-                    blob, target, self._form, diff_id, growing, on_consumed or (lambda _: None)
-                )
+                answer = await worker.run(blob, target, self._form, diff_id, growing, on_consumed or (lambda _: None))
             except BaseException:
                 await worker.kill()
                 raise

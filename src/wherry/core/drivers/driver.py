@@ -1,7 +1,7 @@
 """What a storage driver is: how a container's root file system is made of the layers that lie in the store.
 
-In wherryd; all methods block. A layer is a directory, filled by the unpacker in the `form` that the driver wants: for all but erofs the files themselves,
-with whiteouts as overlayfs reads them, so that their layers are alike.
+In wherryd; all methods block. A layer is a directory, filled by the unpacker in the `form` that the driver wants: for all but erofs the files
+themselves, with whiteouts as overlayfs reads them, so that their layers are alike.
 A driver decides what stands on them:
 
     base    once for each image: at least the mount points that every container has (`init_layer`), at most the image's whole tree
