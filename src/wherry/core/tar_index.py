@@ -19,7 +19,7 @@ from typing import BinaryIO
 
 from wherry.core.compression import Source, decompressed
 from wherry.core.erofs_image import BLOCK, HOLE, MAX_BLOCKS, Node, encode_device, split_xattr, write_image
-from wherry.core.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, Entry, Reader, shown
+from wherry.core.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, MAX_SIZE, Entry, Reader, shown
 from wherry.core.unpack import (
     MAX_ID,
     MAX_TIME,
@@ -35,13 +35,14 @@ from wherry.spec.ids import Digest
 
 TAR = "tar"
 IMAGE = "image"
-MAX_ENTRIES = 1 << 21
+MAX_ENTRIES = 1 << 20
 MAX_TEXT = 256 << 20
-"""Bytes of all names, targets and attributes of a layer."""
+"""Bytes of all names, targets and attributes of a layer, and of the paths of directories that it implies."""
 _MAX_CHUNKS = 1 << 16
 _MAX_XATTRS = 64 << 10
 _MAX_LINKS = 40  # as the kernel
 _NAME_MAX = 255
+_DIRECTORY = 170  # what an implied directory counts beside its path
 _OPAQUE = OPAQUE.encode()
 _COPY = 1 << 20
 
@@ -112,9 +113,9 @@ class _Indexer:
     def add(self, entry: Entry, offset: int) -> None:
         """`offset`: where its data begin in the stream."""
         self.unpacked.entries += 1
-        self._text += len(entry.name) + len(entry.link)
-        if self.unpacked.entries > MAX_ENTRIES or self._text > MAX_TEXT:
+        if self.unpacked.entries > MAX_ENTRIES:
             raise InvalidArgument("tar: too many entries for the storage driver erofs")
+        self._count_text(len(entry.name) + len(entry.link))
         if not (0 <= entry.uid <= MAX_ID and 0 <= entry.gid <= MAX_ID):
             raise InvalidArgument(f"tar: {shown(entry.name)} belongs to an impossible user or group")
         if not -MAX_TIME < entry.mtime_ns // 1_000_000_000 < MAX_TIME:
@@ -148,6 +149,11 @@ class _Indexer:
                 kinds = {CHARACTER: stat.S_IFCHR, BLOCK_DEVICE: stat.S_IFBLK, FIFO: stat.S_IFIFO}
                 device = encode_device(*entry.device) if entry.kind != FIFO else 0
                 self._put(parent, name, Node(kinds[entry.kind], device=device), entry)
+
+    def _count_text(self, size: int) -> None:
+        self._text += size
+        if self._text > MAX_TEXT:
+            raise InvalidArgument("tar: its names and attributes are too much for the storage driver erofs")
 
     # --- directories by name
 
@@ -186,8 +192,9 @@ class _Indexer:
         assert parent.children is not None
         node = Node(stat.S_IFDIR | 0o755, mtime_ns=self._now, children={})
         parent.children[_named(name)] = node
-        self.implied[b"/".join(path)] = None
-        self._text += len(name)
+        whole = b"/".join(path)
+        self.implied[whole] = None
+        self._count_text(len(whole) + _DIRECTORY)
         return node
 
     def _follow(self, path: list[bytes]) -> Node:
@@ -245,6 +252,8 @@ class _Indexer:
                 raise InvalidArgument(f"tar: {shown(entry.name)} is too large for the storage driver erofs")
             node.chunks = [offset // BLOCK]
         self.unpacked.size += entry.size
+        if self.unpacked.size > MAX_SIZE:
+            raise InvalidArgument("tar: the sizes of its files add up to more than a layer may have")
         self._put(parent, name, node, entry)
 
     def _directory(self, entry: Entry, parent: Node, parts: list[bytes], name: bytes) -> None:
@@ -311,7 +320,7 @@ class _Indexer:
                 raise OSError(errno.EOPNOTSUPP, "")
             if len(key) > _NAME_MAX:
                 raise OSError(errno.ERANGE, "")
-            self._text += len(key) + len(value)
+            self._count_text(len(key) + len(value))
         node.xattrs = {**(node.xattrs or {}), **wanted}
         if sum(len(key) + len(value) + 8 for key, value in node.xattrs.items()) > _MAX_XATTRS:
             raise OSError(errno.ENOSPC, "")
