@@ -28,6 +28,7 @@ from tests.root.test_unpack import listing
 
 from wherry.core import unpack
 from wherry.core.archive import Archives
+from wherry.core.layer_form import LayerForm
 from wherry.core.layers import LayerWork
 from wherry.core.remove import remove_tree
 from wherry.core.unpackers import _START, Unpackers
@@ -214,6 +215,7 @@ class Worker:
             "blob": str(self.root / "blob"),
             "target": str(target),
             "diff_id": diff,
+            "form": LayerForm.TREE,
             "available": len(data),
             "complete": True,
         }
