@@ -53,15 +53,17 @@ def _show_bars(progress: Iterator[Json], fd: int) -> None:
     from rich.console import Console
     from rich.progress import BarColumn, Progress, TextColumn
 
-    columns = (
-        TextColumn("{task.fields[layer]}:", markup=False),
-        TextColumn("{task.description}", markup=False),
-        BarColumn(bar_width=30),
-        TextColumn("{task.fields[size]}", markup=False),
-    )
     after: list[str] = []
     with open(fd, "w", encoding="utf-8", errors="surrogateescape", closefd=False) as file:
-        with Progress(*columns, console=Console(file=file, highlight=False)) as bars:
+        console = Console(file=file, highlight=False)
+        columns = (
+            TextColumn("{task.fields[layer]}:", markup=False),
+            TextColumn("{task.description}", markup=False),
+            BarColumn(bar_width=30 if console.width >= 100 else 12),
+            TextColumn("{task.fields[size]}", markup=False),
+            TextColumn("{task.fields[rate]}", markup=False),
+        )
+        with Progress(*columns, console=console) as bars:
             layers: dict[str, _Layer] = {}
             for message in progress:
                 name, status = str(message.get("id") or ""), str(message.get("status") or "")
@@ -77,19 +79,36 @@ def _show_bars(progress: Iterator[Json], fd: int) -> None:
 
 
 class _Layer:
-    """One layer's bar: it runs once for the download and once for the unpacking."""
+    """One layer's bar, with speed and time left: it runs once for the download and once for the unpacking."""
 
     def __init__(self, bars: Progress, name: str) -> None:
         self._bars = bars
-        self._task = bars.add_task("", total=None, layer=name, size="")
+        self._task = bars.add_task("", total=None, layer=name, size="", rate="")
         self._total = 0
+        self._status = ""
 
     def update(self, status: str, detail: Json) -> None:
         self._total = int(detail.get("total") or self._total)
         current = int(detail.get("current") or 0)
         if status.endswith(("complete", "exists", "Checksum")):
             current = self._total or 1
+        if status != self._status:
+            self._bars.reset(self._task)
+            self._status = status
         size = f"{decimal_size(current, 3)}/{decimal_size(self._total, 3)}" if self._total else ""
         self._bars.update(
-            self._task, description=status, total=self._total or current or None, completed=current, size=size
+            self._task,
+            description=status,
+            total=self._total or current or None,
+            completed=current,
+            size=size,
+            rate=self._rate() if status.startswith(_BARS) else "",
         )
+
+    def _rate(self) -> str:
+        """As of the messages before: "12.3MB/s 1:05"."""
+        task = next(task for task in self._bars.tasks if task.id == self._task)
+        if not task.speed or task.time_remaining is None:
+            return ""
+        minutes, seconds = divmod(int(task.time_remaining), 60)
+        return f"{decimal_size(int(task.speed), 3)}/s {minutes}:{seconds:02}"

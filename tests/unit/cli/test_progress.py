@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import pty
+import re
+import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -47,6 +49,20 @@ def shown_on_a_terminal(show_it: Callable[[int], None]) -> str:
     finally:
         os.close(slave)
         os.close(master)
+
+
+def test_a_bar_tells_speed_and_time_left() -> None:
+    def slowly() -> Iterator[dict[str, Any]]:
+        for current in range(0, 4_000_000, 1_000_000):
+            yield {
+                "status": "Downloading",
+                "progressDetail": {"current": current, "total": 400_000_000},
+                "id": "aaaa",
+            }
+            time.sleep(0.15)  # bars are drawn ten times a second
+
+    text = shown_on_a_terminal(lambda fd: show(slowly(), fd=fd))
+    assert re.search(r"Downloading .*3MB/400MB *[\d.]+MB/s \d+:\d\d", text), text
 
 
 def test_without_a_terminal_every_state_is_a_line_and_bars_are_left_out() -> None:
