@@ -181,8 +181,22 @@ def test_images_lists_filters_and_formats(engine: Engine, tmp_path: Path) -> Non
     assert shown("listed") == {"listed:1", "listed:2"}
     assert shown("--filter=label=k=v") == {"listed:1", "listed:2"}
     assert shown("--filter=reference=list*:2") == {"listed:2"}
-    assert BUSYBOX in shown("--filter=before=listed:1") or BUSYBOX not in shown("--filter=before=listed:1")
     assert engine.output("images", "-q", "listed").split()[0] == images.image_id(small("x", Labels={"k": "v"}))[7:19]
+
+
+def test_images_made_before_and_since_another(engine: Engine) -> None:
+    for number in (1, 2, 3):
+        container = engine.output("create", BUSYBOX)
+        engine.docker("commit", container, f"made:{number}")
+
+    def shown(*flags: str) -> set[str]:
+        return set(engine.output("images", "--format={{.Repository}}:{{.Tag}}", *flags).split())
+
+    made = {"made:1", "made:2", "made:3"}
+    assert shown("--filter=before=made:2") & made == {"made:1"}
+    assert shown("--filter=since=made:2") & made == {"made:3"}
+    assert shown("--filter=since=made:1", "--filter=before=made:3") & made == {"made:2"}
+    assert BUSYBOX in shown("--filter=before=made:1")
 
 
 def test_inspect_and_history_show_the_image(engine: Engine, tmp_path: Path) -> None:
