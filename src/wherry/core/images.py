@@ -14,7 +14,6 @@ from __future__ import annotations
 
 import asyncio
 import logging
-import os
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
@@ -27,9 +26,8 @@ from wherry.core import embedded, image_rows
 from wherry.core.cancellation import completed, thread_to_the_end
 from wherry.core.content import Content
 from wherry.core.db import Database
-from wherry.core.layer_form import LayerForm, unpack_as
+from wherry.core.layer_form import unpack_blob
 from wherry.core.snapshots import Snapshots, Staged
-from wherry.core.unpack import Unpacked
 from wherry.errors import Conflict, InvalidArgument, NotFound, WherryError
 from wherry.spec.ids import ChainId, Digest, ImageId
 from wherry.spec.image import (
@@ -507,20 +505,10 @@ class Images:
                 if self.snapshots.layer(chain_id) is None:
                     staged = self.snapshots.stage(chain_id, chain[n - 1] if n else None, diff_id)
                     staged.unpacked = await thread_to_the_end(
-                        _unpack_here, self.snapshots.driver.form, self.content.path(layer), staged.fs, diff_id
+                        unpack_blob, self.snapshots.driver.form, self.content.path(layer), staged.fs, diff_id
                     )
                     new.layers.append(staged)
             return await self.add(new)
-
-
-def _unpack_here(form: LayerForm, blob: str, target: str, diff_id: Digest) -> Unpacked:
-    """Without a worker: for the few hundred bytes of an embedded image."""
-    fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with open(blob, "rb") as file:
-            return unpack_as(form, file, fd, diff_id)
-    finally:
-        os.close(fd)
 
 
 def no_such_image(ref: str) -> NotFound:

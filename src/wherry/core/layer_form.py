@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from enum import StrEnum
 
 from wherry.core.compression import Source
@@ -12,6 +13,16 @@ from wherry.spec.ids import Digest
 class LayerForm(StrEnum):
     TREE = "tree"
     EROFS = "erofs"
+
+
+def unpack_blob(form: LayerForm, blob: str, target: str, diff_id: Digest) -> Unpacked:
+    """Without a worker: fills the empty directory `target` from the file `blob`."""
+    fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+    try:
+        with open(blob, "rb") as file:
+            return unpack_as(form, file, fd, diff_id)
+    finally:
+        os.close(fd)
 
 
 def unpack_as(form: LayerForm, source: Source, root_fd: int, diff_id: Digest) -> Unpacked:

@@ -21,14 +21,13 @@ from wherry.core.compression import Source, decompressed
 from wherry.core.erofs_image import BLOCK, HOLE, MAX_BLOCKS, Node, encode_device, split_xattr, write_image
 from wherry.core.tar import BLOCK_DEVICE, CHARACTER, DIRECTORY, FIFO, MAX_SIZE, Entry, Reader, shown
 from wherry.core.unpack import (
-    MAX_ID,
-    MAX_TIME,
     OPAQUE,
     OVERLAY_XATTRS,
     WHITEOUT,
     WHITEOUT_META,
     WHITEOUT_OPAQUE,
     Unpacked,
+    check_attributes,
 )
 from wherry.errors import DataLoss, InvalidArgument, SyscallError
 from wherry.spec.ids import Digest
@@ -116,10 +115,7 @@ class _Indexer:
         if self.unpacked.entries > MAX_ENTRIES:
             raise InvalidArgument("tar: too many entries for the storage driver erofs")
         self._count_text(len(entry.name) + len(entry.link))
-        if not (0 <= entry.uid <= MAX_ID and 0 <= entry.gid <= MAX_ID):
-            raise InvalidArgument(f"tar: {shown(entry.name)} belongs to an impossible user or group")
-        if not -MAX_TIME < entry.mtime_ns // 1_000_000_000 < MAX_TIME:
-            raise InvalidArgument(f"tar: {shown(entry.name)} has an impossible time")
+        check_attributes(entry)
         parts = _parts(entry.name)
         if not parts:
             if entry.kind != DIRECTORY:

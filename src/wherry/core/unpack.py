@@ -50,8 +50,8 @@ WHITEOUT_META = b".wh..wh."
 WHITEOUT_OPAQUE = b".wh..wh..opq"
 OVERLAY_XATTRS = (b"trusted.overlay.", b"user.overlay.")
 _OPEN_DIRECTORIES = 400  # of the 1024 descriptors that a process has by default
-MAX_ID = 2**32 - 2
-MAX_TIME = 1 << 40  # seconds
+_MAX_ID = 2**32 - 2
+_MAX_TIME = 1 << 40  # seconds
 _SMALL = 128 << 10
 _MAX_REMEMBERED = (
     128 << 20
@@ -123,6 +123,14 @@ class _Hashed:
         return data
 
 
+def check_attributes(entry: Entry) -> None:
+    """InvalidArgument for an owner or a time that no file can have."""
+    if not (0 <= entry.uid <= _MAX_ID and 0 <= entry.gid <= _MAX_ID):
+        raise InvalidArgument(f"tar: {shown(entry.name)} belongs to an impossible user or group")
+    if not -_MAX_TIME < entry.mtime_ns // 1_000_000_000 < _MAX_TIME:
+        raise InvalidArgument(f"tar: {shown(entry.name)} has an impossible time")
+
+
 class _Extractor:
     def __init__(self, root_fd: int) -> None:
         self.unpacked = Unpacked()
@@ -158,10 +166,7 @@ class _Extractor:
     def extract(self, entry: Entry, reader: Reader) -> None:
         self._trim()
         self.unpacked.entries += 1
-        if not (0 <= entry.uid <= MAX_ID and 0 <= entry.gid <= MAX_ID):
-            raise InvalidArgument(f"tar: {shown(entry.name)} belongs to an impossible user or group")
-        if not -MAX_TIME < entry.mtime_ns // 1_000_000_000 < MAX_TIME:
-            raise InvalidArgument(f"tar: {shown(entry.name)} has an impossible time")
+        check_attributes(entry)
         directory, _, name = entry.name.rstrip(b"/").removeprefix(b"./").rpartition(b"/")
         if name in (b"", b".", b".."):
             directory, name = self._split(entry)

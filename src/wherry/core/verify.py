@@ -19,7 +19,7 @@ from wherry.core.content import Content
 from wherry.core.drivers import DRIVERS
 from wherry.core.drivers.driver import Driver
 from wherry.core.drivers.overlay import Overlay
-from wherry.core.layer_form import LayerForm, unpack_as
+from wherry.core.layer_form import unpack_blob
 from wherry.core.manifests import manifest_of
 from wherry.core.remove import remove_tree
 from wherry.core.snapshots import Layer, driver_of, read_layers
@@ -240,7 +240,9 @@ def check_idle(data_root: str, scratch: str) -> Verdict:
             lower.append(f"{data_root}/snapshots/layers/{layers[below].number}/fs")
             below = layers[below].parent
         try:
-            unpacked = _unpack(driver.form, content.path(sources[layer.chain_id]), scratch, layer.diff_id)
+            os.mkdir(scratch, 0o755)
+            os.chmod(scratch, 0o755)
+            unpacked = unpack_blob(driver.form, content.path(sources[layer.chain_id]), scratch, layer.diff_id)
             driver.inherit(scratch, unpacked.implied, lower)
             stored = f"{data_root}/snapshots/layers/{layer.number}/fs"
             with driver.readable([scratch]) as (fresh,):
@@ -252,14 +254,3 @@ def check_idle(data_root: str, scratch: str) -> Verdict:
         finally:
             remove_tree(scratch)
     return verdict
-
-
-def _unpack(form: LayerForm, blob: str, target: str, diff_id: Digest) -> Unpacked:
-    os.mkdir(target, 0o755)
-    os.chmod(target, 0o755)
-    fd = os.open(target, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-    try:
-        with open(blob, "rb") as file:
-            return unpack_as(form, file, fd, diff_id)
-    finally:
-        os.close(fd)

@@ -10,9 +10,9 @@ import os
 import shutil
 import tempfile
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 
-from wherry.core.drivers.driver import Prepared, Sides, unsuitable
+from wherry.core.drivers.driver import Prepared, unsuitable
 from wherry.core.drivers.overlay import OPEN_DIRECTORY, Overlay
 from wherry.core.rootfs import FuseOverlayRoot
 from wherry.errors import SyscallError
@@ -29,7 +29,7 @@ class FuseOverlayfs(Overlay):
             )
         with tempfile.TemporaryDirectory(dir=directory, prefix="probe-") as place:
             try:
-                with _merged([place]):
+                with self._merged([place]):
                     pass
             except (SyscallError, OSError) as error:
                 raise unsuitable(self.name, str(error)) from None
@@ -41,36 +41,20 @@ class FuseOverlayfs(Overlay):
         found = super().root(snapshot)
         return FuseOverlayRoot(found.lower, found.upper, found.work)
 
-    @contextmanager
-    def merged(self, snapshot: Prepared) -> Iterator[int]:
-        with _merged([f"{snapshot.active}/fs", snapshot.base, *snapshot.layers]) as root:
-            yield root
+    def _needs_merging(self, upper: int) -> bool:
+        return True
 
     @contextmanager
-    def view(self, base: str, layers: Sequence[str]) -> Iterator[int]:
-        with _merged([base, *layers]) as root:
-            yield root
-
-    @contextmanager
-    def sides(self, snapshot: Prepared) -> Iterator[Sides]:
-        with ExitStack() as stack:
-            upper = os.open(f"{snapshot.active}/fs", OPEN_DIRECTORY)
-            stack.callback(os.close, upper)
-            old = stack.enter_context(self.view(snapshot.base, snapshot.layers))
-            yield Sides(upper, stack.enter_context(self.merged(snapshot)), old)
-
-
-@contextmanager
-def _merged(lower: Sequence[str]) -> Iterator[int]:
-    mount, pid = fuse.open_overlay(list(lower))
-    try:
+    def _merged(self, lower: Sequence[str], *, follow: bool = False) -> Iterator[int]:
+        mount, pid = fuse.open_overlay(list(lower))
         try:
-            fd = os.open(f"/proc/self/fd/{mount}", OPEN_DIRECTORY)
+            try:
+                fd = os.open(f"/proc/self/fd/{mount}", OPEN_DIRECTORY)
+            finally:
+                os.close(mount)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
         finally:
-            os.close(mount)
-        try:
-            yield fd
-        finally:
-            os.close(fd)
-    finally:
-        os.waitpid(pid, 0)  # it ends with the mount
+            os.waitpid(pid, 0)  # it ends with the mount

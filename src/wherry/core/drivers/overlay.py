@@ -63,12 +63,12 @@ class Overlay(TreeLayers):
 
     @contextmanager
     def merged(self, snapshot: Prepared) -> Iterator[int]:
-        with _merged([f"{snapshot.active}/fs", snapshot.base, *snapshot.layers], follow=True) as root:
+        with self._merged([f"{snapshot.active}/fs", snapshot.base, *snapshot.layers], follow=True) as root:
             yield root
 
     @contextmanager
     def view(self, base: str, layers: Sequence[str]) -> Iterator[int]:
-        with _merged([base, *layers]) as root:
+        with self._merged([base, *layers]) as root:
             yield root
 
     @contextmanager
@@ -78,7 +78,7 @@ class Overlay(TreeLayers):
             stack.callback(os.close, upper)
             old = stack.enter_context(self.view(snapshot.base, snapshot.layers))
             new = upper
-            if needs_merging(upper):
+            if self._needs_merging(upper):
                 new = stack.enter_context(self.merged(snapshot))
             yield Sides(upper, new, old)
 
@@ -88,24 +88,27 @@ class Overlay(TreeLayers):
     def remove(self, path: str) -> None:
         remove_tree(path)
 
+    def _needs_merging(self, upper: int) -> bool:
+        """Whether what the container's own directory holds can be read through a merged view only."""
+        return needs_merging(upper)
 
-@contextmanager
-def _merged(lower: Sequence[str], *, follow: bool = False) -> Iterator[int]:
-    """A descriptor of a read-only view of the stack of directories, topmost first. Nobody else sees the mount.
+    @contextmanager
+    def _merged(self, lower: Sequence[str], *, follow: bool = False) -> Iterator[int]:
+        """A descriptor of a read-only view of the stack of directories, topmost first. Nobody else sees the mount.
 
-    `follow`: also what the kernel has recorded as renamed directories and as changes of metadata alone.
-    """
-    # The kernel wants two layers; whoever looks through a single one looks at the directory itself.
-    mount = (
-        open_overlay(list(lower), options=_FOLLOW if follow else [])
-        if len(lower) > 1
-        else os.open(lower[0], os.O_PATH | os.O_CLOEXEC)
-    )
-    try:
-        fd = os.open(f"/proc/self/fd/{mount}", OPEN_DIRECTORY)
+        `follow`: also what the kernel has recorded as renamed directories and as changes of metadata alone.
+        """
+        # The kernel wants two layers; whoever looks through a single one looks at the directory itself.
+        mount = (
+            open_overlay(list(lower), options=_FOLLOW if follow else [])
+            if len(lower) > 1
+            else os.open(lower[0], os.O_PATH | os.O_CLOEXEC)
+        )
         try:
-            yield fd
+            fd = os.open(f"/proc/self/fd/{mount}", OPEN_DIRECTORY)
+            try:
+                yield fd
+            finally:
+                os.close(fd)
         finally:
-            os.close(fd)
-    finally:
-        os.close(mount)
+            os.close(mount)
