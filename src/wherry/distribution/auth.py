@@ -163,7 +163,7 @@ class Authorizer:
             async with call as answer:
                 data = await answer.content.read(MAX_TOKEN_ANSWER)
                 if answer.status != 200:
-                    raise registry_error(answer.status, data)
+                    raise registry_error(answer.status, data, answer.headers)
         except (aiohttp.ClientError, TimeoutError) as error:
             raise Unavailable(f"token server {realm[:200]}: {error or type(error).__name__}") from None
         token, lifetime, refresh = _parse_token(data)

@@ -14,6 +14,7 @@ import re
 from collections.abc import AsyncGenerator, AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import aclosing, asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import TypeVar
 from urllib.parse import urlencode
 
@@ -26,6 +27,7 @@ from wherry.distribution.connection import (
     Connection,
     back_off,
     bounded,
+    limited,
     may_pass,
     persistently,
     resolve,
@@ -233,7 +235,8 @@ async def reachable(
     for endpoint in endpoints:
         connection = Connection(session, endpoint, RegistryAuth() if endpoint.mirror else auth)
         try:
-            await connection.ping(scope)
+            # A mirror that is asked too much is passed over: the next one may have time.
+            await (connection.ping(scope) if endpoint.mirror else limited(partial(connection.ping, scope)))
         except (Unavailable, RegistryError) as error:
             if endpoint.mirror:
                 _log.info("mirror %s: %s", endpoint.base, error)

@@ -37,6 +37,10 @@ MAX_RETRY_AFTER = 60.0
 MAX_REDIRECTS = 10
 PIECE = 1 << 20
 
+pause = asyncio.sleep
+now = time.time
+"""The clock of this module: tests have their own."""
+
 Body = Callable[[], bytes | AsyncIterator[bytes]]
 """What a request sends, made anew each time that it has to be sent."""
 
@@ -70,15 +74,19 @@ class Connection:
             if answer.status == 401:
                 self._authorizer.challenged(_challenges(answer), scope)
             elif answer.status >= 500 or answer.status == 429:
-                raise registry_error(answer.status, await answer.content.read(MAX_DOCUMENT))
+                raise registry_error(answer.status, await answer.content.read(MAX_DOCUMENT), answer.headers)
 
     async def log_in(self) -> str:
         """Shows the registry the user's credentials. → the identity token that stands for them from now on, "" if there is none.
         Unavailable, RegistryError, PermissionDenied."""
-        await self.ping("")
+        await limited(lambda: self.ping(""))
         self._authorizer.identity_token = ""
-        async with self.authorized("GET", self.url(""), "", {}):
-            return self._authorizer.identity_token
+
+        async def show() -> str:
+            async with self.authorized("GET", self.url(""), "", {}):
+                return self._authorizer.identity_token or ""
+
+        return await limited(show)
 
     @asynccontextmanager
     async def authorized(
@@ -107,9 +115,7 @@ class Connection:
                 if not again:
                     if answer.status == 401 and self._authorizer.lacks_password:
                         raise PermissionDenied(f'{method.capitalize()} "{url[:500]}": no basic auth credentials')
-                    error = registry_error(answer.status, content)
-                    error.retry_after = answer.headers.get("Retry-After", "")
-                    raise error
+                    raise registry_error(answer.status, content, answer.headers)
         raise RegistryError(401, "UNAUTHORIZED", "authentication required")
 
     @asynccontextmanager
@@ -197,13 +203,22 @@ async def bounded(answer: aiohttp.ClientResponse, limit: int, what: str) -> byte
 
 async def persistently(attempt: Callable[[], Awaitable[T]]) -> T:
     """Repeats what failed for a passing reason, later each time."""
+    return await _repeated(attempt, may_pass)
+
+
+async def limited(attempt: Callable[[], Awaitable[T]]) -> T:
+    """Repeats what was refused because too much was asked for (429), and nothing else: where there is another place to try, that is quicker."""
+    return await _repeated(attempt, lambda error: isinstance(error, RegistryError) and error.status == 429)
+
+
+async def _repeated(attempt: Callable[[], Awaitable[T]], is_passing: Callable[[WherryError], bool]) -> T:
     failures = 0
     while True:
         try:
             return await attempt()
         except WherryError as error:
             failures += 1
-            if failures >= ATTEMPTS or not may_pass(error):
+            if failures >= ATTEMPTS or not is_passing(error):
                 raise
             await back_off(failures, error)
 
@@ -214,13 +229,15 @@ def may_pass(error: WherryError) -> bool:
 
 
 async def back_off(failures: int, error: WherryError) -> None:
-    """Waits, longer after each failure, or as long as the registry asks."""
-    asked = seconds_until(getattr(error, "retry_after", ""))
-    delay = FIRST_BACKOFF * 2 ** (failures - 1) if asked is None else asked
-    await asyncio.sleep(min(delay, MAX_RETRY_AFTER))
+    """Waits, longer after each failure, or as long as the registry asks. RegistryError (429, 503, …) at once when that is longer than anybody
+    waits for: asking earlier would only be counted against the user."""
+    asked = seconds_until(error.retry_after) if isinstance(error, RegistryError) else None
+    if asked is not None and asked > MAX_RETRY_AFTER and isinstance(error, RegistryError):
+        raise error.later(asked)
+    await pause(FIRST_BACKOFF * 2 ** (failures - 1) if asked is None else asked)
 
 
-def seconds_until(retry_after: str, now: Callable[[], float] = time.time) -> float | None:
+def seconds_until(retry_after: str) -> float | None:
     """What a Retry-After header asks for: seconds, or a moment (RFC 9110, 10.2.3). None when it is neither."""
     if retry_after.isascii() and retry_after.isdigit():
         return float(retry_after[:9])

@@ -6,6 +6,7 @@ Source: distribution-spec, "Error Codes".
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 
 from wherry.errors import WherryError
 
@@ -41,9 +42,20 @@ class RegistryError(WherryError):
         """Whether the same request may succeed later."""
         return self.status in (408, 429, 500, 502, 503, 504)
 
+    def later(self, seconds: float) -> RegistryError:
+        """The same as an end: nobody waits so long."""
+        asked = f"the registry asks to try again in {seconds:.0f} seconds"
+        return RegistryError(self.status, self.code, f"{self.message}: {asked}" if self.message else asked)
 
-def registry_error(status: int, body: bytes) -> RegistryError:
+
+def registry_error(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> RegistryError:
     """From an answer. `body` need not be what the specification says."""
+    error = _read(status, body)
+    error.retry_after = (headers or {}).get("Retry-After", "")
+    return error
+
+
+def _read(status: int, body: bytes) -> RegistryError:
     try:
         document = json.loads(body)
         errors = document.get("errors") if isinstance(document, dict) else None

@@ -10,11 +10,14 @@ import ssl
 import subprocess
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from email.utils import formatdate
+from pathlib import Path
 from typing import Any
 
 import pytest
 from aiohttp import web
 from tests.registry import OCI_INDEX, ScriptedRegistry, digest_of, error
+from tests.unit.distribution.conftest import START, Clock
 
 from wherry.distribution import connection
 from wherry.distribution.client import Repository
@@ -30,12 +33,6 @@ from wherry.spec.reference import parse
 ANN = RegistryAuth(username="ann", password="secret")
 BASIC = "Basic " + base64.b64encode(b"ann:secret").decode()
 BLOB = bytes(range(256)) * 20_000
-
-
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "FIRST_BACKOFF", 0.0)
-    monkeypatch.setattr(connection, "MAX_RETRY_AFTER", 0.0)
 
 
 def talk(
@@ -280,8 +277,107 @@ def test_what_may_pass_is_tried_again(status: int) -> None:
         ("Thu, 99 Jan 99999 00:00:00 GMT", None),
     ],
 )
-def test_retry_after_is_seconds_or_a_moment(said: str, seconds: float | None) -> None:
-    assert seconds_until(said, lambda: 60.0) == seconds
+def test_retry_after_is_seconds_or_a_moment(said: str, seconds: float | None, clock: Clock) -> None:
+    clock.time = 60.0
+    assert seconds_until(said) == seconds
+
+
+# --- a limited rate
+
+
+def limiting(*answers: str, path: str = "/v2/") -> Callable[[ScriptedRegistry], None]:
+    """429 with each of these as Retry-After ("": without one), then what there is."""
+
+    def prepare(registry: ScriptedRegistry) -> None:
+        left = list(answers)
+
+        async def limit(request: web.Request) -> web.Response | None:
+            if request.path == path and left:
+                said = left.pop(0)
+                return error(429, "TOOMANYREQUESTS", "slow down", {"Retry-After": said} if said else {})
+            return None
+
+        registry.behave = limit
+        registry.put_manifest(b"{}", "latest")
+
+    return prepare
+
+
+async def read_latest(repository: Repository, registry: ScriptedRegistry) -> None:
+    assert (await repository.manifest("latest")).data == b"{}"
+
+
+@pytest.mark.parametrize("path", ["/v2/", "/v2/x/manifests/latest"])
+def test_a_registry_that_wants_to_be_asked_later_is_asked_later(path: str, clock: Clock) -> None:
+    """In seconds, by a moment, and without a word: then later each time."""
+    moment = formatdate(START + 7 + 20, usegmt=True)
+    talk(limiting("7", moment, "", "", path=path), read_latest)
+    assert clock.waits == [7.0, 20.0, 2.0, 4.0]
+
+
+@pytest.mark.parametrize("path", ["/v2/", "/v2/x/manifests/latest"])
+def test_a_wait_that_nobody_waits_for_is_an_error_that_names_it(path: str, clock: Clock) -> None:
+    """Asking again before the time would count against the user, and a pull that stands still for hours is no help."""
+    for said in ("61", "21600", formatdate(START + 21600, usegmt=True)):
+        with pytest.raises(RegistryError, match="slow down: the registry asks to try again in [26]1?6?0?0? seconds"):
+            talk(limiting(said, path=path), read_latest)
+    assert clock.waits == []
+
+
+def test_a_registry_that_never_has_time_is_given_up(clock: Clock) -> None:
+    with pytest.raises(RegistryError, match="toomanyrequests: slow down"):
+        talk(limiting(*["1"] * 100), read_latest)
+    assert clock.waits == [1.0] * (connection.ATTEMPTS - 1)
+
+
+@pytest.mark.parametrize("log_in", [False, True])
+def test_a_token_server_that_wants_to_be_asked_later_is_asked_later(log_in: bool, clock: Clock) -> None:
+    registry, left = ScriptedRegistry(), ["3", formatdate(START + 3 + 9, usegmt=True)]
+
+    async def run() -> None:
+        async with registry.serving(), new_session() as session:
+            tokens = TokenServer(registry, refresh_token="r")
+
+            async def behave(request: web.Request) -> web.Response | None:
+                if request.path == "/token" and left:
+                    return error(429, "TOOMANYREQUESTS", "slow down", {"Retry-After": left.pop(0)})
+                return await tokens(request)
+
+            registry.behave = behave
+            registry.put_manifest(b"{}", "latest")
+            reference = parse(f"{registry.host}/x")
+            if log_in:
+                [*_, endpoint] = RegistryHosts().endpoints(reference.domain)
+                assert await connection.Connection(session, endpoint, ANN).log_in() == "r"
+            else:
+                await read_latest(await Repository.open(session, RegistryHosts(), reference, ANN), registry)
+
+    asyncio.run(run())
+    assert clock.waits == [3.0, 9.0]
+
+
+def test_a_mirror_without_time_is_passed_over(clock: Clock, tmp_path: Path) -> None:
+    mirror = ScriptedRegistry()
+
+    async def busy(request: web.Request) -> web.Response:
+        return error(429, "TOOMANYREQUESTS", "slow down", {"Retry-After": "5"})
+
+    async def run() -> None:
+        registry = ScriptedRegistry()
+        async with registry.serving(), mirror.serving(), new_session() as session:
+            mirror.behave = busy
+            registry.put_manifest(b"{}", "latest")
+            (tmp_path / registry.host).mkdir()
+            (tmp_path / registry.host / "hosts.toml").write_text(
+                f'server = "http://{registry.host}"\n[host."http://{mirror.host}"]\n'
+            )
+            hosts = RegistryHosts(certificates=[str(tmp_path)])
+            await read_latest(
+                await Repository.open(session, hosts, parse(f"{registry.host}/x"), RegistryAuth()), registry
+            )
+
+    asyncio.run(run())
+    assert clock.waits == [] and len(mirror.requests) == 1
 
 
 def test_what_does_not_pass_is_not_tried_again() -> None:

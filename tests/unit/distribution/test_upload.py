@@ -23,12 +23,6 @@ BLOB = bytes(range(256)) * 10_000
 DIGEST = Digest(digest_of(BLOB))
 
 
-@pytest.fixture(autouse=True)
-def no_pauses(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(connection, "FIRST_BACKOFF", 0.0)
-    monkeypatch.setattr(connection, "MAX_RETRY_AFTER", 0.0)
-
-
 class Receiving(ScriptedRegistry):
     """Takes uploads, one at a time. `breaks_after`: how many bytes it takes before it drops the connection, each time once."""
 
