@@ -18,6 +18,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 from typing import Any
 
+import bcrypt
 from aiohttp import web
 
 from tests.images import ImageSpec, image_config
@@ -216,3 +217,29 @@ def wherry_registry(root: Path, *flags: str) -> Iterator[Served]:
     finally:
         if served.process.poll() is None:
             served.kill9()
+
+
+# --- who is let in, and how it is spoken to
+
+
+def certificates(folder: Path, address: str = "127.0.0.1") -> None:
+    """ca.pem; server.pem and client.pem that it has signed, with .key each."""
+
+    def openssl(*words: str) -> None:
+        subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=folder)
+
+    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
+    openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test CA", "-days", "2")
+    (folder / "ext").write_text(f"subjectAltName=IP:{address},DNS:localhost\n")
+    for name in ("server", "client"):
+        openssl("req", *new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
+        signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "ext")
+        openssl("x509", "-req", "-in", f"{name}.csr", *signing, "-out", f"{name}.pem")
+
+
+def htpasswd(path: Path, **users: str) -> str:
+    """Writes a file of users and their passwords. → its path."""
+    path.write_text(
+        "".join(f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}\n" for name, word in users.items())
+    )
+    return str(path)

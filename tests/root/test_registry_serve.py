@@ -16,9 +16,8 @@ import urllib.request
 from pathlib import Path
 from urllib.error import HTTPError
 
-import bcrypt
 import pytest
-from tests.registry import WHERRY, Served, free_port, wherry_registry
+from tests.registry import WHERRY, Served, certificates, free_port, htpasswd, wherry_registry
 
 DATA = os.urandom(3_000_000)
 
@@ -153,21 +152,6 @@ def test_metrics_have_an_address_of_their_own(tmp_path: Path) -> None:
         assert ask(served, "GET", "/metrics")[0] == 404
 
 
-def certificates(folder: Path) -> None:
-    """ca.pem; server.pem and client.pem that it has signed, with .key each."""
-
-    def openssl(*words: str) -> None:
-        subprocess.run(["openssl", *words], check=True, capture_output=True, cwd=folder)
-
-    new = ("-newkey", "ec", "-pkeyopt", "ec_paramgen_curve:P-256", "-nodes")
-    openssl("req", "-x509", *new, "-keyout", "ca.key", "-out", "ca.pem", "-subj", "/CN=test CA", "-days", "2")
-    (folder / "ext").write_text("subjectAltName=IP:127.0.0.1,DNS:localhost\n")
-    for name in ("server", "client"):
-        openssl("req", *new, "-keyout", f"{name}.key", "-out", f"{name}.csr", "-subj", f"/CN={name}")
-        signing = ("-CA", "ca.pem", "-CAkey", "ca.key", "-CAcreateserial", "-days", "2", "-extfile", "ext")
-        openssl("x509", "-req", "-in", f"{name}.csr", *signing, "-out", f"{name}.pem")
-
-
 @pytest.mark.requires("openssl")
 def test_tls_and_clients_with_certificates(tmp_path: Path) -> None:
     certificates(tmp_path)
@@ -191,8 +175,7 @@ def test_tls_and_clients_with_certificates(tmp_path: Path) -> None:
 @pytest.mark.parametrize("flags", [(), ("--token",)])
 @pytest.mark.requires("skopeo", "docker")
 def test_real_clients_log_in(tmp_path: Path, flags: tuple[str, ...]) -> None:
-    users = tmp_path / "users"
-    users.write_text(f"ann:{bcrypt.hashpw(b'secret', bcrypt.gensalt(4)).decode()}\n")
+    users = htpasswd(tmp_path / "users", ann="secret")
     environment = {
         **os.environ,
         "DOCKER_CONFIG": str(tmp_path / "docker"),
@@ -204,7 +187,7 @@ def test_real_clients_log_in(tmp_path: Path, flags: tuple[str, ...]) -> None:
             ["skopeo", *words], env=environment, capture_output=True, text=True, check=False, timeout=60
         )
 
-    with wherry_registry(tmp_path, "--htpasswd", str(users), *flags) as served:
+    with wherry_registry(tmp_path, "--htpasswd", users, *flags) as served:
         for password, code in (("wrong", 1), ("secret", 0)):
             done = skopeo("login", "--tls-verify=false", "-u", "ann", "-p", password, served.host)
             assert done.returncode == code, done.stderr

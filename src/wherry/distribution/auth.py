@@ -168,7 +168,7 @@ class Authorizer:
             raise Unavailable(f"token server {realm[:200]}: {error or type(error).__name__}") from None
         token, lifetime, refresh = _parse_token(data)
         if wants_identity:
-            self.identity_token = refresh
+            self.identity_token = refresh or self._auth.identity_token
         return token, lifetime
 
 

@@ -30,12 +30,13 @@ from wherry.errors import FailedPrecondition, InvalidArgument
 from wherry.registry.cache import Cache
 from wherry.registry.collector import Collector, Policy
 from wherry.registry.gate import Gate, OpenGate
+from wherry.registry.issuer import Issuer
 from wherry.registry.metrics import Metrics
 from wherry.registry.passwords import PasswordGate, Passwords
 from wherry.registry.repositories import Repositories
 from wherry.registry.server import ROUTES, RegistryServer
 from wherry.registry.storage import FileStorage, Storage
-from wherry.registry.tokens import Issuer, TokenGate, TokenSettings, load_keys, own_key
+from wherry.registry.tokens import TokenGate, TokenSettings, load_keys, own_key
 from wherry.registry.upstream import Upstream, check_url
 
 log = logging.getLogger("wherry.registry")

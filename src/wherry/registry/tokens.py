@@ -1,4 +1,4 @@
-"""A gate that asks for a bearer token: a JWT that says what its holder may do. Made by a token server elsewhere, or by this registry (`Issuer`).
+"""A gate that asks for a bearer token: a JWT that says what its holder may do. Made by a token server elsewhere, or by this registry (`issuer`).
 
 Source: the distribution project's token specification (challenge, `access` claim), its OAuth2 variant (POST), RFC 7519, RFC 6750.
 
@@ -10,30 +10,20 @@ from __future__ import annotations
 
 import os
 import re
-import secrets
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import jwt
-from aiohttp import web
 from cryptography import x509
 from cryptography.hazmat.primitives import serialization
 from cryptography.hazmat.primitives.asymmetric import ec, ed25519, rsa
 
 from wherry.errors import FailedPrecondition
-from wherry.registry.call import API_VERSION
 from wherry.registry.errors import Code, Refused
 from wherry.registry.gate import Access, Visitor
-from wherry.registry.passwords import Passwords, Reader, User, parse_basic
 from wherry.registry.storage import sync
 
-LIFETIME_SECONDS = 300
 LEEWAY_SECONDS = 30
-MAX_SCOPES = 50
-MAX_FORM = 64 << 10
-_SCOPE = re.compile(r"(repository|registry)(?:\([a-z0-9]+\))?:([^:\s]+(?::\d+/[^:\s]+)?):([a-z*,]*)\Z")
 _BLOCK = re.compile(rb"-----BEGIN [^-]+-----.+?-----END [^-]+-----", re.DOTALL)
 
 PublicKey = rsa.RSAPublicKey | ec.EllipticCurvePublicKey | ed25519.Ed25519PublicKey
@@ -117,79 +107,6 @@ def _granted(claim: object) -> frozenset[Access3]:
             if isinstance(kind, str) and isinstance(name, str):
                 found |= {(kind, name, action) for action in item["actions"] if isinstance(action, str)}
     return frozenset(found)
-
-
-class Issuer:
-    """The registry's own token server: `answer` is the handler of /token. Who has a password may do everything, others what `anonymous_pull` says."""
-
-    def __init__(
-        self, settings: TokenSettings, key: ec.EllipticCurvePrivateKey, passwords: Passwords, *, anonymous_pull: bool
-    ) -> None:
-        self._settings = settings
-        self._key = key
-        self._passwords = passwords
-        self._anonymous_pull = anonymous_pull
-
-    async def answer(self, http: web.BaseRequest) -> web.StreamResponse:
-        """GET with Basic credentials, or POST of a form with `grant_type=password`."""
-        if http.method == "GET":
-            query = http.rel_url.query
-            shown = parse_basic(http.headers)
-            offered = "Authorization" in http.headers
-        elif http.method == "POST":
-            query, shown = await self._form(http)
-            offered = True
-        else:
-            raise Refused(Code.UNSUPPORTED, "the operation is unsupported", headers={"Allow": "GET, POST"})
-        if query.get("service", self._settings.service) != self._settings.service:
-            raise Refused(Code.DENIED, "tokens for another service are not made here", status=400)
-        visitor = await self._visitor(shown, offered=offered)
-        scopes = [scope for entry in query.getall("scope", []) for scope in entry.split()]
-        if len(scopes) > MAX_SCOPES:
-            raise Refused(Code.DENIED, f"more than {MAX_SCOPES} scopes", status=400)
-        token = self.token(visitor, scopes)
-        issued = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
-        document = {"token": token, "access_token": token, "expires_in": LIFETIME_SECONDS, "issued_at": issued}
-        return web.json_response(document, headers={**API_VERSION, "Cache-Control": "no-store"})
-
-    async def _form(self, http: web.BaseRequest) -> tuple[Any, tuple[str, str] | None]:
-        if http.content_length is None or http.content_length > MAX_FORM:
-            raise Refused(Code.SIZE_INVALID, "the form is too large", status=413)
-        form = await http.post()
-        if form.get("grant_type") != "password":
-            raise Refused(Code.UNSUPPORTED, "only the grant type password is supported", status=400)
-        return form, (str(form.get("username", "")), str(form.get("password", "")))
-
-    async def _visitor(self, shown: tuple[str, str] | None, *, offered: bool) -> Visitor:
-        if shown is not None and await self._passwords.check(*shown):
-            return User(shown[0])
-        if offered or not self._anonymous_pull:
-            challenge = {"WWW-Authenticate": f'Basic realm="{self._settings.service}"'}
-            raise Refused(Code.UNAUTHORIZED, "authentication required", headers=challenge)
-        return Reader()
-
-    def token(self, visitor: Visitor, scopes: Sequence[str]) -> str:
-        """What was asked for, less what the visitor may not do."""
-        access: list[dict[str, Any]] = []
-        for scope in scopes:
-            matched = _SCOPE.match(scope)
-            if matched is None:
-                continue
-            kind, name, actions = matched.groups()
-            allowed = [action for action in actions.split(",") if action and visitor.may(Access(kind, name, action))]
-            access.append({"type": kind, "name": name, "actions": allowed})
-        now = int(time.time())
-        claims = {
-            "iss": self._settings.issuer,
-            "aud": self._settings.service,
-            "sub": visitor.name,
-            "iat": now,
-            "nbf": now,
-            "exp": now + LIFETIME_SECONDS,
-            "jti": secrets.token_hex(8),
-            "access": access,
-        }
-        return jwt.encode(claims, self._key, algorithm="ES256")
 
 
 # --- keys --------------------------------------------------------------------------------------------------------------------------------

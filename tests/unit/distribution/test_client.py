@@ -319,7 +319,7 @@ def test_a_registry_that_wants_to_be_asked_later_is_asked_later(path: str, clock
 def test_a_wait_that_nobody_waits_for_is_an_error_that_names_it(path: str, clock: Clock) -> None:
     """Asking again before the time would count against the user, and a pull that stands still for hours is no help."""
     for said in ("61", "21600", formatdate(START + 21600, usegmt=True)):
-        with pytest.raises(RegistryError, match="slow down: the registry asks to try again in [26]1?6?0?0? seconds"):
+        with pytest.raises(RegistryError, match=r"slow down: the registry asks to try again in (61|21600) seconds"):
             talk(limiting(said, path=path), read_latest)
     assert clock.waits == []
 

@@ -10,8 +10,9 @@ from tests.registry import OCI_MANIFEST, Behaviour, ScriptedRegistry, digest_of,
 from tests.unit.registry.lab import EMPTY, Client, image, registry, run
 from tests.unit.registry.test_passwords import htpasswd
 
+from wherry.registry.issuer import Issuer
 from wherry.registry.passwords import Passwords
-from wherry.registry.tokens import Issuer, TokenGate, TokenSettings, own_key
+from wherry.registry.tokens import TokenGate, TokenSettings, own_key
 
 DATA = os.urandom(5_000_000)
 

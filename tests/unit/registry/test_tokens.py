@@ -10,8 +10,9 @@ from tests.unit.registry.lab import Client, registry, run, sha
 from tests.unit.registry.test_passwords import basic, htpasswd
 
 from wherry.errors import FailedPrecondition
+from wherry.registry.issuer import Issuer
 from wherry.registry.passwords import Passwords
-from wherry.registry.tokens import Issuer, TokenGate, TokenSettings, load_keys, own_key
+from wherry.registry.tokens import TokenGate, TokenSettings, load_keys, own_key
 
 SETTINGS = TokenSettings("https://auth.example/token", "registry.example", "auth.example")
 KEYS = {
@@ -159,8 +160,49 @@ def test_the_registrys_own_tokens(tmp_path: Path) -> None:
             posted = (await client.ask("POST", "/token", data=form | {"scope": "repository:a:pull"})).json["token"]
             assert await status(client, posted) == 404
             assert (await client.ask("POST", "/token", data=form | {"password": "x"})).status == 401
-            assert (await client.ask("POST", "/token", data=form | {"grant_type": "refresh_token"})).status == 400
+            assert (await client.ask("POST", "/token", data=form | {"grant_type": "refresh_token"})).status == 401
+            assert (await client.ask("POST", "/token", data=form | {"grant_type": "code"})).status == 400
             assert (await client.ask("DELETE", "/token")).status == 405
+
+    run(test)
+
+
+def test_a_refresh_token_stands_for_the_password_until_that_changes(tmp_path: Path) -> None:
+    async def test() -> None:
+        settings = TokenSettings("", "here", "here")
+        key, users = own_key(str(tmp_path / "key")), Passwords(htpasswd(tmp_path / "users", ann="secret", bob="secret"))
+        issuer = Issuer(settings, key, users, anonymous_pull=True)
+        options = {"gate": TokenGate(settings, [key.public_key()]), "extra": {"/token": issuer.answer}}
+        async with registry(tmp_path / "r", **options) as client:
+            ann = basic("ann", "secret")
+            query = "/token?service=here&offline_token=true"
+            refresh = (await client.ask("GET", query, headers=ann)).json["refresh_token"]
+            assert "refresh_token" not in (await client.ask("GET", "/token?service=here", headers=ann)).json
+            assert "refresh_token" not in (await client.ask("GET", query)).json
+            form = {"grant_type": "password", "username": "ann", "password": "secret", "access_type": "offline"}
+            by_form = (await client.ask("POST", "/token", data=form)).json["refresh_token"]
+            scope = {"service": "here", "scope": "repository:a:pull,push"}
+
+            async def exchange(shown: str, **more: str) -> int:
+                form = {"grant_type": "refresh_token", "refresh_token": shown, **scope, **more}
+                answer = await client.ask("POST", "/token", data=form)
+                if answer.status == 200:
+                    assert await status(client, answer.json["token"], "POST", "/v2/a/blobs/uploads/") == 202
+                return answer.status
+
+            assert await exchange(refresh) == await exchange(by_form) == 200
+            assert await exchange(refresh, service="other") == 400
+            claims = jwt.decode(refresh, options={"verify_signature": False})
+            bobs = jwt.encode(claims | {"sub": "bob"}, key, algorithm="ES256")
+            unsigned = jwt.encode(claims, None, algorithm="none")
+            bearer = (await client.ask("GET", "/token?service=here", headers=ann)).json["token"]
+            for wrong in ("", "x", "x" * 10_000, bobs, unsigned, bearer, refresh[:-4] + "AAAA"):
+                assert await exchange(wrong) == 401, wrong
+            assert await status(client, refresh, path="/v2/") == 401  # it is no bearer token
+            htpasswd(tmp_path / "users", ann="changed", bob="secret")
+            assert await exchange(refresh) == 401
+            htpasswd(tmp_path / "users", bob="secret")
+            assert await exchange(refresh) == 401
 
     run(test)
 
