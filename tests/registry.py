@@ -8,6 +8,7 @@ import gzip
 import hashlib
 import json
 import os
+import shutil
 import signal
 import socket
 import ssl
@@ -130,14 +131,15 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def docker_registry(root: Path, *, extra: str = "") -> Iterator[str]:
-    """Runs docker-registry with its data below `root`. → "127.0.0.1:PORT". `extra`: more lines of its configuration."""
+def docker_registry(root: Path, *, extra: str = "", prefix: str = "/", data: Path | None = None) -> Iterator[str]:
+    """Runs docker-registry with its data below `root`, or in `data`. → "127.0.0.1:PORT". `extra`: more lines of its configuration; `prefix`: of all
+    its paths."""
     port = free_port()
     root.mkdir(parents=True, exist_ok=True)
     configuration = root / "config.yml"
     configuration.write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {root}/data}}}}\n"
-        f"http: {{addr: 127.0.0.1:{port}, secret: tests}}\n{extra}"
+        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {data or root / 'data'}}}}}\n"
+        f"http: {{addr: 127.0.0.1:{port}, secret: tests, prefix: {prefix}}}\n{extra}"
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("REGISTRY_")}
     with (root / "log").open("wb") as log:
@@ -243,3 +245,35 @@ def htpasswd(path: Path, **users: str) -> str:
         "".join(f"{name}:{bcrypt.hashpw(word.encode(), bcrypt.gensalt(4)).decode()}\n" for name, word in users.items())
     )
     return str(path)
+
+
+ADDRESS = "192.0.2.1"
+"""One that is not of 127.0.0.0/8, where Docker's clients do not verify."""
+
+
+@contextlib.contextmanager
+def loopback_address() -> Iterator[str]:
+    """ADDRESS is this machine's meanwhile."""
+    subprocess.run(["ip", "address", "add", f"{ADDRESS}/32", "dev", "lo"], check=True)
+    try:
+        yield ADDRESS
+    finally:
+        subprocess.run(["ip", "address", "del", f"{ADDRESS}/32", "dev", "lo"], check=True)
+
+
+@contextlib.contextmanager
+def certs_directory(parent: str, host: str) -> Iterator[Path]:
+    """The directory of what an engine is told of one registry; afterwards everything that was made for it is gone."""
+    place = Path(parent) / host
+    new = [path for path in (place, *place.parents) if not path.exists()]
+    place.mkdir(parents=True)
+    try:
+        yield place
+    finally:
+        shutil.rmtree(new[-1])
+
+
+def tls_flags(folder: Path, *, clients: bool = False) -> list[str]:
+    """Of `wherry registry serve`, with what `certificates` wrote; `clients`: they need a certificate, too."""
+    flags = ["--tls-cert", f"{folder}/server.pem", "--tls-key", f"{folder}/server.key"]
+    return [*flags, "--tls-client-ca", f"{folder}/ca.pem"] if clients else flags

@@ -282,12 +282,15 @@ class Engine:
         state: dict[str, Any] = body["State"]
         return state
 
-    def api(self, method: str, path: str, body: object = None) -> tuple[int, Any]:
+    def api(
+        self, method: str, path: str, body: object = None, headers: Mapping[str, str] | None = None
+    ) -> tuple[int, Any]:
         """One request; → status and decoded JSON (text when it is none)."""
         connection = UnixConnection(self.socket_path)
         try:
             data = None if body is None else json.dumps(body)
-            connection.request(method, path, data, {"Content-Type": "application/json"} if data else {})
+            own = {"Content-Type": "application/json"} if data else {}
+            connection.request(method, path, data, {**own, **(headers or {})})
             response = connection.getresponse()
             text = response.read().decode()
         finally:

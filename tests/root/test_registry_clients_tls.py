@@ -3,7 +3,6 @@ with bearer tokens. The registry's address is none of 127.0.0.0/8: there Docker'
 
 from __future__ import annotations
 
-import contextlib
 import json
 import os
 import shutil
@@ -16,12 +15,11 @@ from pathlib import Path
 import pytest
 from tests import images
 from tests.images import image_id
-from tests.registry import Served, certificates, htpasswd, wherry_registry
+from tests.registry import Served, certificates, certs_directory, htpasswd, loopback_address, tls_flags, wherry_registry
 from tests.root.test_registry_clients import APP, daemon, succeeds
 
 pytestmark = pytest.mark.requires("openssl", "skopeo")
 
-ADDRESS = "192.0.2.1"
 USER, PASSWORD = "ann", "secret"
 
 
@@ -89,9 +87,8 @@ def refused(*words: str | Path, **environment: str) -> str:
 
 @pytest.fixture(scope="module")
 def address() -> Iterator[str]:
-    subprocess.run(["ip", "address", "add", f"{ADDRESS}/32", "dev", "lo"], check=True)
-    yield ADDRESS
-    subprocess.run(["ip", "address", "del", f"{ADDRESS}/32", "dev", "lo"], check=True)
+    with loopback_address() as address:
+        yield address
 
 
 @pytest.fixture(scope="module", params=["passwords", "tokens"])
@@ -102,7 +99,7 @@ def lab(request: pytest.FixtureRequest, address: str, tmp_path_factory: pytest.T
     shutil.copy(folder / "ca.pem", folder / "certs/ca.crt")
     digest = images.write_oci_layout(str(folder / "layout"), APP)
     users = htpasswd(folder / "users", **{USER: PASSWORD})
-    flags = ["--addr", f"{address}:0", "--tls-cert", f"{folder}/server.pem", "--tls-key", f"{folder}/server.key"]
+    flags = ["--addr", f"{address}:0", *tls_flags(folder)]
     flags += ["--htpasswd", users, *(["--token"] if request.param == "tokens" else [])]
     with wherry_registry(folder, *flags) as served:
         lab = Lab(served, folder, folder / "certs", folder / "layout", digest, request.param == "tokens")
@@ -158,19 +155,6 @@ def test_containerds_ctr(lab: Lab, tmp_path: Path) -> None:
     assert lab.digest_of(lab.name("ctr")) == lab.digest
 
 
-@contextlib.contextmanager
-def trusted_by_docker(lab: Lab) -> Iterator[None]:
-    """dockerd looks for authorities in one place only."""
-    top = next((place for place in (Path("/etc/docker"), Path("/etc/docker/certs.d")) if not place.exists()), None)
-    place = Path("/etc/docker/certs.d") / lab.served.host
-    place.mkdir(parents=True)
-    shutil.copy(lab.folder / "ca.pem", place / "ca.crt")
-    try:
-        yield
-    finally:
-        shutil.rmtree(top or place)
-
-
 @pytest.mark.requires("docker", "dockerd")
 def test_docker_and_dockerd(lab: Lab, tmp_path: Path) -> None:
     """With tokens, what a login leaves in the client's configuration is an identity token; pulls and pushes exchange it."""
@@ -182,7 +166,8 @@ def test_docker_and_dockerd(lab: Lab, tmp_path: Path) -> None:
     )  # fmt: skip
     with daemon(tmp_path / "log", *command, ready=lambda: succeeds(*docker, "version")):
         assert "certificate" in refused(*docker, "pull", lab.source)
-        with trusted_by_docker(lab):
+        with certs_directory("/etc/docker/certs.d", lab.served.host) as certs:  # the only place where it looks
+            shutil.copy(lab.folder / "ca.pem", certs / "ca.crt")
             assert "auth" in refused(*docker, "pull", lab.source)
             login = (*docker, "login", "-u", USER, "--password-stdin", lab.served.host)
             must(*login, stdin=PASSWORD)
