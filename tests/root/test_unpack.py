@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import gzip
 import hashlib
 import io
 import os
@@ -11,7 +12,7 @@ import stat
 import subprocess
 import tarfile
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -20,6 +21,7 @@ from hypothesis import strategies as st
 
 from wherry.core.db import Database
 from wherry.core.remove import remove_tree
+from wherry.core.small_layers import MAX_BLOB, MAX_DIRECTORIES, MAX_ENTRIES, MAX_TAR
 from wherry.core.snapshots import Snapshots
 from wherry.core.unpack import Unpacked, unpack_layer
 from wherry.core.unpackers import Growing, Unpackers
@@ -357,38 +359,96 @@ def test_no_order_of_members_reaches_outside(members: list[tuple[bytes, str, str
         assert sorted(os.listdir(place)) == ["layer", "outside"]
 
 
-# --- in a worker process
+# --- in a worker process, or without
 
 
-def run_in_worker(data: bytes, root: Path, diff_id: str | None = None) -> Unpacked:
-    async def run() -> Unpacked:
+MORE = bytes(MAX_BLOB)
+"""A file's content that makes a layer large."""
+
+
+@pytest.fixture(params=["in a thread", "by a worker"])
+def begun(request: pytest.FixtureRequest) -> Tar:
+    """A small layer, and one that is not."""
+    return Tar() if request.param == "in a thread" else Tar().add("more", data=MORE)
+
+
+def unpack_in_engine(data: bytes, root: Path, diff_id: str | None = None) -> tuple[Unpacked, int]:
+    """As wherryd does it. → also the number of workers."""
+
+    async def run() -> tuple[Unpacked, int]:
         (root / "blob").write_bytes(data)
         (root / "fs").mkdir()
         unpackers = Unpackers()
+        found = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
+        digest = Digest(diff_id or "sha256:" + hashlib.sha256(found).hexdigest())
         try:
-            return await unpackers.unpack(
-                str(root / "blob"), str(root / "fs"), Digest(diff_id or "sha256:" + hashlib.sha256(data).hexdigest())
-            )
+            unpacked = await unpackers.unpack(str(root / "blob"), str(root / "fs"), digest)
+            return unpacked, len(children())
         finally:
             await unpackers.close()
 
     return asyncio.run(run())
 
 
-def test_a_worker_unpacks_and_reports_as_the_library_does(tmp_path: Path) -> None:
-    unpacked = run_in_worker(Tar().add("a/b", data=b"x").bytes(), tmp_path)
-    assert (tmp_path / "fs/a/b").read_bytes() == b"x"
-    assert (unpacked.size, unpacked.implied) == (1, [b".", b"a"])
+def children() -> list[str]:
+    """The processes that this one has started."""
+    return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
 
 
-def test_a_worker_passes_errors_on_as_their_kind(tmp_path: Path) -> None:
+def test_a_layer_is_unpacked_and_reported_as_the_library_does(begun: Tar, tmp_path: Path) -> None:
+    data = begun.add("a/b", data=b"x").bytes()
+    (tmp_path / "engine").mkdir()
+    unpacked, workers = unpack_in_engine(data, tmp_path / "engine")
+    assert unpacked == unpack(data, tmp_path / "library")
+    assert listing(tmp_path / "engine/fs") == listing(tmp_path / "library")
+    assert workers == (1 if len(data) > MAX_BLOB else 0)
+
+
+def test_errors_are_passed_on_as_their_kind(begun: Tar, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgument, match="outside of the layer"):
-        run_in_worker(Tar().add("../x").bytes(), tmp_path)
+        unpack_in_engine(begun.add("../x").bytes(), tmp_path)
 
 
-def test_a_layer_with_another_diff_id_is_data_loss(tmp_path: Path) -> None:
+def test_failed_system_calls_are_internal(begun: Tar, tmp_path: Path) -> None:
+    with pytest.raises(Internal, match='"f/x": not a directory') as caught:
+        unpack_in_engine(begun.add("f").add("f/x").bytes(), tmp_path)
+    assert caught.type is Internal
+
+
+def test_a_layer_with_another_diff_id_is_data_loss(begun: Tar, tmp_path: Path) -> None:
     with pytest.raises(DataLoss, match="as the image's config says"):
-        run_in_worker(Tar().add("x").bytes(), tmp_path, "sha256:" + "0" * 64)
+        unpack_in_engine(begun.add("x").bytes(), tmp_path, "sha256:" + "0" * 64)
+
+
+def many(count: int, name: str) -> bytes:
+    tar = Tar()
+    for n in range(count):
+        tar.add(name.format(n))
+    return tar.bytes()
+
+
+@pytest.mark.parametrize(
+    ("data", "workers"),
+    [
+        (lambda: gzip.compress(Tar().add("f", data=bytes(MAX_TAR - tarfile.RECORDSIZE)).bytes()), 0),
+        (lambda: gzip.compress(Tar().add("f", data=bytes(MAX_TAR)).bytes()), 1),
+        (lambda: gzip.compress(Tar().add("f").bytes() + bytes(MAX_TAR)), 1),
+        (lambda: gzip.compress(many(MAX_ENTRIES, "{}")), 0),
+        (lambda: gzip.compress(many(MAX_ENTRIES + 1, "{}")), 1),
+        (lambda: gzip.compress(many(MAX_DIRECTORIES, "d{}/f")), 0),
+        (lambda: gzip.compress(many(MAX_DIRECTORIES + 1, "d{}/f")), 1),
+        (lambda: many(1, "d/" * (MAX_DIRECTORIES + 1) + "f"), 1),
+        (lambda: many(1, "d//" * (MAX_DIRECTORIES + 1) + "f"), 1),
+    ],
+)
+def test_what_is_more_than_small_is_not_unpacked_in_the_engine(
+    data: Callable[[], bytes], workers: int, tmp_path: Path
+) -> None:
+    blob = data()
+    assert len(blob) <= MAX_BLOB
+    unpacked, found = unpack_in_engine(blob, tmp_path)
+    assert unpacked.entries
+    assert found == workers
 
 
 def test_a_layer_is_unpacked_while_it_arrives(tmp_path: Path) -> None:
@@ -398,7 +458,7 @@ def test_a_layer_is_unpacked_while_it_arrives(tmp_path: Path) -> None:
     async def run() -> None:
         blob = tmp_path / "blob"
         (tmp_path / "fs").mkdir()
-        unpackers, growing = Unpackers(), Growing()
+        unpackers, growing = Unpackers(), Growing(len(data))
         with blob.open("wb", buffering=0) as file:
 
             async def arrive() -> None:
@@ -427,7 +487,7 @@ def test_a_layer_is_unpacked_while_it_arrives(tmp_path: Path) -> None:
 
 
 def test_a_worker_works_on_after_an_abort(tmp_path: Path) -> None:
-    data = Tar().add("f", data=b"1" * 1000).bytes()
+    data = Tar().add("f", data=MORE).bytes()
     diff_id = Digest("sha256:" + hashlib.sha256(data).hexdigest())
 
     async def run() -> None:
@@ -435,12 +495,12 @@ def test_a_worker_works_on_after_an_abort(tmp_path: Path) -> None:
         unpackers = Unpackers(limit=1)
         for n in range(3):
             (tmp_path / f"fs{n}").mkdir()
-        growing = Growing()
+        growing = Growing(len(data))
         growing.advance(600)
         growing.fail()
         with pytest.raises(Internal, match="aborted"):
             await unpackers.unpack(str(tmp_path / "blob"), str(tmp_path / "fs0"), diff_id, growing=growing)
-        early = Growing()
+        early = Growing(len(data))
         early.advance(1536)
         with pytest.raises(WherryError):  # answers before everything has arrived
             await unpackers.unpack(str(tmp_path / "missing"), str(tmp_path / "fs1"), diff_id, growing=early)

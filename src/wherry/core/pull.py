@@ -218,7 +218,7 @@ class Puller:
 
     async def _keep(self, repository: Repository, descriptor: Descriptor, diff_id: Digest | None = None) -> None:
         async def download(file: Resumed) -> None:
-            await self._download(repository, descriptor, file, Growing(), lambda _: None)
+            await self._download(repository, descriptor, file, Growing(descriptor.size), lambda _: None)
             if diff_id is not None:
                 await thread_to_the_end(check_diff_id, file.path, diff_id)
 
@@ -240,13 +240,11 @@ class Puller:
                     raise
 
             async def unpack(file: Resumed, growing: Growing) -> Unpacked:
-                await self._unpackers.warm_up()  # while the registry is asked
-                await growing.begun()
                 report = _extracting(tell, descriptor, growing)
                 return await self._unpack(file.path, staged, diff_id, growing, report)
 
             async def attempt(file: Resumed) -> Unpacked:
-                growing = Growing()
+                growing = Growing(descriptor.size)
                 return (await both(unpack(file, growing), download(file, growing)))[0]
 
             return await self._resume(descriptor, attempt, lambda: self._images.snapshots.clear(staged))

@@ -1,7 +1,8 @@
 """wherryd's side of the unpack workers: a few processes, started when there is something to unpack, gone when there has been nothing for a while.
 
-Layers are unpacked at the same time, each by one worker, also while they are still being downloaded (`Growing`).
-**Invariant**: `unpack` returns when the worker has stopped touching the target directory, also when it is cancelled (the worker is killed then).
+Layers are unpacked at the same time, each by one worker, also while they are still being downloaded (`Growing`); small ones by a thread
+(`small_layers`).
+**Invariant**: `unpack` returns when nobody touches the target directory any more, also when it is cancelled (the worker is killed then).
 """
 
 from __future__ import annotations
@@ -14,8 +15,9 @@ from collections.abc import Callable
 from typing import Any
 
 from wherry import errors
-from wherry.core.cancellation import to_the_end
+from wherry.core.cancellation import thread_to_the_end, to_the_end
 from wherry.core.layer_form import LayerForm
+from wherry.core.small_layers import MAX_BLOB, unpack_if_small
 from wherry.core.unpack import Unpacked
 from wherry.errors import Internal, WherryError
 from wherry.spec.ids import Digest
@@ -27,9 +29,10 @@ _START = "import sys; sys.path[:] = sys.argv[1:]; from wherry.core.unpack_worker
 
 
 class Growing:
-    """How much of a blob's file is there, told by who downloads it, awaited by who unpacks it."""
+    """How much of a blob's file is there, of the `size` bytes that are to come; told by who downloads it, awaited by who unpacks it."""
 
-    def __init__(self) -> None:
+    def __init__(self, size: int) -> None:
+        self.size = size
         self.available = 0
         self.complete = False
         self.failed = False
@@ -39,6 +42,10 @@ class Growing:
     async def begun(self) -> None:
         """Until there is something to unpack, or an end."""
         await self._begun.wait()
+
+    async def ended(self) -> None:
+        while not (self.complete or self.failed):
+            await self.changed()
 
     def advance(self, available: int) -> None:
         self.available = available
@@ -72,8 +79,8 @@ class Unpackers:
         self._expiry: asyncio.TimerHandle | None = None
         self._warming = False
 
-    async def warm_up(self) -> None:
-        """Starts a worker for an `unpack` that is about to come, unless there is an idle one, or as many as may work."""
+    async def _warm_up(self) -> None:
+        """Starts a worker while the first bytes are awaited, unless there is an idle one, or as many as may work."""
         if self._idle or self._warming or self._slots.locked():
             return
         self._warming = True
@@ -96,6 +103,17 @@ class Unpackers:
 
         `on_consumed` is told how many bytes of the blob have been unpacked so far.
         """
+        if (growing.size if growing else os.stat(blob).st_size) <= MAX_BLOB:
+            if growing:
+                await growing.ended()
+                if growing.failed:
+                    raise Internal("aborted")
+            small = await thread_to_the_end(unpack_if_small, self._form, blob, target, diff_id)
+            if small is not None:
+                return small
+        elif growing:
+            await self._warm_up()
+            await growing.begun()
         async with self._slots:
             worker = self._idle.pop() if self._idle else await _Worker.start()
             try:
