@@ -32,12 +32,13 @@ def copy_tree(target: Path) -> None:
 
 def unnoticed(tree: Path, defence: Defence) -> tuple[str, ...]:
     """The defence's tests that still pass without it, and those that did not run at all."""
-    place = tree / "src/wherry" / defence.file
-    whole = place.read_text()
-    assert whole.count(defence.code) == 1, (
-        f"{defence.file}: {defence.code!r} is there {whole.count(defence.code)} times"
-    )
-    place.write_text(whole.replace(defence.code, defence.without))
+    whole: dict[Path, str] = {}
+    for edit in (defence, *defence.also):
+        place = tree / "src/wherry" / edit.file
+        text = place.read_text()
+        whole.setdefault(place, text)
+        assert text.count(edit.code) == 1, f"{edit.file}: {edit.code!r} is there {text.count(edit.code)} times"
+        place.write_text(text.replace(edit.code, edit.without))
     files = sorted({name.partition("::")[0] for name in defence.tests})
     names = [name.partition("::")[2] for name in defence.tests]
     try:
@@ -45,15 +46,17 @@ def unnoticed(tree: Path, defence: Defence) -> tuple[str, ...]:
             [
                 sys.executable,
                 *("-m", "pytest", "-q", "-rfE", "--tb=no", "-p", "no:cacheprovider", "--timeout=60"),
-                *("-k", " or ".join(names)),
+                *("-k", " or ".join(sorted({name.partition("[")[0] for name in names}))),
                 *(str(tree / "tests" / file) for file in files),
             ],
             tree,
         )
     finally:
-        place.write_text(whole)
-    failed = set(re.findall(r"^FAILED \S+::(\w+)", output, re.MULTILINE))
-    return tuple(name for name in names if name not in failed)
+        for place, text in whole.items():
+            place.write_text(text)
+    failed = re.findall(r"^FAILED \S+::(\w+(?:\[.*\])?)$", output, re.MULTILINE)
+    noticing = {*failed, *(case.partition("[")[0] for case in failed)}
+    return tuple(name for name in names if name not in noticing)
 
 
 def run(command: list[str], tree: Path) -> str:

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -15,6 +16,10 @@ from tests.e2e.harness import Engine
 from tests.images import Entry, ImageSpec
 
 pytestmark = pytest.mark.requires("root", "overlay", "docker", "busybox")
+
+
+HOSTS_PROGRAMS = tuple(f"--volume={path}:{path}:ro" for path in ("/usr", "/lib", "/lib64"))
+"""Attackers bring better tools than busybox's."""
 
 
 def load(engine: Engine, tmp_path: Path, *entries: Entry, **config: object) -> str:
@@ -44,15 +49,26 @@ def test_cve_2022_0492_release_agent_cannot_be_set(engine: Engine, flags: tuple[
     script = (
         "cd /sys/fs/cgroup; for f in $(find . -name release_agent -o -name notify_on_release -o -name cgroup.procs); do"
         " echo looked; echo 1 > $f && echo written to $f; done;"
-        f"({mount}) && echo mounted; unshare -Urm sh -c '{mount}' && echo mounted in a user namespace; true"
+        f"({mount}) && echo mounted; /usr/bin/unshare -UrmC sh -c '{mount}' && echo mounted in a user namespace; true"
     )
-    assert set(engine.shell(script, *flags).splitlines()) == {"looked"}
+    assert set(engine.shell(script, *flags, *HOSTS_PROGRAMS, "--tmpfs=/tmp").splitlines()) == {"looked"}
+
+
+CORE_PATTERN = Path("/proc/sys/kernel/core_pattern")
+
+
+@pytest.fixture
+def core_pattern() -> Iterator[str]:
+    """The machine's; it is put back when an attack succeeds."""
+    before = CORE_PATTERN.read_text()
+    yield before
+    if CORE_PATTERN.read_text() != before:
+        CORE_PATTERN.write_text(before)
 
 
 @pytest.mark.parametrize("separator", ["+", "\n", " ", "\0"])
-def test_cve_2022_0811_a_value_of_a_sysctl_is_a_value_only(engine: Engine, separator: str) -> None:
+def test_cve_2022_0811_a_value_of_a_sysctl_is_a_value_only(engine: Engine, core_pattern: str, separator: str) -> None:
     """CRI-O handed all of them to a program, joined by "+": so one allowed name could bring others."""
-    pattern = Path("/proc/sys/kernel/core_pattern").read_text()
     body = {
         "Image": "busybox",
         "Cmd": ["cat", "/proc/sys/kernel/shm_rmid_forced"],
@@ -62,7 +78,7 @@ def test_cve_2022_0811_a_value_of_a_sysctl_is_a_value_only(engine: Engine, separ
     if status == 201:
         status, answer = engine.api("POST", f"/containers/{answer['Id']}/start")
     assert status in (204, 400, 500), answer  # the kernel takes a number up to white space, and no more of it
-    assert Path("/proc/sys/kernel/core_pattern").read_text() == pattern
+    assert CORE_PATTERN.read_text() == core_pattern
 
 
 @pytest.mark.parametrize(
@@ -70,28 +86,27 @@ def test_cve_2022_0811_a_value_of_a_sysctl_is_a_value_only(engine: Engine, separ
     [
         "kernel.core_pattern",
         "net/../kernel/core_pattern",
-        "net.ipv4/../../kernel/core_pattern",
+        "net.//.kernel.core_pattern",  # with a dot first, a slash stands for a dot
         "kernel.shm_rmid_forced=1+kernel.core_pattern",
     ],
 )
-def test_cve_2022_0811_a_name_of_a_sysctl_does_not_climb(engine: Engine, key: str) -> None:
-    pattern = Path("/proc/sys/kernel/core_pattern").read_text()
+def test_cve_2022_0811_a_name_of_a_sysctl_does_not_climb(engine: Engine, core_pattern: str, key: str) -> None:
     body = {"Image": "busybox", "Cmd": ["true"], "HostConfig": {"Sysctls": {key: "|/bin/true"}}}
     status, answer = engine.api("POST", "/containers/create", body)
     if status == 201:
         status, answer = engine.api("POST", f"/containers/{answer['Id']}/start")
     assert status in (400, 500), answer
-    assert Path("/proc/sys/kernel/core_pattern").read_text() == pattern
+    assert CORE_PATTERN.read_text() == core_pattern
 
 
 def test_cve_2022_1227_top_executes_nothing_of_the_images(engine: Engine, tmp_path: Path) -> None:
-    script = b"#!/bin/sh\necho $0 >> /executed\n"
+    script = b"#!/bin/sh\necho $0 >> /executed\necho PID COMMAND\n"
     names = ("bin/ps", "usr/bin/ps", "bin/nsenter", "usr/bin/nsenter", "usr/bin/newuidmap")
     image = load(engine, tmp_path, *(Entry(name, script, mode=0o755) for name in names))
     name = engine.output("run", "-d", "--network=none", image, "sleep", "100")
-    assert "sleep 100" in engine.output("top", name)
-    assert "sleep" in engine.output("top", name, "-o", "pid,comm")
+    seen = engine.output("top", name), engine.output("top", name, "-o", "pid,args")
     assert engine.docker("exec", name, "test", "-e", "/executed", check=False).returncode == 1
+    assert all("sleep 100" in text for text in seen)
 
 
 @pytest.mark.parametrize("path", ["/../../../../../../../../etc", "/data/../../../../etc", "/link", "/link/deep"])
@@ -155,6 +170,19 @@ def test_cve_2024_40635_and_2026_46680_an_images_user_out_of_range_is_refused(
             assert done.returncode in (125, 126) and done.stdout == "", done.stderr
 
 
+def test_cve_2026_46680_a_number_is_nobodys_name(engine: Engine, tmp_path: Path) -> None:
+    """An image that calls its root "1000", or by a number that is too large for one: whoever asks for a number gets that number."""
+    passwd = Entry("etc/passwd", b"1000:x:0:0::/:/bin/sh\n4294967296:x:0:0::/:/bin/sh\nann:x:1001:1001::/:/bin/sh\n")
+    group = Entry("etc/group", b"1000:x:0:\n4294967296:x:0:\n")
+    image = load(engine, tmp_path, passwd, group)
+    for user, found in (("1000", "1000 0"), ("1000:1000", "1000 1000"), ("ann:1000", "1001 1000")):
+        assert engine.shell("echo $(id -u) $(id -g)", f"--user={user}", image=image) == found
+    assert engine.shell("id -G", "--user=ann", "--group-add=1000", image=image).split() == ["1001", "1000"]
+    for user in ("4294967296", "ann:4294967296"):
+        done = engine.docker("run", "--rm", "--network=none", f"--user={user}", image, "id", check=False)
+        assert done.returncode in (125, 126) and done.stdout == "", done.stderr
+
+
 def test_ghsa_7ww5_4wqc_m92c_the_power_meter_is_masked(engine: Engine) -> None:
     name = engine.output("create", "busybox", "true")
     assert "/sys/devices/virtual/powercap" in engine.inspect(name)["HostConfig"]["MaskedPaths"]
@@ -165,12 +193,11 @@ def test_ghsa_7ww5_4wqc_m92c_the_power_meter_is_masked(engine: Engine) -> None:
 def test_cve_2026_31431_a_socket_of_the_kernels_crypto_is_refused(engine: Engine) -> None:
     """AF_ALG and AF_VSOCK: EPERM is the filter's; without it the kernel answers for itself."""
     program = os.path.realpath(sys.executable)
-    host = [f"--volume={path}:{path}:ro" for path in ("/usr", "/lib", "/lib64")]
     ask = (
         "import _socket\nfor family, kind in (38, 5), (40, 1), (2, 1):\n"
         " try: _socket.socket(family, kind); print(0)\n except OSError as error: print(error.errno)"
     )
-    run = ("run", "--rm", "--network=none", *host)
+    run = ("run", "--rm", "--network=none", *HOSTS_PROGRAMS)
     assert engine.output(*run, "busybox", program, "-ISc", ask).split() == ["1", "1", "0"]
     free = engine.output(*run, "--security-opt=seccomp=unconfined", "busybox", program, "-ISc", ask).split()
     assert "1" not in free and free[2] == "0"

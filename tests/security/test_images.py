@@ -281,17 +281,35 @@ def test_cve_2021_21285_a_malformed_manifest_is_an_error_and_the_next_pull_works
 
 
 def test_cve_2021_20291_a_layer_that_is_no_archive_does_not_lock_the_next_pull_out(tmp_path: Path) -> None:
-    registry = ScriptedRegistry()
-    spec = three_layers()
-    registry.put_image(spec, "bad", compress=lambda data: b"\xfd7zXZ\x00" + data[:500])
+    """It is refused at its first bytes; the rest of it never comes, and nobody waits for that."""
+    registry, end = ScriptedRegistry(), asyncio.Event()
+    spec = ImageSpec(three_layers().layers[:1], {})
     registry.put_image(spec, "good")
+    good = set(registry.blobs)
+    registry.put_image(spec, "bad", compress=lambda data: b"\xfd7zXZ\0" + data + bytes(3 * connection.PIECE))
+
+    async def trickle(request: web.Request) -> web.StreamResponse | None:
+        digest = request.path.rpartition("/")[2]
+        if digest not in registry.blobs or digest in good:
+            return None
+        answer = web.StreamResponse(headers={"Content-Length": str(len(registry.blobs[digest]))})
+        await answer.prepare(request)
+        await answer.write(registry.blobs[digest][: 2 * connection.PIECE])
+        await end.wait()
+        return answer
+
+    registry.behave = trickle
 
     async def use(store: Any, name: str) -> None:
-        for _ in range(3):
-            with pytest.raises(WherryError):
-                await store.pull(f"{name}:bad")
-        results = await asyncio.gather(store.pull(f"{name}:bad"), store.pull(f"{name}:good"), return_exceptions=True)
-        assert isinstance(results[0], WherryError) and not isinstance(results[1], BaseException)
+        try:
+            for _ in range(3):
+                with pytest.raises(WherryError):
+                    await store.pull(f"{name}:bad")
+            both = (store.pull(f"{name}:bad"), store.pull(f"{name}:good"))
+            results = await asyncio.gather(*both, return_exceptions=True)
+            assert isinstance(results[0], WherryError) and not isinstance(results[1], BaseException)
+        finally:
+            end.set()
 
     against(registry, tmp_path, use)
 
@@ -337,7 +355,8 @@ def test_cve_2024_40635_users_and_groups_beyond_32_bits_are_refused(tmp_path: Pa
 
 
 def test_a_layer_of_very_many_members_costs_the_reader_no_memory_that_lasts() -> None:
-    assert peak_memory(READ_ALL, tarfile.TarInfo("f").tobuf() * 100_000) < 80 << 20
+    member = tarfile.TarInfo("f").tobuf()
+    assert peak_memory(READ_ALL, member * 100_000) < peak_memory(READ_ALL, member * 10_000) + (8 << 20)
 
 
 def test_cve_2026_92543_a_registry_that_fails_at_tls_is_not_asked_without_it(

@@ -3,7 +3,8 @@
 Runs in the shim (and in wherry-runc), on a descriptor of the container's root. **Invariant**: the container's files are data. They are opened
 inside the root (openat2, RESOLVE_IN_ROOT) if they are regular files, are read up to a bound, and parsed here: no name service of the host or of the
 image is ever asked (CVE-2019-14271), a FIFO does not block (CVE-2024-9676), an id that does not fit 31 bits is an error and not root
-(CVE-2024-40635, CVE-2026-46680, CVE-2026-30892).
+(CVE-2024-40635, CVE-2026-30892), and a number is never looked up as a name: an image that calls its root "1000" does not make root of
+who asked for 1000 (CVE-2026-46680; here dockerd differs).
 """
 
 from __future__ import annotations
@@ -61,7 +62,7 @@ def resolve(root_fd: int, user: str, group_add: list[str]) -> Identity:
 
 def _find_user(passwd: list[list[str]], wanted: str, number: int | None) -> list[str] | None:
     for row in passwd:
-        if row[0] == wanted or (number is not None and row[2] == wanted):
+        if row[0] == wanted if number is None else row[2] == wanted:
             return row
     return None
 
@@ -69,7 +70,7 @@ def _find_user(passwd: list[list[str]], wanted: str, number: int | None) -> list
 def _group_id(groups: list[list[str]], wanted: str) -> int:
     number = _number(wanted)
     for row in groups:
-        if row[0] == wanted:
+        if number is None and row[0] == wanted:
             return _checked(row[2], wanted)
     if number is None:
         raise InvalidArgument(f"unable to find group {wanted}: no matching entries in group file")

@@ -12,7 +12,7 @@ from wherry.errors import InvalidArgument
 from wherry.runtime.users import resolve
 
 PASSWD = "root:x:0:0:root:/root:/bin/sh\nann:x:1000:1000::/home/ann:/bin/sh\n# comment\nbob:x:1001:50\nbad:x:4294967296:0::/:\n1002:x:7:7::/odd:\n"
-GROUP = "root:x:0:\nstaff:x:50:ann,bob\nwheel:x:10:root,ann\nhuge:x:99999999999:\n"
+GROUP = "root:x:0:\nstaff:x:50:ann,bob\nwheel:x:10:root,ann\n51:x:0:\nhuge:x:99999999999:\n"
 
 
 @pytest.fixture
@@ -37,6 +37,8 @@ def root(tmp_path: Path) -> Iterator[int]:
         ("4000", (4000, 0, [0])),
         ("4000:staff", (4000, 50, [50])),
         ("bob", (1001, 50, [50])),
+        ("1002", (1002, 0, [0])),  # not the user whom the image calls so
+        ("1002:51", (1002, 51, [51])),
     ],
 )
 def test_names_and_numbers(root: int, user: str, expected: tuple[int, int, list[int]]) -> None:
