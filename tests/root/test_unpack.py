@@ -253,6 +253,18 @@ def test_a_link_inside_of_the_layer_is_followed_inside_of_the_layer(tmp_path: Pa
     assert (tmp_path / "lib").is_symlink()
 
 
+def test_a_directory_implied_behind_a_link_is_known_by_its_place(tmp_path: Path) -> None:
+    data = Tar().directory("usr").directory("usr/lib").symlink("lib", "usr/lib").symlink("all", "/")
+    data.add("lib/x/y/a").add("lib/z/a").add("all/etc/a").directory("usr/lib/x", mode=0o711).directory("lib/q/r")
+    unpacked = unpack(data.bytes(), tmp_path)
+    assert sorted(unpacked.implied) == [b".", b"etc", b"usr/lib/q", b"usr/lib/x/y", b"usr/lib/z"]
+
+
+def test_a_name_below_a_link_that_was_replaced_is_what_it_says(tmp_path: Path) -> None:
+    data = Tar().directory("a").symlink("b", "a").add("b/c/1").directory("b").add("b/c/2")
+    assert unpack(data.bytes(), tmp_path).implied == [b".", b"a/c", b"b/c"]
+
+
 def test_attributes_of_overlayfs_in_a_tar_are_not_applied(tmp_path: Path) -> None:
     headers = {
         "SCHILY.xattr.trusted.overlay.redirect": "/etc",

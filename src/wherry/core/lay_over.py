@@ -17,6 +17,7 @@ import stat
 from wherry.core.diff import open_directory
 from wherry.core.remove import remove_at
 from wherry.core.unpack import OPAQUE
+from wherry.linux.sparse import data_ranges
 
 _FICLONE = 0x40049409
 _READ = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
@@ -111,17 +112,9 @@ def _copy_file(above: int, below: int, name: bytes, size: int) -> None:
         except OSError as error:
             if error.errno not in (errno.EOPNOTSUPP, errno.EXDEV, errno.EINVAL, errno.ENOTTY):
                 raise
-        position = 0
-        while position < size:
-            try:
-                start = os.lseek(source, position, os.SEEK_DATA)
-            except OSError as error:
-                if error.errno != errno.ENXIO:
-                    raise
-                break  # a hole up to the end
-            position = os.lseek(source, start, os.SEEK_HOLE)
-            while start < position:
-                start += os.copy_file_range(source, target, position - start, start, start)
+        for start, end in data_ranges(source, size):
+            while start < end:
+                start += os.copy_file_range(source, target, end - start, start, start)
         os.ftruncate(target, size)
     finally:
         os.close(source)

@@ -97,6 +97,10 @@ class _Kept:
             raise DataLoss(f"layer: its content has the digest {found}, not {diff_id} as the image's config says")
 
 
+Place = tuple[Node, bytes]
+"""A directory, and where it is: its path without links on the way."""
+
+
 class _Indexer:
     """The tree that a tar makes. Methods as `unpack._Extractor` has them."""
 
@@ -105,7 +109,7 @@ class _Indexer:
         self.root = Node(stat.S_IFDIR | 0o755, mtime_ns=self._now, children={})
         self.unpacked = Unpacked()
         self.implied: dict[bytes, None] = {b".": None}
-        self._known: dict[bytes, Node] = {}  # directory, as tars name it
+        self._known: dict[bytes, Place] = {}  # directory, as tars name it
         self._sparse: list[tuple[Node, int, list[tuple[int, int]]]] = []
         self._text = 0
 
@@ -127,12 +131,12 @@ class _Indexer:
         if name.startswith(WHITEOUT):
             self._whiteout(parts, name)
             return
-        parent = self._parent(parts)
+        parent, place = self._parent(parts)
         match entry.kind:
             case b"0":
                 self._file(entry, offset, parent, name)
             case b"5":
-                self._directory(entry, parent, parts, name)
+                self._directory(entry, parent, place, name)
             case b"1":
                 self._hard_link(entry, parent, name)
             case b"2":
@@ -153,49 +157,47 @@ class _Indexer:
 
     # --- directories by name
 
-    def _parent(self, parts: list[bytes], *, make: bool = True) -> Node:
+    def _parent(self, parts: list[bytes], *, make: bool = True) -> Place:
         """The directory of that name. Made if it is missing and `make`, else FileNotFoundError."""
-        if not parts:
-            return self.root
         path = b"/".join(parts)
         found = self._known.get(path)
         if found is not None:
             return found
-        node = self.root
+        found = self.root, b""
         for count, name in enumerate(parts):
-            node = self._enter(node, name, parts[: count + 1], make=make)
-        self._known[path] = node
-        return node
+            found = self._enter(found, name, parts[: count + 1], make=make)
+        self._known[path] = found
+        return found
 
-    def _enter(self, parent: Node, name: bytes, path: list[bytes], *, make: bool) -> Node:
-        assert parent.children is not None
-        found = parent.children.get(name)
+    def _enter(self, parent: Place, name: bytes, path: list[bytes], *, make: bool) -> Place:
+        directory, place = parent[0], _join(parent[1], name)
+        assert directory.children is not None
+        found = directory.children.get(name)
         if found is None:
             if not make:
                 raise FileNotFoundError(errno.ENOENT, "")
-            return self._imply(parent, name, path)
+            return self._imply(directory, name, place), place
         if found.is_directory:
-            return found
+            return found, place
         if stat.S_ISLNK(found.mode):
             return self._follow(path)
         if not make or not found.is_whiteout:
             raise NotADirectoryError(errno.ENOTDIR, "")
-        made = self._imply(parent, name, path)
+        made = self._imply(directory, name, place)
         made.xattrs = {_OPAQUE: b"y"}
-        return made
+        return made, place
 
-    def _imply(self, parent: Node, name: bytes, path: list[bytes]) -> Node:
+    def _imply(self, parent: Node, name: bytes, place: bytes) -> Node:
         assert parent.children is not None
         node = Node(stat.S_IFDIR | 0o755, mtime_ns=self._now, children={})
         parent.children[_named(name)] = node
-        whole = b"/".join(path)
-        self.implied[whole] = None
-        self._count_text(len(whole) + _DIRECTORY)
+        self.implied[place] = None
+        self._count_text(len(place) + _DIRECTORY)
         return node
 
-    def _follow(self, path: list[bytes]) -> Node:
+    def _follow(self, path: list[bytes]) -> Place:
         """The directory that the kernel would find with the layer as the root (openat2, RESOLVE_IN_ROOT)."""
-        way = [self.root]
+        way = [(self.root, b"")]
         pending = path[::-1]
         links = 0
         while pending:
@@ -204,7 +206,7 @@ class _Indexer:
                 if len(way) > 1:
                     way.pop()
                 continue
-            children = way[-1].children
+            children = way[-1][0].children
             found = children.get(name) if children is not None else None
             if found is not None and stat.S_ISLNK(found.mode):
                 links += 1
@@ -212,14 +214,14 @@ class _Indexer:
                     found = None
                 else:
                     if found.target.startswith(b"/"):
-                        way = [self.root]
+                        way = way[:1]
                     pending += [part for part in reversed(found.target.split(b"/")) if part not in (b"", b".")]
                     continue
             if found is None or not found.is_directory:
                 text = shown(b"/".join(path))
                 raise InvalidArgument(f"tar: {text} is a link that leads to no directory of this layer")
-            way.append(found)
-        return way[-1]
+            way.append((found, name))
+        return way[-1][0], b"/".join(name for _, name in way[1:])
 
     # --- entries
 
@@ -252,7 +254,7 @@ class _Indexer:
             raise InvalidArgument("tar: the sizes of its files add up to more than a layer may have")
         self._put(parent, name, node, entry)
 
-    def _directory(self, entry: Entry, parent: Node, parts: list[bytes], name: bytes) -> None:
+    def _directory(self, entry: Entry, parent: Node, place: bytes, name: bytes) -> None:
         assert parent.children is not None
         found = parent.children.get(name)
         if found is None or not found.is_directory:
@@ -260,14 +262,14 @@ class _Indexer:
             if self._replace(parent, name, found):
                 found.xattrs = {_OPAQUE: b"y"}
         self._dress(found, entry)
-        self.implied.pop(b"/".join([*parts, name]), None)
+        self.implied.pop(_join(place, name), None)
 
     def _hard_link(self, entry: Entry, parent: Node, name: bytes) -> None:
         parts = _parts(entry.link)
         if not parts:
             raise InvalidArgument(f"tar: {shown(entry.name)} is a hard link to the layer's root")
         try:
-            children = self._parent(parts[:-1], make=False).children
+            children = self._parent(parts[:-1], make=False)[0].children
             found = children.get(parts[-1]) if children is not None else None
         except (FileNotFoundError, NotADirectoryError):
             found = None
@@ -285,7 +287,7 @@ class _Indexer:
 
     def _whiteout(self, parts: list[bytes], name: bytes) -> None:
         if name == WHITEOUT_OPAQUE:
-            node = self._parent(parts)
+            node, _ = self._parent(parts)
             node.xattrs = {**(node.xattrs or {}), _OPAQUE: b"y"}
             return
         if name.startswith(WHITEOUT_META):
@@ -293,7 +295,7 @@ class _Indexer:
         hidden = name[len(WHITEOUT) :]
         if hidden in (b"", b".", b".."):
             raise InvalidArgument(f"tar: {shown(name)} hides nothing that has a name")
-        children = self._parent(parts).children
+        children = self._parent(parts)[0].children
         assert children is not None
         found = children.get(hidden)
         if found is None:
@@ -362,6 +364,10 @@ def _parts(name: bytes) -> list[bytes]:
     if b".." in parts:
         raise InvalidArgument(f"tar: {shown(name)} is outside of the layer")
     return parts
+
+
+def _join(directory: bytes, name: bytes) -> bytes:
+    return directory + b"/" + name if directory else name
 
 
 def _named(name: bytes) -> bytes:

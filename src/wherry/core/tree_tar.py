@@ -30,6 +30,7 @@ from wherry.core.tar import (
 from wherry.core.tar_writer import TarWriter
 from wherry.errors import SyscallError
 from wherry.linux.paths import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
+from wherry.linux.sparse import data_ranges
 from wherry.linux.syscalls import openat2
 
 _KINDS = {
@@ -181,17 +182,8 @@ def _xattrs(fd: int) -> dict[bytes, bytes]:
 def _pieces(file: int, size: int) -> list[tuple[int, int]] | None:
     """Where the data is; None when it is in more pieces than readers take."""
     pieces: list[tuple[int, int]] = []
-    position = 0
-    while position < size:
-        try:
-            start = os.lseek(file, position, os.SEEK_DATA)
-        except OSError as error:
-            if error.errno != errno.ENXIO:
-                raise
-            break  # a hole up to the end
-        position = min(os.lseek(file, start, os.SEEK_HOLE), size)
-        if start < size:
-            pieces.append((start, position - start))
+    for start, end in data_ranges(file, size):
+        pieces.append((start, end - start))
         if len(pieces) >= MAX_SPARSE:
             return None
     return pieces

@@ -62,7 +62,7 @@ _REMEMBERED = 170  # what one takes beside its name
 @dataclass(slots=True)
 class Unpacked:
     """`size` is the sum of the sizes of files and symbolic links, as Docker counts a layer. `implied`: directories that the tar did not
-    mention; whoever stacks the layer gives them the attributes that they have below."""
+    mention, each by its place in the layer, without links on the way; whoever stacks the layer gives them the attributes that they have below."""
 
     size: int = 0
     entries: int = 0
@@ -136,6 +136,7 @@ class _Extractor:
         self.unpacked = Unpacked()
         self._root = root_fd
         self._open: dict[bytes, int] = {}  # directory, as tars name it → descriptor
+        self._real: dict[bytes, bytes] = {}  # of those that are behind links: → where they are
         self._directory_times: dict[bytes, int] = {}
         self._replaced = False  # whether a directory or a link has gone for something else
         self._implied: dict[bytes, None] = {b".": None}
@@ -235,6 +236,8 @@ class _Extractor:
 
     def _enter(self, parent: int, name: bytes, path: bytes, *, make: bool) -> int:
         """Opens the directory `name` in `parent`; `path` is the whole way to it."""
+        if self._real:
+            self._is_at(path, self._place(path.rpartition(b"/")[0], name))
         try:
             return os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
         except FileNotFoundError:
@@ -255,16 +258,32 @@ class _Extractor:
     def _follow(self, path: bytes) -> int:
         """Opens a directory behind a link; the layer's directory is the root of the look-up."""
         try:
-            return openat2(
+            fd = openat2(
                 self._root, path, os.O_RDONLY | os.O_DIRECTORY, resolve=_RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS
             )
         except SyscallError:
             raise InvalidArgument(f"tar: {shown(path)} is a link that leads to no directory of this layer") from None
+        with contextlib.suppress(OSError):  # its path is longer than paths are: it keeps the name that the tar gives it
+            root, place = (os.readlink(b"/proc/self/fd/%d" % there) for there in (self._root, fd))
+            self._is_at(path, place.removeprefix(root).lstrip(b"/"))
+        return fd
+
+    def _is_at(self, path: bytes, place: bytes) -> None:
+        if place == path:
+            self._real.pop(path, None)
+        elif self._real.get(path) != place:
+            self._count_directory(path + place)
+            self._real[path] = place
+
+    def _place(self, directory: bytes, name: bytes) -> bytes:
+        """Where `name` in a directory that was entered is, without links on the way."""
+        directory = self._real.get(directory, directory)
+        return directory + b"/" + name if directory else name
 
     def _imply(self, parent: int, name: bytes, path: bytes) -> int:
         os.mkdir(name, 0o755, dir_fd=parent)
         self._count_directory(path)
-        self._implied[path] = None
+        self._implied[self._real.get(path, path)] = None
         fd = os.open(name, _OPEN_DIRECTORY, dir_fd=parent)
         os.fchmod(fd, 0o755)
         return fd
@@ -291,6 +310,7 @@ class _Extractor:
         self._replaced = True
         for path in [path for path, fd in self._open.items() if fd != keep]:
             os.close(self._open.pop(path))
+        self._real = {path: place for path, place in self._real.items() if path in self._open}
 
     def _file(self, entry: Entry, reader: Reader, parent: int, name: bytes) -> None:
         try:
@@ -330,7 +350,7 @@ class _Extractor:
                 os.setxattr(fd, OPAQUE, b"y")
         finally:
             os.close(fd)
-        path = b"/".join([*self._parts(directory), name])
+        path = self._place(b"/".join(self._parts(directory)), name)
         self._implied.pop(path, None)
         if self._directory_times.pop(path, None) is None:
             self._count_directory(path)

@@ -12,6 +12,7 @@ import os
 import stat
 
 from wherry.errors import SyscallError
+from wherry.linux.sparse import data_ranges
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -112,25 +113,17 @@ def _copy_file(source: int, target: int, name: str, status: os.stat_result) -> N
 
 
 def _copy_data(reader: int, writer: int, size: int) -> None:
-    """Only what is not a hole (lseek(2), SEEK_DATA)."""
+    """Only what is not a hole."""
     os.ftruncate(writer, size)
-    offset = 0
-    while offset < size:
-        try:
-            offset = os.lseek(reader, offset, os.SEEK_DATA)
-            end = os.lseek(reader, offset, os.SEEK_HOLE)
-        except OSError as error:
-            if error.errno == errno.ENXIO:
-                return
-            raise
-        while offset < end:
-            chunk = os.pread(reader, min(_CHUNK, end - offset), offset)
+    for start, end in data_ranges(reader, size):
+        while start < end:
+            chunk = os.pread(reader, min(_CHUNK, end - start), start)
             if not chunk:
                 return
             done = 0
             while done < len(chunk):
-                done += os.pwrite(writer, chunk[done:], offset + done)
-            offset += len(chunk)
+                done += os.pwrite(writer, chunk[done:], start + done)
+            start += len(chunk)
 
 
 def _copy_metadata(source: int, target: int, status: os.stat_result) -> None:
