@@ -286,6 +286,20 @@ def test_what_is_written_in_place_is_changed(store: Store) -> None:
     assert 300_000 < size < 310_000 and inodes >= 3
 
 
+def test_a_base_that_was_thrown_away_is_made_by_who_reads_it(store: Store) -> None:
+    """Who asks what to mount does so on the event loop: a driver whose base takes long has none made there."""
+    store.prepare("c1", store.stack([BASE]))
+    [base] = Path(store.snapshots.root, "init").iterdir()
+    store.snapshots.driver.remove(str(base))
+    store.snapshots.mounts("c1")
+    assert base.exists() == store.snapshots.driver.is_instant
+    assert store.changes("c1") == set() and base.exists()
+    store.snapshots.driver.remove(str(base))
+    with mounted(store, "c1") as root:
+        Path(root, "etc/new").write_bytes(b"12345")
+    assert asyncio.run(store.snapshots.usage("c1"))[0] >= 5 and base.exists()
+
+
 def test_128_layers(store: Store) -> None:
     layers = [layer(file(f"f{n}", b"%d" % n), file("last", b"%d" % n)) for n in range(128)]
     store.prepare("c1", store.stack(layers))

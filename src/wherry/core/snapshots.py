@@ -204,19 +204,31 @@ class Snapshots:
 
     def mounts(self, key: str) -> Root:
         """What the shim is to mount for the container."""
-        return self.driver.root(self._prepared(key))
+        found = self._prepared(key)
+        if self.driver.is_instant:  # what others mount needs no base
+            self._base(self._active[key])
+        return self.driver.root(found)
 
     def _prepared(self, key: str) -> Prepared:
+        """Its base may have to be made yet."""
         if key not in self._active:
             raise NotFound(f"snapshot {key} does not exist")
         parent = self._active[key]
         layers = self.lower(parent)
-        return Prepared(f"{self._active_root}/{key}", self._work(parent), self._base(parent), layers)
+        return Prepared(f"{self._active_root}/{key}", self._work(parent), self._base_path(parent), layers)
+
+    def _based(self, key: str) -> Prepared:
+        """Blocks."""
+        found = self._prepared(key)
+        self._base(self._active.get(key))
+        return found
+
+    def _base_path(self, parent: ChainId | None) -> str:
+        return f"{self._init_root}/{0 if parent is None else self._layers[parent].number}"
 
     def _base(self, parent: ChainId | None) -> str:
-        """What the driver lets containers on top of `parent` stand on, made if it is not there yet."""
-        number = 0 if parent is None else self._layers[parent].number
-        path = f"{self._init_root}/{number}"
+        """What the driver lets containers on top of `parent` stand on, made if it is not there yet. Blocks, unless the driver is instant."""
+        path = self._base_path(parent)
         if not os.path.isdir(path):
             with self._making_base:
                 if not os.path.isdir(path):
@@ -258,13 +270,13 @@ class Snapshots:
 
     def export(self, key: str, write: Write) -> None:
         """The container's whole file system as a tar."""
-        found = self._prepared(key)
+        found = self._based(key)
         with self._reading(key), self.driver.merged(found) as root:
             export_tree(root, write)
 
     @contextmanager
     def _sides(self, key: str) -> Iterator[Sides]:
-        found = self._prepared(key)
+        found = self._based(key)
         with self._reading(key), self.driver.sides(found) as sides:
             yield sides
 
@@ -303,10 +315,10 @@ class Snapshots:
 
     async def usage(self, key: str) -> tuple[int, int]:
         """(bytes, inodes) that the container's own directory takes; hard-linked files count once."""
-        found = self._prepared(key)
-        return await thread_to_the_end(self._usage, key, found)
+        return await thread_to_the_end(self._usage, key)
 
-    def _usage(self, key: str, found: Prepared) -> tuple[int, int]:
+    def _usage(self, key: str) -> tuple[int, int]:
+        found = self._based(key)
         with self._reading(key):
             return self.driver.usage(found)
 
