@@ -226,7 +226,10 @@ def test_prune_removes_what_has_no_name(engine: Engine, app: str) -> None:
     assert engine.output("images", "-q", "-f", "dangling=true") == SHORT
     said = engine.output("image", "prune", "-f").splitlines()
     assert said[0] == "Deleted Images:" and f"deleted: {ID}" in said
-    assert said[-1] == "Total reclaimed space: 19B"
+    freed = said[-1].removeprefix(
+        "Total reclaimed space: "
+    )  # on wherry the blocks of the disk, on dockerd the sizes of the files
+    assert freed == "19B" if engine.kind == "dockerd" else freed.endswith("kB")
     assert engine.output("images", "-q", "-f", "dangling=true") == ""
 
 

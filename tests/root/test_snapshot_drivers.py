@@ -91,7 +91,7 @@ def test_renames_and_changes_of_metadata_that_the_kernel_has_recorded_are_read_t
     prepared = store.snapshots.mounts("c1")
     assert not isinstance(prepared, BindRoot)
     upper = Path(prepared.upper)
-    with store.snapshots.driver.readable([path for path in prepared.lower[1:]]) as layers:
+    with store.snapshots.driver.readable(prepared.lower[1:]) as layers:
         fd = open_overlay(
             [prepared.lower[0], *layers], prepared.upper, prepared.work, [("redirect_dir", "on"), ("metacopy", "on")]
         )

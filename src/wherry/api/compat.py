@@ -152,12 +152,13 @@ def info(info: Json, version: Version) -> Json:
 
 def disk_usage(usage: Json, version: Version, *, verbose: bool) -> Json:
     """Until 1.51 lists of objects; from 1.52 sums, with the lists as their items if `verbose`, and beside the old fields if not."""
+    reclaimable = usage.pop("ImagesReclaimable", 0)
     if version < (1, 52):
         for image in usage.get("Images") or () if version < (1, 44) else ():
             image["VirtualSize"] = image.get("Size", 0)
         return usage
     answer: Json = {} if verbose else dict(usage)
-    for name, summary in _usage_summaries(usage):
+    for name, summary in _usage_summaries(usage, reclaimable):
         if verbose:
             summary["Items"] = usage[_ITEMS_OF[name]]
         answer[name] = summary
@@ -172,22 +173,23 @@ _ITEMS_OF = {
 }
 
 
-def _usage_summaries(usage: Json) -> list[tuple[str, Json]]:
+def _usage_summaries(usage: Json, reclaimable: int) -> list[tuple[str, Json]]:
     summaries: list[tuple[str, Json]] = []
     for name, items_name in _ITEMS_OF.items():
         if usage.get(items_name) is None:  # not asked for
             continue
         items: JsonList = usage[items_name]
         sizes = [(_is_active(name, item), _size(name, item)) for item in items]
-        total = usage.get("LayersSize", 0) if name == "ImageUsage" else sum(size for _, size in sizes)
-        in_use = sum(size for active, size in sizes if active)
+        total, free = sum(size for _, size in sizes), sum(size for active, size in sizes if not active)
+        if name == "ImageUsage":
+            total, free = usage.get("LayersSize", 0), reclaimable
         summaries.append(
             (
                 name,
                 {
                     "ActiveCount": sum(active for active, _ in sizes),
                     "TotalCount": len(items),
-                    "Reclaimable": max(total - in_use, 0),
+                    "Reclaimable": free,
                     "TotalSize": total,
                 },
             )

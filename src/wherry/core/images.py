@@ -272,13 +272,20 @@ class Images:
         """The images below a target, in the order in which they came."""
         return [self._images[image_id] for image_id in self._members.get(target, ())]
 
+    def variants(self, image: Image) -> list[Image]:
+        """The image, and all others below the targets whose primary it is."""
+        found = {image.id: image}
+        for target in self._led_by(image):
+            found.update((member.id, member) for member in self.members(target))
+        return list(found.values())
+
     def family(self, image: Image) -> list[Image]:
         """The image, and the variants that go when it goes: those that no other image's names lead to."""
-        found = {image.id: image}
-        for member in (member for target in self._led_by(image) for member in self.members(target)):
-            if all(self._leads(image.id, target.digest) for target in member.targets):
-                found[member.id] = member
-        return list(found.values())
+        return [
+            member
+            for member in self.variants(image)
+            if member is image or all(self._leads(image.id, target.digest) for target in member.targets)
+        ]
 
     def _leads(self, image_id: ImageId, target: Digest) -> bool:
         primary = self.primary(target)
@@ -465,13 +472,7 @@ class Images:
     @completed
     async def collect(self, *, wait: bool = True) -> set[ChainId]:
         """Removes every blob and layer that no image, container or lease needs. → the layers removed. Unless `wait`, their files go soon after."""
-        needed = {chain_id for image in self._images.values() for chain_id in image.layers}
-        for chain_id in self.snapshots.parents_in_use():
-            step: ChainId | None = chain_id
-            while step is not None and step not in needed:
-                needed.add(step)
-                layer = self.snapshots.layer(step)
-                step = layer.parent if layer else None
+        needed = {chain_id for image in self._images.values() for chain_id in image.layers} | self.snapshots.needed()
         kept = {digest for image in self._images.values() for digest in image.blobs} | set(self._leases)
         # Nobody can take a lease before the first wait; by then what is to go is out of sight.
         forgotten = self.snapshots.forget({layer.chain_id for layer in self.snapshots.layers()} - needed)
@@ -486,10 +487,6 @@ class Images:
         """A container's snapshot has gone: its layers may have been the last thing left of a removed image."""
         if not any(parent in image.layers for image in self._images.values()):
             await self.collect()
-
-    async def layers_size(self) -> int:
-        """The sizes of all unpacked layers, each counted once."""
-        return sum(layer.size for layer in self.snapshots.layers())
 
     # --- the package's own images
 

@@ -17,9 +17,11 @@ import threading
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from itertools import islice
 
 from wherry.core.remove import remove_at, remove_tree
 from wherry.errors import InvalidArgument
+from wherry.linux.usage import BLOCK, inodes
 from wherry.spec.ids import Digest, is_digest
 
 LIFETIME = 24 * 3600.0
@@ -74,6 +76,10 @@ class Partials:
             pass
         return os.open(path, _NEW, 0o600)
 
+    def disk_usage(self) -> int:
+        """Bytes on disk of all of them."""
+        return sum(found.st_blocks for found in islice(inodes(self._directory), 1, None)) * BLOCK
+
     def remove(self, digests: Iterable[Digest]) -> None:
         """Removes those of the digests that nobody writes."""
         with self._lock:
@@ -93,9 +99,9 @@ class Partials:
                         continue
                     found = os.lstat(name, dir_fd=directory)
                     if is_digest(name) and _is_ours(found) and 0 <= time.time() - found.st_mtime < lifetime:
-                        kept.append((found.st_mtime, name, found.st_blocks * 512))
+                        kept.append((found.st_mtime, name, found.st_blocks * BLOCK))
                     else:
-                        freed += found.st_blocks * 512
+                        freed += found.st_blocks * BLOCK
                         remove_at(directory, os.fsencode(name))
                 kept.sort(reverse=True)
                 for _, name, size in kept[most:]:

@@ -40,8 +40,10 @@ from wherry.core.rootfs import Root
 from wherry.core.trash import Trash
 from wherry.core.tree_tar import Write, export_tree, layer_tar
 from wherry.core.unpack import Unpacked
+from wherry.core.usage import Measured
 from wherry.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, SyscallError
 from wherry.linux.syscalls import Long, Pointer, failed, function
+from wherry.linux.usage import BLOCK, disk_usage
 from wherry.spec.ids import ChainId, Digest
 
 _syncfs = function("syncfs", Long)
@@ -104,6 +106,7 @@ class Snapshots:
         self._init_root = os.path.join(root, "init")
         self.trash = Trash(os.path.join(root, "trash"), self.driver.remove)
         self._making_base = threading.Lock()
+        self._measured = Measured()
         self._layers: dict[ChainId, Layer] = {}
         self._active: dict[str, ChainId | None] = {}
         self._leases: Counter[ChainId] = Counter()
@@ -325,6 +328,36 @@ class Snapshots:
     def parents_in_use(self) -> set[ChainId]:
         """The layers that containers' directories and leases stand on (those below them not included)."""
         return {chain for chain in self._active.values() if chain is not None} | set(self._leases)
+
+    def needed(self) -> set[ChainId]:
+        """The layers that containers' directories and leases stand on, and all below those."""
+        found: set[ChainId] = set()
+        for chain_id in self.parents_in_use():
+            step: ChainId | None = chain_id
+            while step is not None and step not in found:
+                found.add(step)
+                layer = self._layers.get(step)
+                step = layer.parent if layer else None
+        return found
+
+    # --- what it takes on disk (blocking: call from threads)
+
+    def container_disk_usage(self, key: str) -> int:
+        """Bytes on disk of the container's own directory."""
+        return disk_usage(f"{self._active_root}/{key}")
+
+    def layer_disk_usage(self, layer: Layer) -> int:
+        """Bytes on disk of a layer, and of the base that the driver has made of it and what is below."""
+        return sum(self._measured.of(f"{root}/{layer.number}") for root in (self._layers_root, self._init_root))
+
+    def disk_usage(self) -> int:
+        """Bytes on disk of all layers and bases, also those that come and go at this moment."""
+        total = disk_usage(self.trash.directory)
+        for root in (self._layers_root, self._init_root):
+            total += os.lstat(root).st_blocks * BLOCK
+            for name in os.listdir(root):
+                total += self._measured.of(f"{root}/{name}") if name.isdigit() else disk_usage(f"{root}/{name}")
+        return total
 
     # --- layers
 

@@ -22,18 +22,18 @@ class Trash:
     """`directory` is on the file system of all that is put into it; `remove` is what ends a tree."""
 
     def __init__(self, directory: str, remove: Callable[[str], None] = remove_tree) -> None:
-        self._directory = directory
+        self.directory = directory
         self._remove = remove
         self._emptying = threading.Lock()
         self._wanted = threading.Event()
 
     def open(self) -> None:
-        os.makedirs(self._directory, mode=0o700, exist_ok=True)
+        os.makedirs(self.directory, mode=0o700, exist_ok=True)
 
     def put(self, path: str) -> None:
         """One rename. Nothing happens if there is nothing at `path`."""
         try:
-            os.rename(path, os.path.join(self._directory, secrets.token_hex(8)))
+            os.rename(path, os.path.join(self.directory, secrets.token_hex(8)))
         except FileNotFoundError:
             pass
 
@@ -56,5 +56,5 @@ class Trash:
     def empty_now(self) -> None:
         with self._emptying:
             self._wanted.clear()  # from here on, what is put into it may be missed
-            for name in os.listdir(self._directory):
-                self._remove(os.path.join(self._directory, name))
+            for name in os.listdir(self.directory):
+                self._remove(os.path.join(self.directory, name))

@@ -206,13 +206,7 @@ class Containers:
         found = listing.select(self._services, all=all, limit=limit, filters=filters)
         answer = []
         for container in found:
-            try:
-                image = self._services.images.get(container.record.image_ref)
-            except NotFound:
-                image = None
-            if image is not None and image.id != container.record.image:
-                image = None  # the tag has moved on
-            entry = inspect.summary(self._services, container, image)
+            entry = inspect.summary(self._services, container)
             if size:
                 entry |= await self._sizes(container)
             answer.append(entry)

@@ -23,7 +23,7 @@ from wherry.core.unpackers import Unpackers
 from wherry.distribution.download import Download, download, full_url, without_password
 from wherry.distribution.hosts import RegistryHosts
 from wherry.engine import changes as dockerfile
-from wherry.engine import image_json, image_listing, image_manifests, image_saving
+from wherry.engine import disk_usage, image_json, image_listing, image_manifests, image_saving
 from wherry.engine.fsck import Fsck
 from wherry.engine.image_names import new_name
 from wherry.engine.image_removal import Removal, Use
@@ -77,7 +77,7 @@ class ImageObjects:
                 entry["RepoDigests"] = [reference.familiar for reference in fitting if reference.digest is not None]
         shared = image_json.shared_sizes(self._images) if shared_size else {}
         for image, entry in zip(found, answer, strict=True):
-            entry["Containers"] = sum(len(self._uses(member.id)) for member in self._images.family(image))
+            entry["Containers"] = sum(len(self._uses(member.id)) for member in self._images.variants(image))
             entry["SharedSize"] = shared.get(image.id, -1)
             if manifests:
                 entry["Manifests"] = await self._manifests(image)
@@ -101,11 +101,15 @@ class ImageObjects:
 
     async def history(self, ref: str, *, platform: Platform | None = None) -> JsonList:
         image = self._images.get(ref, platform)
-        ancestors, step = [], image
+        return image_json.history(image, self._services.snapshots, self._ancestors(image))
+
+    def _ancestors(self, image: Image) -> Sequence[Image]:
+        """The images that it was built on here, nearest first."""
+        found, step = [], image
         while step.parent is not None and (parent := self._images.by_id(step.parent)) is not None:
-            ancestors.append(parent)
+            found.append(parent)
             step = parent
-        return image_json.history(image, self._services.snapshots, ancestors)
+        return found
 
     async def attestations(
         self, ref: str, *, platform: Platform | None, types: Sequence[str], statement: bool
@@ -145,14 +149,16 @@ class ImageObjects:
         image_listing.check(filters, image_listing.PRUNE_FILTERS)
         only_dangling = image_listing.flag(filters.get("dangling") or ["true"], "dangling")
         wanted = {name: values for name, values in filters.items() if name != "dangling" and values}
-        before = await self._images.layers_size()
         deleted: JsonList = []
+        reclaimed = 0
         for image in image_listing.select(self._images, all=True, filters=wanted):
             current = self._images.by_id(image.id)
             if current is None or (only_dangling and current.repo_tags):
                 continue
             if any(self._uses(member.id) for member in self._images.family(current)):
                 continue
+            pieces = disk_usage.pieces_of([*self._images.family(current), *self._ancestors(current)])
+            sizes = await disk_usage.measure(self._images, pieces)
             names = [reference.familiar for reference in current.references] or [str(image.id)]
             for name in names:
                 if self._images.find(name) is not None:
@@ -160,8 +166,8 @@ class ImageObjects:
                         deleted += await self._removal.remove(name, force=False, prune_parents=True)
                     except (Conflict, NotFound):
                         break  # something is built on it, or somebody else was quicker
+            reclaimed += sizes.of(disk_usage.missing(self._images, pieces))
         await self._images.snapshots.trash.empty()
-        reclaimed = max(0, before - await self._images.layers_size())
         if not wanted:
             reclaimed += await thread_to_the_end(self._images.content.partials.remove_old, lifetime=0)
         self._services.events.publish("image", "prune", "", {"reclaimed": str(reclaimed)})

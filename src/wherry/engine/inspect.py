@@ -6,7 +6,6 @@ import time
 
 import msgspec
 
-from wherry.core.images import Image
 from wherry.core.rootfs import BindRoot
 from wherry.engine import security
 from wherry.engine.records import Container, MountPoint, Record, Status
@@ -227,7 +226,13 @@ def status_text(container: Container, now_ns: int) -> str:
             return f"Exited ({state.exit_code}) {since_end} ago" if state.finished_at_ns else "Created"
 
 
-def summary(services: Services, container: Container, image: Image | None) -> Json:
+def _is_called(services: Services, record: Record) -> bool:
+    """Whether the name that the container was made from still leads to its image."""
+    image = services.images.find(record.image_ref)
+    return image is not None and any(variant.id == record.image for variant in services.images.variants(image))
+
+
+def summary(services: Services, container: Container) -> Json:
     """One entry of GET /containers/json."""
     record = container.record
     mode = record.host_config.network_mode
@@ -235,7 +240,7 @@ def summary(services: Services, container: Container, image: Image | None) -> Js
     return {
         "Id": record.id,
         "Names": [f"/{record.name}"],
-        "Image": record.image_ref if image is not None else record.image,
+        "Image": record.image_ref if _is_called(services, record) else record.image,
         "ImageID": record.image,
         "Command": " ".join(
             [record.path, *(f"'{item}'" if any(c.isspace() for c in item) else item for item in record.args)]

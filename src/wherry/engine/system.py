@@ -7,12 +7,14 @@ import os
 import platform
 import secrets
 import time
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping
 
 from wherry import __version__
+from wherry.core.cancellation import thread_to_the_end
 from wherry.distribution import proxies
 from wherry.distribution.hosts import RegistryHosts
-from wherry.engine import image_json, inspect
+from wherry.engine import disk_usage, image_json, inspect
 from wherry.engine.records import Status
 from wherry.engine.registries import registry_config
 from wherry.engine.services import Services
@@ -28,6 +30,7 @@ class System:
         self._services = services
         self._hosts = hosts
         self._id = _engine_id(services.settings.data_root)
+        self._measuring = asyncio.Lock()
 
     async def version(self) -> Json:
         uname = os.uname()
@@ -144,32 +147,33 @@ class System:
         self._services.events.publish("daemon", "reload", self._id, attributes)
 
     async def disk_usage(self, types: Names) -> Json:
+        """All sizes are those on disk (`disk_usage`). "ImagesReclaimable" beside what the API has: what pruning all unused images frees."""
         services = self._services
         wanted = set(types) or {"container", "image", "volume", "build-cache"}
         answer: Json = {"LayersSize": 0, "Images": None, "Containers": None, "Volumes": None, "BuildCache": None}
-        images = {image.id: image for image in services.images.list()}
-        if "image" in wanted:
-            users: dict[str, int] = {}
-            for container in services.containers.all():
-                users[container.record.image] = users.get(container.record.image, 0) + 1
-            answer["LayersSize"] = await services.images.layers_size()
-            shared = image_json.shared_sizes(services.images)
+        store = None
+        if wanted & {"container", "image"}:
+            users = Counter(container.record.image for container in services.containers.all())
+            async with self._measuring:  # each layer is walked through once
+                store = await disk_usage.measure_store(services.images, lambda image: users[image.id] > 0)
+        if store is not None and "image" in wanted:
+            answer["LayersSize"], answer["ImagesReclaimable"] = store.total, store.reclaimable
             answer["Images"] = [
-                {**image_json.summary(image), "Containers": users.get(image.id, 0), "SharedSize": shared[image.id]}
-                for image in images.values()
+                {
+                    **image_json.summary(image),
+                    "Containers": sum(users[variant.id] for variant in services.images.variants(image)),
+                    "Size": store.images[image.id].size,
+                    "SharedSize": store.images[image.id].shared,
+                }
+                for image in services.images.list()
+                if image.id in store.images
             ]
-        if "container" in wanted:
+        if store is not None and "container" in wanted:
             entries = []
             for container in services.containers.all():
-                size, _ = await services.snapshots.usage(container.id)
-                image = images.get(container.record.image)
-                entries.append(
-                    {
-                        **inspect.summary(services, container, image),
-                        "SizeRw": size,
-                        "SizeRootFs": size + (image.size if image else 0),
-                    }
-                )
+                size = await thread_to_the_end(services.snapshots.container_disk_usage, container.id)
+                below = sum(store.layers.get(chain_id, 0) for chain_id in services.snapshots.stands_on(container.id))
+                entries.append({**inspect.summary(services, container), "SizeRw": size, "SizeRootFs": size + below})
             answer["Containers"] = entries
         if "volume" in wanted:
             answer["Volumes"] = await services.volumes.usage(self._volume_users())

@@ -23,6 +23,7 @@ from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 from wherry.errors import NotFound
+from wherry.linux.usage import disk_usage
 from wherry.volumes import filters as volume_filters
 from wherry.volumes.filters import Filters
 from wherry.volumes.model import ANONYMOUS_LABEL, Json, Volume, check_driver, check_name, check_options
@@ -143,7 +144,7 @@ class Volumes:
         return {"VolumesDeleted": removed, "SpaceReclaimed": reclaimed}
 
     async def usage(self, users: Mapping[str, int]) -> Descriptions:
-        """Descriptions with `UsageData`. `users`: how many containers refer to a name."""
+        """Descriptions with `UsageData`: bytes on disk, as `du` counts them. `users`: how many containers refer to a name."""
         answer = []
         for volume in list(self._volumes.values()):
             data = {"Size": await self._size(volume), "RefCount": users.get(volume.name, 0)}
@@ -178,7 +179,7 @@ class Volumes:
         await asyncio.to_thread(shutil.rmtree, aside)
 
     async def _size(self, volume: Volume) -> int:
-        return 0 if volume.bind_source else await asyncio.to_thread(_tree_size, self._mountpoint(volume.name))
+        return 0 if volume.bind_source else await asyncio.to_thread(disk_usage, self._mountpoint(volume.name))
 
     # ---- in a thread
 
@@ -223,22 +224,6 @@ def _sync_directory(path: str) -> None:
         os.fsync(fd)
     finally:
         os.close(fd)
-
-
-def _tree_size(path: str) -> int:
-    """Bytes of the files below, hard links counted once. What vanishes meanwhile counts nothing."""
-    seen: set[tuple[int, int]] = set()
-    total = 0
-    for _root, _directories, files, fd in os.fwalk(path):
-        for name in files:
-            try:
-                found = os.stat(name, dir_fd=fd, follow_symlinks=False)
-            except OSError:
-                continue
-            if (found.st_dev, found.st_ino) not in seen:
-                seen.add((found.st_dev, found.st_ino))
-                total += found.st_size
-    return total
 
 
 def _now() -> str:

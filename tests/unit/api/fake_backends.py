@@ -373,6 +373,7 @@ class FakeSystem:
     async def disk_usage(self, types: Names) -> Json:
         return {
             "LayersSize": 10,
+            "ImagesReclaimable": 5,
             "Images": [{"Size": 6, "SharedSize": 0, "Containers": 1}, {"Size": 4, "SharedSize": 0, "Containers": 0}],
             "Containers": [{"State": "running", "SizeRw": 3}],
             "Volumes": [],

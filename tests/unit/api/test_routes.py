@@ -458,12 +458,13 @@ def test_events_have_the_newest_shape_for_the_newest_client() -> None:
 def test_disk_usage_is_lists_for_the_old_and_sums_for_the_new() -> None:
     async def scenario(served: Served) -> None:
         client = await served.connect()
-        assert (await client.request("GET", "/v1.50/system/df")).json["LayersSize"] == 10
+        old = (await client.request("GET", "/v1.50/system/df")).json
+        assert old["LayersSize"] == 10 and "ImagesReclaimable" not in old
         usage = (await client.request("GET", "/system/df?verbose=1")).json
         assert "LayersSize" not in usage
         images = usage["ImageUsage"]
         assert (images["ActiveCount"], images["TotalCount"], images["TotalSize"]) == (1, 2, 10)
-        assert (images["Reclaimable"], len(images["Items"])) == (4, 2)
+        assert (images["Reclaimable"], len(images["Items"])) == (5, 2)
         assert usage["ContainerUsage"]["Reclaimable"] == 0
 
     run(scenario)
