@@ -692,6 +692,15 @@ def entered(runtime: Runtime) -> int:
     return int((runtime.bundle / "pid").read_text())
 
 
+@contextlib.contextmanager
+def open_directory(path: Path) -> Iterator[int]:
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        yield fd
+    finally:
+        os.close(fd)
+
+
 def with_launcher(runtime: Runtime) -> None:
     assert (runtime.program.parent.parent / "libexec/wherry").is_dir()
 
@@ -702,6 +711,33 @@ def without_launcher(runtime: Runtime) -> None:
     shutil.copytree(runtime.program.parent.parent, prefix, symlinks=True)
     shutil.rmtree(prefix / "libexec")
     runtime.program = prefix / "bin/wherry-runc"
+
+
+@pytest.mark.parametrize("way", [with_launcher, without_launcher])
+def test_a_directory_as_standard_input_is_the_containers(runtime: Runtime, way: Callable[[Runtime], None]) -> None:
+    """As with runc; Python itself does not start with one. Also when numbers are taken by descriptors that are to be preserved."""
+    way(runtime)
+    runtime.write("sh", "-c", "busybox stat -L -c %i /dev/stdin; ls /proc/self/fd; env")
+    run = [
+        "sh",
+        "-c",
+        'exec 3</dev/null 9</dev/zero; exec "$@"',
+        "sh",
+        *runtime.command("run", "-b", str(runtime.bundle)),
+    ]
+    wanted = [str(runtime.bundle.stat().st_ino), "0", "1", "2", "3"]
+    with open_directory(runtime.bundle) as place:
+        done = subprocess.run([*run, "box"], stdin=place, capture_output=True, text=True, check=False)
+        assert done.stdout.splitlines()[:5] == wanted and "WHERRY" not in done.stdout, done.stderr
+        done = subprocess.run(
+            [*run, "--preserve-fds=1", "box"], stdin=place, capture_output=True, text=True, check=False
+        )
+        assert done.stdout.splitlines()[:6] == [*wanted, "4"], done.stderr
+        runtime.start("sleep", "1000")
+        done = runtime("exec", "box", "sh", "-c", "busybox stat -L -c %i /dev/stdin; ls /proc/self/fd", stdin=place)
+        assert done.stdout.splitlines() == wanted
+        for words in (["list", "-q"], ["state", "box"], ["delete", "-f", "box"]):
+            assert runtime(*words, stdin=place).returncode == 0
 
 
 @pytest.mark.parametrize("way", [with_launcher, without_launcher])

@@ -22,6 +22,9 @@ FORMAT = 4
 
 def start(package: str) -> "NoReturn":
     """`package` is wherry's folder."""
+    if directory := posix.environ.pop(b"WHERRY_RUNC_STDIN", b""):  # see `bin/wherry-runc`, `interpreter`
+        posix.dup2(int(directory), 0)
+        posix.close(int(directory))
     gc.disable()  # short-lived, and nothing in it makes garbage in cycles
     sys.path.append(package.rpartition("/")[0])
     preloaded = _preload(f"{package}/__pycache__/wherry-runc-{FORMAT}.{sys.implementation.cache_tag}")

@@ -11,12 +11,14 @@ containers; any other interpreter is copied into sealed memory. See docs/decisio
 from __future__ import annotations
 
 import errno
+import fcntl
 import os
 import sys
 
 from wherry.errors import FailedPrecondition, SyscallError
 
 _TRIED = "WHERRY_RUNC_READONLY"
+_STDIN = "WHERRY_RUNC_STDIN"
 
 
 def require_readonly() -> None:
@@ -39,7 +41,21 @@ def require_readonly() -> None:
         fd = _readonly_interpreter(os.path.realpath(sys.executable))
     except SyscallError:  # Linux 5.12, CAP_SYS_ADMIN
         fd = exe.copy_interpreter(os.path.realpath(sys.executable))
-    os.execve(fd, sys.orig_argv, {**os.environ, _TRIED: "1"})
+    os.execve(fd, sys.orig_argv, {**os.environ, _TRIED: "1", **_hide_directory()})
+
+
+def _hide_directory() -> dict[str, str]:
+    """Python does not start with a directory as its standard input: the variable by which `entry` finds it elsewhere, and puts it back."""
+    try:
+        if os.fstat(0).st_mode & 0o170000 != 0o040000:
+            return {}
+    except OSError:  # it is closed
+        return {}
+    directory = fcntl.fcntl(0, fcntl.F_DUPFD, 3)
+    null = os.open("/dev/null", os.O_RDONLY)
+    os.dup2(null, 0)
+    os.close(null)
+    return {_STDIN: str(directory)}
 
 
 def _is_roots(status: os.stat_result) -> bool:
