@@ -391,9 +391,19 @@ def truncated_gzip(registry: ScriptedRegistry, spec: ImageSpec) -> None:
     registry.put_image(spec, "latest", compress=lambda data: gzip.compress(data)[:-500])
 
 
-def no_image(registry: ScriptedRegistry, spec: ImageSpec) -> None:
+def half_an_image(registry: ScriptedRegistry, spec: ImageSpec) -> None:
+    """One of the layers is no file system."""
+    config = registry.put_blob(image_config(spec)) | {"mediaType": "application/vnd.oci.image.config.v1+json"}
+    kinds = ("application/vnd.oci.image.layer.v1.tar", "text/plain")
+    layers = [registry.put_blob(data) | {"mediaType": kind} for data, kind in zip(spec.layers, kinds, strict=False)]
+    registry.put_manifest({"schemaVersion": 2, "config": config, "layers": layers}, "latest")
+
+
+def damaged_artifact(registry: ScriptedRegistry, spec: ImageSpec) -> None:
     config = registry.put_blob(b"{}") | {"mediaType": "application/vnd.oci.empty.v1+json"}
-    registry.put_manifest({"schemaVersion": 2, "config": config, "layers": []}, "latest")
+    layers = [registry.put_blob(data) | {"mediaType": "text/plain"} for data in (b"one", b"two")]
+    registry.blobs[layers[1]["digest"]] = b"owt"
+    registry.put_manifest({"schemaVersion": 2, "config": config, "layers": layers}, "latest")
 
 
 def foreign_layer(registry: ScriptedRegistry, spec: ImageSpec) -> None:
@@ -417,7 +427,8 @@ def foreign_layer(registry: ScriptedRegistry, spec: ImageSpec) -> None:
         (hostile_layer, (InvalidArgument,)),
         (too_few_layers, (InvalidArgument,)),
         (truncated_gzip, (DataLoss,)),
-        (no_image, (InvalidArgument,)),
+        (half_an_image, (InvalidArgument,)),
+        (damaged_artifact, (DataLoss,)),
         (foreign_layer, (WherryError,)),
     ],
 )

@@ -87,6 +87,8 @@ class Archives:
     async def _store(
         self, archive: Archive, group: Group, found: Found, progress: ProgressSink, *, quiet: bool
     ) -> Image:
+        if found.is_artifact and group.target is not None:
+            return await self._keep_artifact(found, group.target, group.names)
         config = parse_config(await thread_to_the_end(archive.read, found.config, MAX_CONFIG))
         diffs = diff_ids(config)
         if len(diffs) != len(found.layers):
@@ -103,10 +105,17 @@ class Archives:
         sink = (lambda _: None) if quiet else progress
         return await self._record(found, kept, group.names, diffs, documents, target, sink)
 
+    async def _keep_artifact(self, found: Found, target: Descriptor, names: Sequence[Reference]) -> Image:
+        members = {member.digest: member for member in (found.config, *found.layers, found.manifest) if member}
+        blobs = frozenset(members)
+        async with self._images.holding(blobs, ()):
+            await thread_to_the_end(self._keep, members, {})
+            return await self._images.add(NewImage(target.digest, target, blobs, references=list(names)))
+
     def _announce_renames(self, group: Group, progress: ProgressSink) -> None:
         for name in group.names:
             before = self._images.named(name)
-            if before is not None and Digest(before.id) != group.images[0].config.digest:
+            if before is not None and Digest(before.id) != group.images[0].id:
                 text = f"The image {name.familiar} already exists, renaming the old one with ID {before.id} to empty string"
                 progress({"stream": text + "\n"})
 

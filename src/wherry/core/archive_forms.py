@@ -17,7 +17,7 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from wherry.core.compression import Source, decompressed
-from wherry.core.manifests import MAX_DEPTH, is_attached
+from wherry.core.manifests import MAX_DEPTH, is_artifact, is_attached
 from wherry.core.save import IMAGE_NAME, REF_NAME
 from wherry.core.tar import CHUNK, Reader
 from wherry.errors import DataLoss, InvalidArgument, NotFound
@@ -83,12 +83,20 @@ class Archive:
 
 @dataclass(slots=True)
 class Found:
-    """One image of an archive. `manifest`: its own, if it came with one."""
+    """One image of an archive, or an artifact (`is_artifact`: it is kept as it is, and has no platform). `manifest`: its own, if it came with one."""
 
     config: Member
     layers: list[Member]
-    platform: Platform
+    platform: Platform | None
     manifest: Member | None = None
+
+    @property
+    def is_artifact(self) -> bool:
+        return self.platform is None
+
+    @property
+    def id(self) -> Digest:
+        return self.manifest.digest if self.is_artifact and self.manifest else self.config.digest
 
 
 @dataclass(slots=True)
@@ -107,16 +115,17 @@ class Group:
             for one in self.images
         )
 
-    def take_referrer(self, archive: Archive, leaf: _Leaf) -> None:
-        """A manifest elsewhere in the archive that refers to this target, or to one of its images."""
+    def take_referrer(self, archive: Archive, leaf: _Leaf) -> bool:
+        """→ whether it is one: a manifest elsewhere in the archive that refers to this target, or to one of its images."""
         subject = leaf.manifest.raw.get("subject")
         own = {found.manifest.digest for found in self.images if found.manifest} | {
             member.digest for member in self.attached
         }
-        if isinstance(subject, dict) and subject.get("digest") in own | (
-            {self.target.digest} if self.target else set()
-        ):
-            self.attached += leaf.members(archive)
+        about = own | ({self.target.digest} if self.target else set())
+        if not isinstance(subject, dict) or subject.get("digest") not in about:
+            return False
+        self.attached += leaf.members(archive)
+        return True
 
 
 def _normalize(name: str) -> str:
@@ -186,11 +195,14 @@ def images_of(archive: Archive, platforms: Sequence[Platform]) -> list[Group]:
 
 
 def _keep_platforms(group: Group, platforms: Sequence[Platform]) -> None:
+    def suits(found: Found, wanted: Platform) -> bool:
+        return found.platform is None or matches(wanted, found.platform)
+
     for wanted in platforms:
-        if not any(matches(wanted, found.platform) for found in group.images):
+        if not any(suits(found, wanted) for found in group.images):
             name = group.names[0].familiar if group.names else group.images[0].config.digest
             raise NotFound(f"image {name} in the archive does not provide the specified platform ({wanted})")
-    group.images = [found for found in group.images if any(matches(wanted, found.platform) for wanted in platforms)]
+    group.images = [found for found in group.images if any(suits(found, wanted) for wanted in platforms)]
 
 
 def _named_by_docker(archive: Archive, groups: list[Group]) -> list[Group]:
@@ -248,10 +260,12 @@ def _layout_groups(archive: Archive) -> list[Group]:
         extras = [member for leaf in attached for member in leaf.members(archive)]
         target = Descriptor(descriptor.media_type, descriptor.digest, descriptor.size)
         groups[descriptor.digest] = Group(found, _names_of(descriptor), target, [*indexes, *extras])
+    artifacts: list[Group] = []
     for leaf in loose:
-        for group in groups.values():
-            group.take_referrer(archive, leaf)
-    return list(groups.values())
+        taken = [group for group in groups.values() if group.take_referrer(archive, leaf)]
+        if leaf.is_top and (not taken or _names_of(leaf.descriptor)):
+            artifacts.append(leaf.as_artifact(archive))
+    return [*groups.values(), *artifacts]
 
 
 @dataclass(slots=True)
@@ -261,6 +275,17 @@ class _Leaf:
     descriptor: Descriptor
     member: Member
     manifest: Manifest
+    is_top: bool
+    """Whether index.json lists it itself."""
+
+    def as_artifact(self, archive: Archive) -> Group:
+        """InvalidArgument when it is not whole, or an image that is attached to what is not here."""
+        if not is_artifact(self.manifest):
+            raise InvalidArgument(f"invalid archive: {self.descriptor.digest} belongs to an image that is not in it")
+        parts = [archive.blob(part.digest) for part in self.manifest.layers]
+        found = Found(archive.blob(self.manifest.config.digest), parts, None, self.member)
+        target = Descriptor(self.manifest.media_type, self.member.digest, self.member.size)
+        return Group([found], _names_of(self.descriptor), target)
 
     def members(self, archive: Archive) -> list[Member]:
         """Its own document and the blobs that it lists, as far as they are there."""
@@ -290,7 +315,7 @@ def _leaves(archive: Archive, top: Descriptor) -> tuple[list[Member], list[_Leaf
                 continue
             document = parse_document(archive.read(member, MAX_DOCUMENT), descriptor.media_type)
             if isinstance(document, Manifest):
-                leaves.append(_Leaf(descriptor, member, document))
+                leaves.append(_Leaf(descriptor, member, document, descriptor is top))
             else:
                 indexes.append(member)
                 following += document.manifests

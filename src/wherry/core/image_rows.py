@@ -51,6 +51,11 @@ class Row:
     targets: list[Descriptor] = field(default_factory=list)
     blobs: list[Digest] = field(default_factory=list)
 
+    @property
+    def is_artifact(self) -> bool:
+        """Whether the id is that of a manifest; an image's is that of its config."""
+        return any(target.digest == self.id for target in self.targets)
+
 
 def read(conn: sqlite3.Connection) -> tuple[list[Row], list[tuple[str, Digest]]]:
     """→ the images in the order in which they came, and (name, target)."""

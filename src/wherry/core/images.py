@@ -1,6 +1,7 @@
 """The images: which there are, what they are called, what they need; and what nothing needs any more.
 
-In wherryd, on the event loop. An image is its config: the config's digest is its id, as in Docker's classic store. What a name stands for is a
+In wherryd, on the event loop. An image is its config: the config's digest is its id, as in Docker's classic store (an artifact, which need not have a
+config of its own, is its manifest). What a name stands for is a
 *target*: a manifest, or an index of manifests. The images of one index, one for each platform that is here, belong together: the one that suits
 this machine best is the target's *primary*, which the names show; the others are its variants, found by name and platform. All rows and configs
 are kept in memory, so look-ups cost no I/O. Contents are `content`'s, unpacked layers `snapshots`', rows `image_rows`'.
@@ -32,7 +33,9 @@ from wherry.errors import Conflict, InvalidArgument, NotFound, WherryError
 from wherry.spec.ids import ChainId, Digest, ImageId
 from wherry.spec.image import (
     MAX_CONFIG,
+    MAX_DOCUMENT,
     Descriptor,
+    Manifest,
     Platform,
     chain_ids,
     compatible,
@@ -40,6 +43,7 @@ from wherry.spec.image import (
     host_platform,
     normalize,
     parse_config,
+    parse_document,
     platform_of,
 )
 from wherry.spec.reference import Reference, parse, parse_any
@@ -49,8 +53,9 @@ _log = logging.getLogger(__name__)
 
 @dataclass(frozen=True, slots=True)
 class Image:
-    """One image. `config` is the image config as it was pulled: do not change it. `layers`: lowest first. `targets`: its manifest, or the
-    indexes that list it; the latest last. `references`: the names of the targets whose primary it is."""
+    """One image, or an artifact: that has no config and no layers here, and its size is that of its blobs. `config` is the image config as it was
+    pulled: do not change it. `layers`: lowest first. `targets`: its manifest, or the indexes that list it; the latest last. `references`: the names
+    of the targets whose primary it is."""
 
     id: ImageId
     config: Mapping[str, Any]
@@ -65,6 +70,11 @@ class Image:
     @property
     def target(self) -> Descriptor:
         return self.targets[-1]
+
+    @property
+    def is_artifact(self) -> bool:
+        """Whether it is no container image, but something else that registries carry (a chart, a signature, a model)."""
+        return any(ImageId(target.digest) == self.id for target in self.targets)
 
     @property
     def repo_tags(self) -> tuple[str, ...]:
@@ -97,10 +107,10 @@ class Image:
 
 @dataclass(slots=True)
 class NewImage:
-    """What `Images.add` makes an image of. `target`: the index or manifest that `references` stand for. `blobs`: all that it needs (also target and
-    config). `tagged`: a user gives the name (`docker inspect` shows when)."""
+    """What `Images.add` makes an image of. `id`: its config's digest, or an artifact's manifest's. `target`: the index or manifest that `references`
+    stand for. `blobs`: all that it needs (also target and config). `tagged`: a user gives the name (`docker inspect` shows when)."""
 
-    config_digest: Digest
+    id: Digest
     target: Descriptor
     blobs: frozenset[Digest]
     layers: list[Staged] = field(default_factory=list)
@@ -152,6 +162,8 @@ class Images:
 
     def _image(self, row: image_rows.Row) -> Image:
         """From what is stored. NotFound when a layer is missing."""
+        if row.is_artifact:
+            return self._artifact(row)
         config = parse_config(self.content.read(Digest(row.id), MAX_CONFIG))
         chain = chain_ids(diff_ids(config))
         size = 0
@@ -163,6 +175,14 @@ class Images:
         parent = ImageId(row.parent) if row.parent else None
         targets = tuple(row.targets)
         return Image(ImageId(row.id), config, chain, size, targets, frozenset(row.blobs), (), parent, row.tagged_at)
+
+    def _artifact(self, row: image_rows.Row) -> Image:
+        parts = {Digest(row.id)}
+        document = parse_document(self.content.read(Digest(row.id), MAX_DOCUMENT))
+        if isinstance(document, Manifest):
+            parts |= {part.digest for part in (document.config, *document.layers)}
+        size = sum(self.content.size(digest) for digest in parts)
+        return Image(ImageId(row.id), {}, (), size, tuple(row.targets), frozenset(row.blobs), (), None, row.tagged_at)
 
     # --- look-ups
 
@@ -359,10 +379,10 @@ class Images:
 
     def _row_of(self, new: NewImage) -> image_rows.Row:
         """The image's row, with what is known of it already."""
-        known = self._images.get(ImageId(new.config_digest))
+        known = self._images.get(ImageId(new.id))
         targets = [target for target in (known.targets if known else ()) if target.digest != new.target.digest]
         parent = new.parent if new.parent in self._images else None
-        row = image_rows.Row(new.config_digest, parent, now() if new.tagged else None)
+        row = image_rows.Row(new.id, parent, now() if new.tagged else None)
         if known is not None:
             row.parent = row.parent or known.parent
             row.tagged_at = row.tagged_at or known.tagged_at

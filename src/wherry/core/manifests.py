@@ -19,6 +19,7 @@ from wherry.spec.image import (
     Descriptor,
     Index,
     Manifest,
+    is_layer_type,
     parse_document,
 )
 
@@ -29,7 +30,8 @@ MAX_DEPTH = 3
 ATTESTATION = "attestation-manifest"
 REFERENCE_TYPE = "vnd.docker.reference.type"
 REFERENCE_DIGEST = "vnd.docker.reference.digest"
-_IMAGE_CONFIGS = (OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream", "")
+_IMAGE_CONFIGS = (OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream", "text/html", "")
+"""The last three are what old registries and builders wrote by mistake; the config itself is checked."""
 
 
 def is_attestation(descriptor: Descriptor) -> bool:
@@ -41,10 +43,17 @@ def is_attached(descriptor: Descriptor, manifest: Manifest) -> bool:
     """Whether it is no image, but something that belongs to one, or an artifact of another kind."""
     return (
         is_attestation(descriptor)
-        or manifest.config.media_type not in _IMAGE_CONFIGS
+        or is_artifact(manifest)
         or manifest.raw.get("subject") is not None
         or bool(manifest.raw.get("artifactType"))
     )
+
+
+def is_artifact(manifest: Manifest) -> bool:
+    """Whether it is no container image: its config is of another kind, or of its layers not one is a file system's (cosign's signatures)."""
+    if manifest.config.media_type not in _IMAGE_CONFIGS:
+        return True
+    return bool(manifest.layers) and not any(is_layer_type(layer.media_type) for layer in manifest.layers)
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,12 +75,12 @@ def walk(content: Content, target: Descriptor, depth: int = MAX_DEPTH) -> Iterat
             yield from walk(content, entry, depth - 1)
 
 
-def manifest_of(content: Content, target: Descriptor, config: str) -> tuple[Descriptor, Manifest]:
-    """The manifest below `target` of the image with that config. NotFound."""
+def manifest_of(content: Content, target: Descriptor, image_id: str) -> tuple[Descriptor, Manifest]:
+    """The manifest below `target` of the image or artifact with that id. NotFound."""
     for node in walk(content, target):
-        if isinstance(node.document, Manifest) and node.document.config.digest == config:
+        if isinstance(node.document, Manifest) and image_id in (node.document.config.digest, node.descriptor.digest):
             return node.descriptor, node.document
-    raise NotFound(f"image {config}: its manifest is not below {target.digest}")
+    raise NotFound(f"image {image_id}: its manifest is not below {target.digest}")
 
 
 def referrers(content: Content, blobs: Iterable[Digest], known: Container[Digest]) -> list[Descriptor]:

@@ -23,8 +23,8 @@ from wherry.core.admission import Admission
 from wherry.core.cancellation import thread_to_the_end
 from wherry.core.content import Resumed
 from wherry.core.images import Image, Images, NewImage
-from wherry.core.layers import LayerWork, Wanted, both
-from wherry.core.manifests import MAX_DEPTH, REFERENCE_DIGEST, is_attestation
+from wherry.core.layers import LayerWork, Wanted, all_of, both
+from wherry.core.manifests import MAX_DEPTH, REFERENCE_DIGEST, is_artifact, is_attestation
 from wherry.core.slots import Slots
 from wherry.core.snapshots import Staged
 from wherry.core.unpack import Unpacked, check_diff_id
@@ -37,10 +37,8 @@ from wherry.errors import DataLoss, Internal, InvalidArgument, NotFound, Permiss
 from wherry.spec.calls import ProgressSink, RegistryAuth
 from wherry.spec.ids import Digest
 from wherry.spec.image import (
-    DOCKER_CONFIG,
     MAX_CONFIG,
     MAX_DOCUMENT,
-    OCI_CONFIG,
     Descriptor,
     Index,
     Manifest,
@@ -67,19 +65,19 @@ REPORT_SECONDS = 0.1
 _NO_SUCH_RANGE = 416
 MAX_ATTESTATIONS = 8
 MAX_ATTACHED = 256 << 20
-_CONFIG_TYPES = (OCI_CONFIG, DOCKER_CONFIG, "application/octet-stream", "text/html", "")
-"""The last three are what old registries and builders wrote by mistake; the config itself is checked."""
 
 
 @dataclass(frozen=True, slots=True)
 class _Plan:
-    """What is to be fetched: `target` is what the name stands for in the registry (an index or the manifest itself)."""
+    """What is to be fetched: `target` is what the name stands for in the registry (an index or the manifest itself). An artifact has no `config`
+    and no `diffs`: of what it is made of nothing is looked into."""
 
     target: Descriptor
     documents: dict[Digest, bytes]
+    described: Descriptor
     manifest: Manifest
-    config: bytes
-    diffs: tuple[Digest, ...]
+    config: bytes = b""
+    diffs: tuple[Digest, ...] = ()
     attached: tuple[Descriptor, ...] = ()
     """What the attestations of the image hold; their manifests are among `documents`."""
 
@@ -129,7 +127,8 @@ class Puller:
             progress({"status": f"Pulling from {wanted.path}", "id": wanted.digest or wanted.tag})
             plan = await _plan(repository, wanted, fetched, platform)
             plan.documents.update(signatures)
-            image, changed = await self._carry_out(repository, plan, wanted, progress)
+            carry_out = self._keep_artifact if is_artifact(plan.manifest) else self._carry_out
+            image, changed = await carry_out(repository, plan, wanted, progress)
         progress({"status": f"Digest: {plan.target.digest}"})
         outcome = "Downloaded newer image for" if changed else "Image is up to date for"
         progress({"status": f"Status: {outcome} {wanted.familiar}"})
@@ -171,6 +170,24 @@ class Puller:
                 image = await images.add(NewImage(manifest.config.digest, plan.target, blobs, staged, names))
         return image, before is None or before.id != image.id
 
+    async def _keep_artifact(
+        self, repository: Repository, plan: _Plan, wanted: Reference, progress: ProgressSink
+    ) -> tuple[Image, bool]:
+        """As `_carry_out`, for what is only kept."""
+        images, described = self._images, plan.described
+        parts = {part.digest: part for part in (plan.manifest.config, *plan.manifest.layers)}
+        names = [wanted] if wanted.digest else [wanted, wanted.with_digest(plan.target.digest)]
+        blobs = frozenset({*plan.documents, *parts})
+        before = images.named(wanted)
+        async with images.holding(blobs, ()), self._resumable(blobs):
+            await thread_to_the_end(self._add_missing, plan.documents)
+            await all_of([self._fetch_blob(repository, part, progress) for part in parts.values()])
+            own = Descriptor(described.media_type, described.digest, len(plan.documents[described.digest]))
+            if plan.target.digest != own.digest:  # its own manifest is a target of every artifact
+                await images.add(NewImage(own.digest, own, blobs))
+            image = await images.add(NewImage(own.digest, plan.target, blobs, references=names))
+        return image, before is None or before.id != image.id
+
     def _add_missing(self, documents: Mapping[Digest, bytes]) -> None:
         for digest, data in documents.items():
             if not self._content.has(digest):
@@ -210,15 +227,25 @@ class Puller:
                 if not self._content.has(descriptor.digest):
                     await self._keep(repository, descriptor, diff_id)
 
-    async def _fetch_blob(self, repository: Repository, descriptor: Descriptor) -> None:
+    async def _fetch_blob(
+        self, repository: Repository, descriptor: Descriptor, tell: ProgressSink = lambda _: None
+    ) -> None:
         """A blob that is only kept."""
         async with self._blob_lock(descriptor.digest):
-            if not self._content.has(descriptor.digest):
-                await self._keep(repository, descriptor)
+            if self._content.has(descriptor.digest):
+                tell_of(tell, descriptor, "Already exists")
+            else:
+                await self._keep(repository, descriptor, tell=tell)
 
-    async def _keep(self, repository: Repository, descriptor: Descriptor, diff_id: Digest | None = None) -> None:
+    async def _keep(
+        self,
+        repository: Repository,
+        descriptor: Descriptor,
+        diff_id: Digest | None = None,
+        tell: ProgressSink = lambda _: None,
+    ) -> None:
         async def download(file: Resumed) -> None:
-            await self._download(repository, descriptor, file, Growing(descriptor.size), lambda _: None)
+            await self._download(repository, descriptor, file, Growing(descriptor.size), tell)
             if diff_id is not None:
                 await thread_to_the_end(check_diff_id, file.path, diff_id)
 
@@ -344,6 +371,7 @@ async def _plan(repository: Repository, wanted: Reference, fetched: Fetched, pla
     document = parse_document(fetched.data, fetched.media_type)
     target = Descriptor(document.media_type, fetched.digest, len(fetched.data))
     documents = {fetched.digest: fetched.data}
+    described = target
     attestations: list[Descriptor] = []
     for _ in range(MAX_DEPTH):
         if isinstance(document, Manifest):
@@ -358,13 +386,11 @@ async def _plan(repository: Repository, wanted: Reference, fetched: Fetched, pla
             for other in document.manifests
             if is_attestation(other) and other.annotations.get(REFERENCE_DIGEST) == entry.digest
         ]
-        document = parse_document(inner.data, entry.media_type)
+        document, described = parse_document(inner.data, entry.media_type), entry
     if isinstance(document, Index):
         raise InvalidArgument("index: indexes are nested too deep")
-    if document.config.media_type not in _CONFIG_TYPES:
-        raise InvalidArgument(
-            f"unsupported media type {document.config.media_type or '(none)'}: {wanted.familiar} is not a container image"
-        )
+    if is_artifact(document):
+        return _Plan(target, documents, described, document)
     for layer in document.layers:
         if not is_layer_type(layer.media_type):
             raise InvalidArgument(f"unsupported layer media type {layer.media_type or '(none)'}")
@@ -382,7 +408,7 @@ async def _plan(repository: Repository, wanted: Reference, fetched: Fetched, pla
             f"wanted {normalize(platform)}, actual: {found}"
         )
     attached = await _attached(repository, attestations, documents)
-    return _Plan(target, documents, document, config, diffs, attached)
+    return _Plan(target, documents, described, document, config, diffs, attached)
 
 
 async def _attached(

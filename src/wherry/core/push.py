@@ -17,7 +17,7 @@ import aiohttp
 
 from wherry.core.images import Images, no_such_image
 from wherry.core.layers import all_of
-from wherry.core.manifests import MAX_DEPTH, is_attached, walk
+from wherry.core.manifests import MAX_DEPTH, is_artifact, is_attached, walk
 from wherry.core.pull import REPORT_SECONDS, in_dockers_words, tell_of
 from wherry.core.slots import Slots
 from wherry.distribution.connection import PIECE, new_session
@@ -53,6 +53,7 @@ class _Document:
     data: bytes
     blobs: tuple[Descriptor, ...] = ()
     below: tuple[_Document, ...] = ()
+    is_artifact: bool = False
 
 
 class Pusher:
@@ -128,7 +129,8 @@ class Pusher:
         document = parse_document(data, descriptor.media_type)
         if isinstance(document, Manifest):
             blobs = (document.config, *document.layers)
-            return _Document(descriptor, data, blobs) if all(self._content.has(blob.digest) for blob in blobs) else None
+            is_here = all(self._content.has(blob.digest) for blob in blobs)
+            return _Document(descriptor, data, blobs, is_artifact=is_artifact(document)) if is_here else None
         below = [self._read(entry, depth - 1) for entry in document.manifests]
         complete = tuple(one for one in below if one is not None)
         return _Document(descriptor, data, below=complete) if len(complete) == len(below) else None
@@ -147,6 +149,8 @@ class Pusher:
         said = document.descriptor.platform
         if said is not None:
             return normalize(said)
+        if document.is_artifact:
+            return Platform("unknown", "unknown")
         return platform_of(parse_config(self._content.read(document.blobs[0].digest, MAX_CONFIG)))
 
     # --- blobs

@@ -64,7 +64,7 @@ def _parts(content: Content, item: Saved) -> tuple[Descriptor, list[Digest], lis
 
     A single image out of an index stands for itself: other tools look for no platform then.
     """
-    configs = {Digest(image.id) for image in item.images}
+    ids = {Digest(image.id) for image in item.images}
     target = item.target
     if not item.everything and len(item.images) == 1:
         target, _ = manifest_of(content, item.target, item.images[0].id)
@@ -75,7 +75,8 @@ def _parts(content: Content, item: Saved) -> tuple[Descriptor, list[Digest], lis
             found[node.descriptor.digest] = None
         elif isinstance(node.document, Manifest):
             subject = node.descriptor.annotations.get(REFERENCE_DIGEST, "")
-            if not (item.everything or node.document.config.digest in configs or subject in kept):
+            is_wanted = node.document.config.digest in ids or node.descriptor.digest in ids
+            if not (item.everything or is_wanted or subject in kept):
                 continue
             kept.add(node.descriptor.digest)
             found[node.descriptor.digest] = None
@@ -107,8 +108,10 @@ def _index_entries(target: Descriptor, names: Sequence[Reference]) -> Iterator[d
 def _add_docker_image(
     content: Content, item: Saved, docker: dict[str, dict[str, Any]], repositories: dict[str, dict[str, str]]
 ) -> None:
-    """manifest.json knows no platforms: it has the primary alone."""
+    """manifest.json knows no platforms: it has the primary alone. Nor does it know artifacts."""
     image = item.images[0]
+    if image.is_artifact:
+        return
     _, manifest = manifest_of(content, item.target, image.id)
     layers = [_path(layer.digest) for layer in manifest.layers]
     entry = docker.setdefault(image.id, {"Config": _path(Digest(image.id)), "RepoTags": None, "Layers": layers})

@@ -105,6 +105,8 @@ def row_problems(rows: Rows, content: Content) -> tuple[list[Problem], dict[Chai
     for row in rows.images:
         try:
             _, manifest = _manifest_of(content, row)
+            if row.is_artifact:
+                continue
             diffs = diff_ids(parse_config(content.read(Digest(row.id), MAX_CONFIG)))
             chain = chain_ids(diffs)
             sources.update(zip(chain, (layer.digest for layer in manifest.layers), strict=True))

@@ -43,6 +43,10 @@ async def create_container(
         parse_platform(platform) if platform else None,
         adopt=services.admission.accepts(request.image),
     )
+    if image.is_artifact:
+        raise InvalidArgument(
+            f"{request.image} is not a container image, but another artifact: nothing of it can be run"
+        )
     with services.images.in_use(image):
         await services.admission.at_run(request.image, image)
         return await _create(services, image, request, host, wanted_name)

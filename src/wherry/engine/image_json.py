@@ -74,7 +74,7 @@ def inspect(image: Image, snapshots: Snapshots) -> Json:
         "RepoDigests": list(image.repo_digests),
         "Config": {key: image.run[key] for key in RUN_KEYS if image.run.get(key) not in (None, "", False)},
         "Architecture": config.get("architecture") or "",
-        "Os": config.get("os") or "linux",
+        "Os": config.get("os") or ("" if image.is_artifact else "linux"),
         "Size": image.size,
         "GraphDriver": {"Name": snapshots.driver.name, "Data": _driver_data(image, snapshots)},
         "RootFS": {"Type": "layers", "Layers": list((config.get("rootfs") or {}).get("diff_ids") or [])},
