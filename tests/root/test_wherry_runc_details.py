@@ -4,14 +4,18 @@ ended, working directories that the user cannot enter, parts of cgroups.
 
 from __future__ import annotations
 
+import json
 import os
 import shutil
 import signal
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tests.root.test_wherry_runc import PARENT, Runtime, program, rootfs, runtime
+
+from wherry.linux import cgroups
 
 __all__ = ["program", "rootfs", "runtime"]
 
@@ -103,7 +107,7 @@ def test_an_exec_in_a_part_of_the_cgroup(runtime: Runtime) -> None:
     for words, text in (
         (("..",), "bad sub cgroup path"),
         (("pids:part/../..",), "bad sub cgroup path"),
-        (("nothing",), "no such file or directory"),
+        (("nothing",), "error adding pid of the process to cgroups: open "),
         (("cows:part",), "unknown controller"),
         (("part", "other"), "missing <controller>: prefix"),
     ):
@@ -190,3 +194,80 @@ def test_many_bind_mounts_need_few_descriptors(runtime: Runtime) -> None:
         mounts=[*runtime.config["mounts"], {"destination": "/tmp", "type": "tmpfs"}, *binds],
     )
     assert done.stdout == "100\n", done.stderr
+
+
+def test_a_script_without_its_interpreter_is_told_as_by_its_own_stderr(runtime: Runtime, tmp_path: Path) -> None:
+    """Not of `run` is it said: with create and start apart nobody but the container's stderr could get it."""
+    script = tmp_path / "script"
+    script.write_text("#!/nowhere/sh\n")
+    script.chmod(0o755)
+    mounts = [*runtime.config["mounts"], {"destination": "/tmp/x", "source": str(script), "options": ["bind"]}]
+    done = runtime.run("/tmp/x", mounts=mounts)
+    words = "exec /tmp/x: no such file or directory\n"
+    assert (done.returncode, done.stdout, done.stderr) == (255, "", words)
+    detached(runtime, "create", "-b", str(runtime.bundle), "box")
+    pid = json.loads((runtime.root / "box/state.json").read_text())["pid"]
+    assert runtime("start", "box").returncode == 0
+    assert os.waitstatus_to_exitcode(os.waitpid(pid, 0)[1]) == 255
+    assert (runtime.bundle / "output").read_text() == words
+
+
+@pytest.mark.parametrize("user_namespace", [False, True])
+@pytest.mark.parametrize("id_mapped", [False, True])
+def test_a_source_below_the_root_is_what_earlier_mounts_show(
+    runtime: Runtime, rootfs: Path, tmp_path: Path, user_namespace: bool, id_mapped: bool
+) -> None:
+    ids = [{"containerID": 0, "hostID": 100000, "size": 65536}]
+    owner = 100000 if user_namespace else 0
+    for name in ("outer", "inner"):
+        (tmp_path / name / "x").mkdir(parents=True)
+        (tmp_path / name / "file").write_text(name)
+        for path in (tmp_path / name / "file", tmp_path / name / "x"):
+            os.chown(path, owner, owner)
+    again = {"type": "bind", "options": ["rbind"], **({"uidMappings": ids, "gidMappings": ids} if id_mapped else {})}
+    mounts = [
+        *runtime.config["mounts"],
+        {"destination": "/tmp", "type": "bind", "source": str(tmp_path / "outer"), "options": ["bind"]},
+        {"destination": "/tmp/x", "type": "bind", "source": str(tmp_path / "inner"), "options": ["bind"]},
+        {"destination": "/root", "source": f"{rootfs}/tmp", **again},  # what is mounted below comes along
+        {"destination": f"{rootfs}/etc", "source": f"{rootfs}/tmp/x", **again},  # a destination that names the root
+    ]
+    changes: dict[str, Any] = {"mounts": mounts, "root": {"path": str(rootfs)}}
+    if user_namespace:
+        spaces = [*runtime.config["linux"]["namespaces"], {"type": "user"}]
+        changes |= {"linux_namespaces": spaces, "linux_uidMappings": ids, "linux_gidMappings": ids}
+    done = runtime.run("sh", "-c", "cat /root/file /root/x/file /etc/file; ls -n /etc/file", **changes)
+    assert done.stdout.startswith("outerinnerinner"), done.stderr
+    # a file of the host's 0 is seen as 100000 through the mapping, and that is the user namespace's 0
+    seen = {(False, False): "0", (False, True): "100000", (True, False): "0", (True, True): "65534"}
+    assert done.stdout.split()[3] == seen[user_namespace, id_mapped]
+
+
+@pytest.mark.requires("hybrid")
+def test_it_is_in_the_unified_hierarchy_too(runtime: Runtime) -> None:
+    """As by runc, on a machine that has both versions; what enters it is there, and it goes with the container."""
+    layout = cgroups.detect()
+    assert layout.unified is not None
+    unified = layout.unified.mountpoint
+    pid = runtime.start("sleep", "1000", linux_namespaces=[*SHARED_PIDS, {"type": "pid"}])
+    group = f"{PARENT}/{runtime.bundle.parent.name}"
+    assert f"0::{group}\n" in Path(f"/proc/{pid}/cgroup").read_text()
+    assert json.loads((runtime.root / "box/state.json").read_text())["cgroup_paths"][""] == f"{unified}{group}"
+    assert f"0::{group}\n" in runtime("exec", "box", "cat", "/proc/self/cgroup").stdout
+    pinned = runtime.bundle / "pinned.json"  # enters by itself, not by birth
+    process = {"args": ["/bin/cat", "/proc/self/cgroup"], "cwd": "/", "user": {"uid": 0, "gid": 0}}
+    pinned.write_text(json.dumps({**process, "execCPUAffinity": {"initial": "0"}}))
+    done = runtime("exec", "--process", str(pinned), "box")
+    assert f"0::{group}\n" in done.stdout, done.stderr
+    assert ":/\n" not in done.stdout
+    assert runtime("delete", "-f", "box").returncode == 0
+    assert not Path(f"{unified}{group}").exists()
+
+
+def test_the_filters_flags_and_execs_are_in_the_debug_log(runtime: Runtime) -> None:
+    section = {"defaultAction": "SCMP_ACT_ALLOW", "flags": ["SECCOMP_FILTER_FLAG_LOG"]}
+    runtime.start("sleep", "1000")
+    assert "level=debug" in runtime("--debug", "exec", "box", "true").stderr
+    runtime("delete", "-f", "box")
+    runtime.write("true", linux_seccomp=section)
+    assert 'msg="seccomp filter flags: 2"' in runtime("--debug", "run", "-b", str(runtime.bundle), "box").stderr

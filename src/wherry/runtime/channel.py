@@ -2,6 +2,7 @@
 
     child → parent   READY        everything is set up; I wait for GO before I execute the program   (only when held)
                      HOOKS        namespaces and mounts are there; run your hooks, then GO
+                     IDS          number of a mount, and its source as a detached mount: give it its id mappings, then GO
                      CONSOLE      the terminal's master, attached
                      EXEC         the next thing is execve
                      FAILED       step, errno, text: nothing runs
@@ -22,7 +23,7 @@ import struct
 
 from wherry.errors import StartError
 
-READY, HOOKS, CONSOLE, EXEC, FAILED, GO, PID = b"R", b"H", b"C", b"X", b"F", b"G", b"P"
+READY, HOOKS, IDS, CONSOLE, EXEC, FAILED, GO, PID = b"R", b"H", b"I", b"C", b"X", b"F", b"G", b"P"
 _LIMIT = 1 << 16
 
 

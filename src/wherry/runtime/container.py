@@ -132,6 +132,7 @@ def create(
     pivot: bool = True,
     systemd: bool = False,
     rootless: bool | None = False,
+    unified: bool = False,
 ) -> InitProcess:
     """Makes the container that `config` describes on the directory `rootfs` and starts its program, or with `hold` leaves it before that.
 
@@ -147,6 +148,7 @@ def create(
     pivot            False: the root is entered by chroot(2), where pivot_root(2) cannot be: the host's root is a ramdisk
     systemd          the cgroup is a unit of systemd's; linux.cgroupsPath is "slice:prefix:name" then
     rootless         whether the container may go without a cgroup where we may not make one; None: where we are not the machine's root
+    unified          on a hybrid machine the container is in the cgroup v2 hierarchy, too
     sibling          the process becomes the child of the caller's parent (`spawn.spawn`), and the caller may end
     Returns when execve has succeeded, or with `hold` when the process waits. StartError naming the step, with everything undone.
     """
@@ -187,7 +189,7 @@ def create(
         init.console_newlines = console_newlines
         init.console_size = console_size or _console_size(spec)
         init.hold, init.preserve_fds, init.parent_death_signal = hold, preserve_fds, parent_death_signal
-        group = make_group(config, container_id, undo, systemd=systemd, rootless=rootless)
+        group = make_group(config, container_id, undo, systemd=systemd, rootless=rootless, unified=unified)
         if group.mode == "none" and "pid" not in init.namespaces.own:
             init.plan.warnings.append(
                 "a rootless container with no cgroup and no private pid namespace: not all of its processes can be found to be ended"
@@ -207,7 +209,7 @@ def create(
         cgroup_fd = group.clone_fd()
         if cgroup_fd is not None:
             undo.append(lambda: os.close(cgroup_fd))
-        init.cgroup_fds = group.prepare_join() if cgroup_fd is None else []
+        init.cgroup_fds = group.prepare_join(born=cgroup_fd is not None)
         undo.append(lambda: _close_all(init.cgroup_fds))
         resctrl = None
         if linux.get("intelRdt") is not None:
@@ -314,8 +316,9 @@ def make_group(
     *,
     systemd: bool,
     rootless: bool | None = False,
+    unified: bool = False,
 ) -> Cgroup:
-    """The cgroup with its limits, before there is a process to limit. `rootless`: as of `create`."""
+    """The cgroup with its limits, before there is a process to limit. `rootless`, `unified`: as of `create`."""
     linux = config.get("linux") or {}
     resources: Any = dict(linux.get("resources") or {})
     if systemd:
@@ -328,7 +331,7 @@ def make_group(
         if not path:
             raise InvalidArgument("linux.cgroupsPath: a container needs a cgroup")
         try:
-            group = cgroups.open_group(path)
+            group = cgroups.open_group(path, unified=unified)
         except FailedPrecondition as error:  # no cgroup file system at all
             group = _group_of_user(linux, container_id, resources, error, rootless)
     try:
@@ -460,7 +463,7 @@ def _launch(
         state = hooks.state(config, container_id, "creating", pid, bundle)
         hooks.run(init.hooks["prestart"] + init.hooks["createRuntime"], state)
 
-    console, waits = _await_exec(ours, run_hooks)
+    console, waits = _await_exec(ours, run_hooks, init.rootfs.map_ids)
     if not waits or init.hold_fifo >= 0:
         ours.close()
     return InitProcess(pid, pidfd, console, init.plan.warnings, group, ours if waits and init.hold_fifo < 0 else None)
@@ -476,7 +479,11 @@ def _stdio_fds(stdio: Stdio, undo: list[Callable[[], object]]) -> tuple[int, int
     return stdin, stdout, stderr
 
 
-def _await_exec(channel: _socket.socket, run_hooks: Callable[[], None] | None = None) -> tuple[int | None, bool]:
+def _await_exec(
+    channel: _socket.socket,
+    run_hooks: Callable[[], None] | None = None,
+    map_ids: Callable[[int, int], None] | None = None,
+) -> tuple[int | None, bool]:
     """Follows the child's messages to the end: (terminal's master, whether it waits to be started). StartError when it fails."""
     console: int | None = None
     executing = False
@@ -488,6 +495,12 @@ def _await_exec(channel: _socket.socket, run_hooks: Callable[[], None] | None = 
                 console = fd
             elif kind == messages.HOOKS and run_hooks is not None:
                 run_hooks()
+                messages.send(channel, messages.GO)
+            elif kind == messages.IDS and map_ids is not None and fd is not None:
+                try:
+                    map_ids(int(message[1:]), fd)
+                finally:
+                    os.close(fd)
                 messages.send(channel, messages.GO)
             elif kind == messages.READY:
                 return console, True
@@ -551,10 +564,13 @@ def exec_process(
         job.parent_death_signal, job.preserve_fds = parent_death_signal, preserve_fds
         # with CPUs to run on before it is in the cgroup, the helper has to enter by itself
         by_birth = job.affinity is None or not job.affinity.initial
-        cgroup_fd = cgroup.clone_fd(beside=init_pid) if by_birth else None
-        if cgroup_fd is not None:
-            undo.append(lambda: os.close(cgroup_fd))
-        job.cgroup_fds = cgroup.prepare_join() if cgroup_fd is None else []
+        try:
+            cgroup_fd = cgroup.clone_fd(beside=init_pid) if by_birth else None
+            if cgroup_fd is not None:
+                undo.append(lambda: os.close(cgroup_fd))
+            job.cgroup_fds = cgroup.prepare_join(born=cgroup_fd is not None)
+        except SyscallError as error:
+            raise StartError("cgroup", f"error adding pid of the process to cgroups: {error}", error.errno) from None
         wanted = (config.get("linux") or {}).get("intelRdt")
         if wanted is not None:
             from wherry.runtime import rdt

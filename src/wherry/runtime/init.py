@@ -151,6 +151,11 @@ class Init:
         """The parent's, if it were root. A mount namespace of our own shows what the parent's does, and in it we may clone mounts."""
         if self.unprivileged:
             self.rootfs.open_sources()
+        self.rootfs.ask_for_ids = self.ask_for_ids
+
+    def ask_for_ids(self, number: int, fd: int) -> None:
+        messages.send(self.channel, messages.IDS + b"%d" % number, fd)
+        messages.wait_for_go(self.channel)
 
     # -------------------------------------------------------------------------------------------------- between the roots
 

@@ -82,7 +82,7 @@ def restore(
     ):
         checkpoint.check_images(images.fd, options.image_path)
         try:
-            group = container.make_group(config, state.id, undo, systemd=systemd)
+            group = container.make_group(config, state.id, undo, systemd=systemd, unified=True)
             work = _Work(state, config, group, rootfs, bundle, on_ready)
             undo.append(container.OnFailure(work.end))
             request = work.request(options, [images, *([work_directory] if options.work_path else [])])
@@ -194,8 +194,8 @@ class _Work:
         return joined
 
     def run(self, options: checkpoint.Options, request: dict[str, Any], stdio: tuple[int, int, int]) -> dict[str, Any]:
-        fds = self.group.prepare_join()
         cgroup_fd = self.group.clone_fd()
+        fds = self.group.prepare_join(born=cgroup_fd is not None)
 
         def prepare() -> list[int]:
             cgroups.join(fds)

@@ -4,7 +4,8 @@
 bind mounts - as detached mounts (for an ordinary user the child does so, with that user's view and rights); the child
 attaches them in its own mount namespace, each on a descriptor resolved inside the new root. So no host path is looked
 up once the new root is there, and none in the container is looked up by the host's
-rules. Steps in the child, in this order:
+rules. The one source that the child opens is what an earlier mount shows below the root, resolved there. Steps in the
+child, in this order:
 
     attach_root → mount_all → create_devices → (hooks) → write_protect → mask → pivot
 
@@ -47,7 +48,7 @@ _EMPTY_TMPFS = [("mode", "0755"), ("size", "4k"), ("nr_inodes", "2")]
 class _Mount:
     """One entry of `mounts`, understood, with the detached mount of its source if that comes from the host."""
 
-    __slots__ = ("destination", "fd", "id_maps", "is_directory", "is_new", "options", "source", "type")
+    __slots__ = ("destination", "fd", "id_maps", "inside", "is_directory", "is_new", "options", "source", "type")
 
     def __init__(self, entry: oci.Mount, bundle: str) -> None:
         self.destination = entry.get("destination", "")
@@ -59,6 +60,8 @@ class _Mount:
         self.is_directory = True
         self.is_new = False
         """The mount point was not there and has been made."""
+        self.inside = ""
+        """The source's path from the container's root, where an earlier mount is to be seen in it."""
         if not self.destination.startswith("/"):
             self.destination = "/" + self.destination  # relative destinations are deprecated, and meant from the root
         self.id_maps: tuple[str, str] | None = None
@@ -90,19 +93,30 @@ class _Mount:
             )
         self.id_maps = namespaces.id_map(uids, "uidMappings"), namespaces.id_map(gids, "gidMappings")
 
-    def open_source(self, given: int | None, user_namespace: Callable[[tuple[str, str]], int]) -> None:
+    def open_source(self, given: int | None, map_ids: Callable[[_Mount], None]) -> None:
         """Bind mounts: the source as a detached mount with all its attributes; private unless the options say otherwise.
 
-        `given`: a detached mount to take instead of the source's path. `user_namespace`: a descriptor for id mappings.
+        `given`: a detached mount to take instead of the source's path. `map_ids`: gives `fd` its id mappings.
         """
-        if self.type != "bind" or self.options.remount:
+        if self.type != "bind" or self.options.remount or self.inside:
             return
+        self.fd = mounts.clone_tree(self.source, recursive=self.options.recursive) if given is None else os.dup(given)
+        self._prepare(map_ids)
+
+    def open_inside(self, root: int, map_ids: Callable[[_Mount], None]) -> None:
+        """The same for a source `inside` the container's root."""
+        place = paths.open_in_root(root, self.inside)
+        try:
+            self.fd = mounts.clone_tree("", fd=place, recursive=self.options.recursive, subject=self.source)
+        finally:
+            os.close(place)
+        self._prepare(map_ids)
+
+    def _prepare(self, map_ids: Callable[[_Mount], None]) -> None:
         options = self.options
-        self.fd = mounts.clone_tree(self.source, recursive=options.recursive) if given is None else os.dup(given)
         self.is_directory = stat.S_ISDIR(os.fstat(self.fd).st_mode)
         if self.id_maps is not None:
-            recursive = options.idmap == "ridmap"
-            mounts.map_ids(self.fd, user_namespace(self.id_maps), recursive=recursive, subject=self.source)
+            map_ids(self)
         every = options.recursive_attributes
         if options.recursive and options.readonly and _is_sysfs(self.fd):
             # what is mounted in /sys, cgroups above all, may be the user's own to change (CVE-2023-25809)
@@ -163,6 +177,10 @@ class Rootfs:
         self._whole: list[str] = []
         self.root = -1
         self.entries = [_Mount(entry, bundle) for entry in config.get("mounts") or ()]
+        if isinstance(path, str):
+            _find_inside(self.entries, os.path.normpath(path))
+        self.ask_for_ids: Callable[[int, int], None] | None = None
+        """In the child: has the parent give the descriptor, the source of the entry with this number, its id mappings (`map_ids`)."""
         self.make_dev = not any(
             mount.type == "bind" and mount.destination.rstrip("/") == "/dev" for mount in self.entries
         )
@@ -189,7 +207,7 @@ class Rootfs:
             ) from None
         for mount in self.entries:
             try:
-                mount.open_source(self.sources.get(mount.destination), self._user_namespace)
+                mount.open_source(self.sources.get(mount.destination), self._map_ids)
                 if mount.type == "cgroup" and self.group is not None:
                     if self.group.mode == "v1":
                         self._open_groups(mount)
@@ -227,6 +245,16 @@ class Rootfs:
 
             self._user_namespaces[maps] = idmaps.user_namespace(*maps)
         return self._user_namespaces[maps]
+
+    def _map_ids(self, mount: _Mount) -> None:
+        self.map_ids(self.entries.index(mount), mount.fd)
+
+    def map_ids(self, number: int, fd: int) -> None:
+        """Id mappings for the detached mount `fd`, the source of the entry with this number."""
+        mount = self.entries[number]
+        assert mount.id_maps is not None
+        recursive = mount.options.idmap == "ridmap"
+        mounts.map_ids(fd, self._user_namespace(mount.id_maps), recursive=recursive, subject=mount.source)
 
     def _clone_hierarchy(self, mount: _Mount) -> int:
         """cgroup v2 in a user namespace, which may mount it only with a cgroup namespace of its own: the host's, where its
@@ -294,6 +322,8 @@ class Rootfs:
         if mount.options.remount:
             self._remount(mount)
             return
+        if mount.inside:
+            mount.open_inside(self.root, self._have_ids_mapped)
         target = self._target(mount)
         try:
             match mount.type:
@@ -307,6 +337,11 @@ class Rootfs:
                     self._mount_new(mount, target)
         finally:
             os.close(target)
+
+    def _have_ids_mapped(self, mount: _Mount) -> None:
+        """By the parent, who has power over the file system."""
+        assert self.ask_for_ids is not None
+        self.ask_for_ids(self.entries.index(mount), mount.fd)
 
     def _target(self, mount: _Mount) -> int:
         """The mount point, made if missing. proc and sysfs want a plain directory (CVE-2023-27561); the inside of /proc is off limits."""
@@ -560,6 +595,31 @@ class Rootfs:
         kind, recursive = self.propagation
         if kind and kind != mounts.SLAVE:
             mounts.set_propagation("/", kind, recursive=recursive)
+
+
+def _find_inside(entries: list[_Mount], root: str) -> None:
+    """What runc gets by mounting one after the other: a source below the root's path in which earlier mounts are to be seen is
+    looked up there, when they are; a destination may begin with the root's path.
+    """
+    earlier: list[str] = []
+    for mount in entries:
+        mount.destination = _below(root, mount.destination) or mount.destination
+        if mount.type == "bind":
+            inside = _below(root, mount.source)
+            below, every = f"{inside.rstrip('/')}/", mount.options.recursive
+            if inside and any(
+                below.startswith(f"{at.rstrip('/')}/") or (every and at.startswith(below)) for at in earlier
+            ):
+                mount.inside = inside
+        earlier.append(os.path.normpath(mount.destination))
+
+
+def _below(root: str, path: str) -> str:
+    """The absolute `path` from `root` on, "" when it is not below it."""
+    if root == "/" or not path.startswith(root):
+        return ""
+    clean = os.path.normpath(path)
+    return clean.removeprefix(root) or "/" if clean == root or clean.startswith(f"{root}/") else ""
 
 
 def _inert_clone(path: str, flags: int) -> int:

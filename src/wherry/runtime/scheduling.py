@@ -100,9 +100,13 @@ class MemoryPolicy:
             )
         nodes = cpulist.parse(wanted.get("nodes") or "", "linux.memoryPolicy.nodes: invalid memory policy nodes")
         if mode in ("MPOL_DEFAULT", "MPOL_LOCAL") and nodes:
-            raise InvalidArgument(f"linux.memoryPolicy.nodes: {mode} has no nodes")
+            raise InvalidArgument(
+                f"linux.memoryPolicy.nodes: {mode}: memory policy mode requires 0 nodes but got {nodes.bit_count()}"
+            )
         if mode not in ("MPOL_DEFAULT", "MPOL_LOCAL", "MPOL_PREFERRED") and not nodes:
-            raise InvalidArgument(f"linux.memoryPolicy.nodes: {mode} needs at least one node")
+            raise InvalidArgument(
+                f"linux.memoryPolicy.nodes: {mode}: memory policy mode requires at least one node but got 0"
+            )
         self.mode = MEMORY_MODES[mode] | _flags(
             wanted.get("flags"), MEMORY_FLAGS, "linux.memoryPolicy.flags: invalid memory policy flag"
         )

@@ -117,6 +117,7 @@ def guard(body: Body, channel: _socket.socket) -> None:
             os.write(2, f"{error}\n".encode("utf-8", "replace"))
         except OSError:
             pass
+        os._exit(255)  # as runc's
     os._exit(127 if error.step == "exec" else 1)
 
 

@@ -11,8 +11,8 @@
 Runs in the engine, the shim, `wherry-runc`. The layout of the machine is read from /proc/self/mountinfo once per
 process (`detect`), so call it in the host's mount namespace. **Invariant:** only groups at or below a path given to
 `open_group` are ever written to, besides enabling controllers for children on v2 along the path. systemd's driver is
-`systemd`. Absent: threaded groups, and the controller-less `unified` hierarchy of a hybrid machine (v1 has all the
-controllers there).
+`systemd`. On a hybrid machine v1 has all the controllers; there `open_group(…, unified=True)` takes the v2 hierarchy
+along, as runc does, for what tells groups apart by it (systemd, BPF, nftables). Absent: threaded groups.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ if TYPE_CHECKING:
         mode: str
         """ "v1" or "v2"."""
         paths: dict[str, str]
-        """The group's host path per controller (v2: the one key ""). `reopen` finds the group again from it; runc's
+        """The group's host path per controller; "" is the v2 hierarchy. `reopen` finds the group again from it; runc's
         state.json calls it "cgroup_paths".
         """
 
@@ -52,13 +52,15 @@ if TYPE_CHECKING:
             """v2: the user may divide the group. v1, where that would not be safe: nothing."""
 
         def exists(self) -> bool: ...
-        def prepare_join(self) -> list[int]:
-            """Descriptors for `join`, CLOEXEC, owned by the caller."""
+        def prepare_join(self, *, born: bool = False) -> list[int]:
+            """Descriptors for `join`, CLOEXEC, owned by the caller. `born`: the process is cloned into the group that
+            `clone_fd` gives, and needs what is left.
+            """
 
         def clone_fd(self, beside: int = 0) -> int | None:
-            """v2: the group's directory for clone3(CLONE_INTO_CGROUP), owned by the caller; the group that the
-            process `beside` is in now, where the container's init has moved itself to a child group. v1: None, use
-            `prepare_join`.
+            """The group's directory in the v2 hierarchy for clone3(CLONE_INTO_CGROUP), owned by the caller; on a v2
+            machine the group that the process `beside` is in now, where the container's init has moved itself to a
+            child group. None where there is none.
             """
 
         def apply(self, resources: Resources, *, update: bool = False) -> None:
@@ -194,10 +196,10 @@ def own_groups() -> dict[str, str]:
     return groups
 
 
-def open_group(cgroups_path: str, *, layout: Layout | None = None) -> Cgroup:
+def open_group(cgroups_path: str, *, layout: Layout | None = None, unified: bool = False) -> Cgroup:
     """The group of an OCI `linux.cgroupsPath`: absolute paths count from the hierarchies' roots, relative ones from
     this process's own group (on v2 from its parent, since a group that has processes cannot have controllers for its
-    children). ".." cannot leave the root.
+    children). ".." cannot leave the root. `unified`: on a hybrid machine also in the v2 hierarchy.
     """
     if "\0" in cgroups_path or "\n" in cgroups_path:
         raise InvalidArgument(f"cgroupsPath {cgroups_path!r} has a character that no path may have")
@@ -212,6 +214,8 @@ def open_group(cgroups_path: str, *, layout: Layout | None = None) -> Cgroup:
         base = _below(hierarchy, own.get(hierarchy.controllers[0], "/"))
         for controller in hierarchy.controllers:
             paths[controller] = f"{base}{clean}"
+    if unified and layout.v1 and layout.unified:
+        paths[""] = f"{_below(layout.unified, own.get('', '/'))}{clean}"
     if not layout.v1:
         assert layout.unified is not None
         parent = os.path.dirname(own.get("", "/"))
@@ -226,7 +230,7 @@ def reopen(paths: dict[str, str], *, layout: Layout | None = None, unit: str = "
         from wherry.linux.cgroups import systemd
 
         return systemd.reopen(paths, unit, layout=layout)
-    if "" in paths:
+    if paths.keys() == {""}:
         from wherry.linux.cgroups import v2
 
         mountpoint = layout.unified.mountpoint if layout.unified else "/sys/fs/cgroup"
@@ -248,6 +252,8 @@ def below(group: Cgroup, paths: dict[str, str]) -> Cgroup:
         if controller and (controller not in result or group.mode == "v2"):
             raise InvalidArgument(f"unknown controller {controller} in --cgroup")
     for controller, base in group.paths.items():
+        if not controller and group.mode == "v1":
+            continue  # without controllers there is nothing to divide
         wanted = paths.get(controller, paths.get(""))
         if wanted is not None:
             result[controller] = os.path.normpath(f"{base}/{wanted}")

@@ -43,7 +43,7 @@ class NoCgroup:
     def exists(self) -> bool:
         return False
 
-    def prepare_join(self) -> list[int]:
+    def prepare_join(self, *, born: bool = False) -> list[int]:
         return []
 
     def clone_fd(self, beside: int = 0) -> int | None:

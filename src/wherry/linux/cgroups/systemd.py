@@ -326,7 +326,7 @@ def open_unit(
     for hierarchy in layout.v1:
         for controller in hierarchy.controllers:
             paths[controller] = f"{hierarchy.mountpoint}{place}"
-    if not layout.v1:
+    if layout.unified or not layout.v1:  # also on a hybrid machine: there systemd counts a unit's processes
         paths[""] = f"{layout.unified.mountpoint if layout.unified else '/sys/fs/cgroup'}{place}"
     group = reopen(paths, unit, layout=layout)
     group.plan(
@@ -338,4 +338,4 @@ def open_unit(
 def reopen(paths: dict[str, str], unit: str, *, layout: Layout | None = None) -> UnitV1 | UnitV2:
     """The group that had these `paths` and that unit, for a process that did not make it."""
     layout = layout or cgroups.detect()
-    return UnitV2(paths, layout, unit) if "" in paths else UnitV1(paths, layout, unit)
+    return UnitV2(paths, layout, unit) if paths.keys() == {""} else UnitV1(paths, layout, unit)

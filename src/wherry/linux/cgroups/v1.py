@@ -1,6 +1,7 @@
 """cgroup v1: one directory per mounted hierarchy, also where controllers are mounted together or some are missing.
 
-Runs in the engine, the shim, `wherry-runc`. **Invariant:** every hierarchy is optional; what needs a missing
+Also the v2 hierarchy of a hybrid machine, which has none: a process is born there (`clone_fd`), since to move into a
+v2 group costs a grace period. Runs in the engine, the shim, `wherry-runc`. **Invariant:** every hierarchy is optional; what needs a missing
 controller fails when it is asked for, by name. Limits are in `v1_resources`, figures in `v1_stats` (loaded when asked
 for). Source: the kernel's Documentation/admin-guide/cgroup-v1/.
 """
@@ -49,6 +50,8 @@ class CgroupV1:
                     "freezer" in hierarchy.controllers and files.read(f"{directory}/freezer.state").strip() != "THAWED"
                 ):
                     raise Conflict(f"container's cgroup unexpectedly frozen: {directory}")
+            if "" in self.paths:
+                self._create_unified(made, populated=populated)
         except BaseException:
             for directory in reversed(made):
                 try:
@@ -56,6 +59,18 @@ class CgroupV1:
                 except OSError:
                     pass  # another container has begun to use that ancestor
             raise
+
+    def _create_unified(self, made: list[str], *, populated: bool) -> None:
+        """It limits nothing: where it cannot be made, the group does without."""
+        directory = self.paths[""]
+        try:
+            is_new = _make(directory, made)
+        except SyscallError:
+            del self.paths[""]
+            self._directories.remove(directory)
+            return
+        if not is_new and not populated and files.read(f"{directory}/cgroup.procs"):
+            raise Conflict(f"the container's cgroup is not empty: processes run in {directory}")
 
     def release(self) -> None:
         pass
@@ -66,19 +81,32 @@ class CgroupV1:
     def exists(self) -> bool:
         return any(os.path.isdir(directory) for directory in self._directories)
 
-    def prepare_join(self) -> list[int]:
+    def prepare_join(self, *, born: bool = False) -> list[int]:
         fds: list[int] = []
+        unified = self.paths.get("")
         try:
             for directory in self._directories:
-                fds.append(os.open(f"{directory}/tasks", os.O_WRONLY | os.O_CLOEXEC))
+                if directory != unified:
+                    path = f"{directory}/tasks"
+                elif born:
+                    continue
+                else:
+                    path = f"{directory}/cgroup.procs"
+                fds.append(os.open(path, os.O_WRONLY | os.O_CLOEXEC))
         except OSError as error:
             for fd in fds:
                 os.close(fd)
-            raise SyscallError("open", f"{directory}/tasks", error.errno or 0) from None
+            raise SyscallError("open", path, error.errno or 0) from None
         return fds
 
     def clone_fd(self, beside: int = 0) -> int | None:
-        return None
+        directory = self.paths.get("")
+        if directory is None:
+            return None
+        try:
+            return os.open(directory, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        except OSError as error:
+            raise SyscallError("open", directory, error.errno or 0) from None
 
     def apply(self, resources: Resources, *, update: bool = False) -> None:
         from wherry.linux.cgroups import v1_resources

@@ -81,7 +81,9 @@ class CgroupV2:
     def exists(self) -> bool:
         return os.path.isdir(self._directory)
 
-    def prepare_join(self) -> list[int]:
+    def prepare_join(self, *, born: bool = False) -> list[int]:
+        if born:
+            return []
         path = f"{self._directory}/cgroup.procs"
         try:
             return [os.open(path, os.O_WRONLY | os.O_CLOEXEC)]

@@ -63,7 +63,7 @@ def _remove_remains(settings: Globals, container_id: str) -> None:
 
         group: Cgroup = systemd.open_unit(path, container_id, {}, {})
     else:
-        group = cgroups.open_group(path or (container_id if os.geteuid() else f"/{container_id}"))
+        group = cgroups.open_group(path or (container_id if os.geteuid() else f"/{container_id}"), unified=True)
     group.kill()
     group.delete()
     leftover.remove()

@@ -99,6 +99,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         raise StartError(error.step, f"exec failed: unable to start container process: {error}", error.errno) from None
     finally:
         os.close(pidfd)
+    settings.write("debug", f"container {state.id}: process {started.pid} beside {state.pid}")
     for warning in started.warnings:
         settings.write("warning", warning)
     try:

@@ -38,6 +38,12 @@ def program_for(root: str, config: Config) -> tuple[bytes | None, int]:
     return program, _flags(section)
 
 
+def flags_with_listener(config: Config, flags: int) -> int:
+    """The `flags` as seccomp(2) gets them, also where the filter has a listener."""
+    rules = (config["linux"].get("seccomp") or {}).get("syscalls") or ()
+    return flags | (8 if any(rule.get("action") == "SCMP_ACT_NOTIFY" for rule in rules) else 0)
+
+
 def _flags(section: Seccomp) -> int:
     if not section.get("flags"):
         return 4 if "flags" not in section else 0  # linux.seccomp.flags_of, without its import

@@ -59,6 +59,8 @@ def launch(
         raise NotFound(f"invalid rootfs: {rootfs} is not a directory")
     preserved = preserved_fds(config["process"], values["preserve-fds"])
     program, flags = filters.program_for(settings.root, config)
+    if settings.debug and program is not None:
+        settings.write("debug", f"seccomp filter flags: {filters.flags_with_listener(config, flags)}")
     state = states.make(settings.root, container_id)
     process = notify = None
     try:
@@ -87,6 +89,7 @@ def launch(
             console_newlines=not values["console-socket"],
             systemd=settings.systemd_cgroup,
             rootless=settings.rootless,
+            unified=True,
         )
         state.pid, state.start = process.pid, states.start_time(process.pid) or 0
         state.bundle, state.rootfs, state.oci_version = bundle, rootfs, config["ociVersion"]
@@ -116,6 +119,8 @@ def launch(
             shared_mounts.remove(state)
         state.remove()
         if isinstance(error, StartError):
+            if not detached and refused_by_execve(error):
+                raise
             raise StartError(
                 error.step, f"wherry-runc {verb} failed: unable to start container process: {error}", error.errno
             ) from None
@@ -123,6 +128,13 @@ def launch(
             raise type(error)(f"wherry-runc {verb} failed: {error}") from None
         raise
     return Launched(state, config, process, notify)
+
+
+def refused_by_execve(error: StartError) -> bool:
+    """Whether everything was there, and the kernel did not execute the program (a script without its interpreter): of that the
+    program's own stderr tells, in runc and wherever create and start are two calls.
+    """
+    return error.step == "exec" and error.message.startswith("exec ")
 
 
 class Launched:

@@ -197,7 +197,7 @@ def _print_help(topic: list[str]) -> int:
         width = max(map(len, VERBS))
         verbs = "".join(f"   {verb:<{width}}  {about}\n" for verb, about in VERBS.items())
         text = (
-            "NAME:\n   wherry-runc - run containers from OCI bundles, with runc's command line\n\n"
+            "NAME:\n   wherry-runc - Open Container Initiative runtime: runs containers from bundles, with runc's command line\n\n"
             "USAGE:\n   wherry-runc [global options] command [command options] [arguments...]\n\n"
             f"COMMANDS:\n{verbs}\nGLOBAL OPTIONS:\n{options.describe(GLOBAL)}\n"
             "Run 'wherry-runc help COMMAND' for the options of a command.\n"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from wherry.errors import WherryError
+from wherry.errors import StartError, WherryError
 from wherry.runtime.cli import ending, launch, options
 from wherry.runtime.cli.foreground import Foreground, become_subreaper
 from wherry.runtime.cli.options import Option
@@ -31,7 +31,13 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     foreground = None if detached else Foreground()
     if not detached and not values["no-subreaper"]:
         become_subreaper()
-    made = launch.launch(settings, values, arguments[0], verb="run", hold=False, detached=detached)
+    try:
+        made = launch.launch(settings, values, arguments[0], verb="run", hold=False, detached=detached)
+    except StartError as error:
+        if detached or not launch.refused_by_execve(error):
+            raise
+        os.write(2, f"{error}\n".encode("utf-8", "replace"))
+        return 255
     state, config, process = made.state, made.config, made.process
     try:
         ending.run_poststart_hooks(state, config)
