@@ -72,6 +72,8 @@ def test_what_is_pushed_comes_back_as_it_was(cli: str, engine: Engine, registry:
     assert done.stdout.startswith(f"The push refers to repository [{registry}/{Path(cli).name}/app]\n")
     assert "Pushed" in done.stdout and "1: digest: sha256:" in done.stdout
     digest = done.stdout.split("digest: ")[1].split()[0]
+    repository = f"{registry}/{Path(cli).name}/app"
+    assert engine.inspect(name)["RepoDigests"] == [f"{repository}@{digest}"]
     again = run(engine, cli, "push", name)
     assert again.returncode == 0 and "Pushed" not in again.stdout and f"digest: {digest}" in again.stdout
     engine.docker("rmi", name)
@@ -91,6 +93,29 @@ def test_an_image_that_was_pulled_is_pushed_with_its_digest_and_blobs_are_mounte
     assert "Mounted from source/app" in said and "Pushed" not in said
     assert raw_manifest(f"{registry}/target/app:2") == raw_manifest(f"{registry}/source/app:1")
     assert f"{registry}/target/app:2" in engine.inspect(f"{registry}/source/app:1")["RepoTags"]
+
+
+@differs_on_dockerd("20.10 knows no identities")
+def test_where_an_image_came_from_is_told_and_no_tag_changes_it(engine: Engine, registry: str, tmp_path: Path) -> None:
+    load(engine, tmp_path, f"{registry}/origin:1")
+    image = engine.inspect(f"{registry}/origin:1")["Id"]
+    version = engine.api("GET", "/version")[1]["ApiVersion"]
+
+    def told() -> tuple[object, list[object]]:
+        inspected = engine.api("GET", f"/v{version}/images/{image}/json")[1].get("Identity")
+        listed = engine.api("GET", f"/v{version}/images/json?manifests=1&identity=1")[1]
+        [manifests] = [item["Manifests"] for item in listed if item["Id"] == image]
+        return inspected, [one["ImageData"].get("Identity") for one in manifests]
+
+    assert told() == (None, [None])
+    engine.docker("push", "-q", f"{registry}/origin:1")
+    pulled = {"Pull": [{"Repository": f"{registry}/origin"}]}
+    assert told() == (pulled, [pulled])
+    engine.docker("tag", image, "docker.io/library/famous:1")
+    assert told() == (pulled, [pulled])
+    assert "Identity" not in engine.api("GET", f"/v1.52/images/{image}/json")[1]
+    status, refused = engine.api("GET", f"/v{version}/images/json?identity=1")
+    assert (status, refused["message"]) == (400, "conflicting options: identity requires manifests=1")
 
 
 @pytest.mark.parametrize("cli", CLIS)

@@ -12,6 +12,7 @@ import signal
 import subprocess
 import sys
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -100,7 +101,7 @@ class Lab:
                 target = await Target.open(session, hosts, reference, RegistryAuth())
                 image = await signatures.resolve(repository, reference)
                 named = parse(claimed) if claimed else reference
-                await signatures.publish(repository, target, image, named, key)
+                await signatures.publish(target, image, named, key)
                 return image.digest
 
         return asyncio.run(run())
@@ -426,3 +427,40 @@ def test_a_broken_policy_keeps_the_engine_from_starting(lab: Lab, tmp_path: Path
         )
         assert done.returncode == 1 and words in done.stderr and path in done.stderr
     assert BUSYBOX in lab.engine.objects()["images"]
+
+
+@pytest.mark.parametrize("ours", [True, False])
+def test_signatures_go_along_with_a_push_that_is_asked_to_take_them(lab: Lab, tmp_path: Path, ours: bool) -> None:
+    """To a registry with a list of referrers and one without; an image that is pushed back is let in again, by the same policy, and by others that
+    look under cosign's tag."""
+    name = "team/along:1" if ours else "team/along:2"
+    text = f"along {ours}"
+    lab.push(name, text, tmp_path / "layout")
+    digest = lab.sign(name, "ann")
+    lab.engine.docker("pull", "-q", f"{lab.host}/{name}")
+    with ExitStack() as stack:
+        root = tmp_path / "r"
+        host = stack.enter_context(wherry_registry(root)).host if ours else stack.enter_context(docker_registry(root))
+        mirrored = f"{host}/copy/along:1"
+        lab.engine.docker("tag", f"{lab.host}/{name}", mirrored)
+        lab.engine.docker("push", "-q", mirrored)
+        other = Lab(lab.engine, host, lab.root)
+        assert b"UNKNOWN" in other.get(f"copy/along/manifests/{cosign.tag_of(digest)}")
+        done = wherry(lab, "push", "--referrers", mirrored)
+        assert done.returncode == 0 and "Refers to sha256:" in done.stdout, done.stderr
+        assert wherry(lab, "push", "--referrers", mirrored).returncode == 0
+        [layer] = json.loads(other.get(f"copy/along/manifests/{cosign.tag_of(digest)}"))["layers"]
+        assert layer["mediaType"] == cosign.PAYLOAD_TYPE
+        where = f"referrers/{digest}" if ours else f"manifests/{digest.replace(':', '-')}"
+        [referrer] = json.loads(other.get(f"copy/along/{where}"))["manifests"]
+        assert referrer["artifactType"] == cosign.ARTIFACT_TYPE
+        repository = parse(f"{lab.host}/{name}").name
+        moved = {"type": "remapIdentity", "prefix": f"{host}/copy/along", "signedPrefix": repository}
+        rule = [lab.signed("ann")[0] | {"signedIdentity": moved}]
+        lab.engine.docker("rmi", "-f", lab.engine.output("images", "-q", mirrored))
+        try:
+            lab.reload(lab.policy(**{f"{host}/copy": rule}), "configuration reloaded")
+            lab.engine.docker("pull", "-q", mirrored)
+            assert lab.engine.output("run", "--rm", "--network=none", mirrored) == text
+        finally:
+            lab.reload(lab.policy(), "configuration reloaded")

@@ -92,8 +92,17 @@ class ImageBackend(Protocol):
     """`platform`: of the images that a name stands for the one for it; NotFound when it is not here."""
 
     async def list(
-        self, *, all: bool, filters: Filters, manifests: bool = False, shared_size: bool = False
-    ) -> JsonList: ...
+        self,
+        *,
+        all: bool,
+        filters: Filters,
+        manifests: bool = False,
+        identity: bool = False,
+        shared_size: bool = False,
+    ) -> JsonList:
+        """`identity`: of each of the `manifests`."""
+        ...
+
     async def inspect(self, ref: str, *, platform: Platform | None = None, manifests: bool = False) -> Json: ...
     async def history(self, ref: str, *, platform: Platform | None = None) -> JsonList: ...
     async def attestations(
@@ -121,9 +130,16 @@ class ImageBackend(Protocol):
         ...
 
     async def push(
-        self, repository: str, tag: str, *, platform: str | None, auth: RegistryAuth, progress: ProgressSink
+        self,
+        repository: str,
+        tag: str,
+        *,
+        platform: str | None,
+        referrers: bool = False,
+        auth: RegistryAuth,
+        progress: ProgressSink,
     ) -> None:
-        """`tag` "": all tags of the repository. NotFound when there is none."""
+        """`tag` "": all tags of the repository. NotFound when there is none. `referrers`: what refers to the image and is here goes along."""
         ...
 
     async def save(self, refs: Sequence[str], *, platforms: Sequence[Platform]) -> AsyncIterator[bytes]:

@@ -105,6 +105,8 @@ def image_list(images: JsonList, version: Version) -> JsonList:
 def image_inspect(image: Json, version: Version) -> Json:
     image["RepoTags"] = image.get("RepoTags") or []
     image["RepoDigests"] = image.get("RepoDigests") or []
+    if version < (1, 53):
+        image.pop("Identity", None)
     if version < (1, 52):
         for name in ("Parent", "Comment", "DockerVersion", "Author"):
             image.setdefault(name, "")

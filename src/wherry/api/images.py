@@ -44,10 +44,15 @@ class ImageRoutes:
         filters = call.filters()
         if call.version < (1, 25) and call.text("filter") and "reference" not in filters:
             filters["reference"] = [call.text("filter")]
+        manifests = call.version >= (1, 47) and call.flag("manifests")
+        identity = call.version >= (1, 54) and call.flag("identity")
+        if identity and not manifests:
+            raise InvalidArgument("conflicting options: identity requires manifests=1")
         images = await self._backend.list(
             all=call.flag("all"),
             filters=filters,
-            manifests=call.version >= (1, 47) and call.flag("manifests"),
+            manifests=manifests,
+            identity=identity,
             shared_size=call.version >= (1, 42) and call.flag("shared-size"),
         )
         return call.answer(compat.image_list(images, call.version))
@@ -86,12 +91,18 @@ class ImageRoutes:
         return await stream_progress(call, import_)
 
     async def push(self, call: Call) -> web.StreamResponse:
+        """`referrers` is wherry's own parameter."""
         auth = parse_auth(call.http.headers.get(HEADER, ""))
-        platform = _platform(call, since=(1, 46))
+        platform, referrers = _platform(call, since=(1, 46)), call.flag("referrers")
 
         async def push(progress: ProgressSink) -> None:
             await self._backend.push(
-                call.name, call.text("tag"), platform=str(platform) if platform else None, auth=auth, progress=progress
+                call.name,
+                call.text("tag"),
+                platform=str(platform) if platform else None,
+                referrers=referrers,
+                auth=auth,
+                progress=progress,
             )
 
         return await stream_progress(call, push)

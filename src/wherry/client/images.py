@@ -134,12 +134,18 @@ class Images:
         platform: str | None = None,
         auth: Mapping[str, str] | None = None,
         all_tags: bool = False,
+        referrers: bool = False,
     ) -> Iterator[Json]:
-        """Pushes while it is iterated, as `pull`. `platform` ("os/architecture/variant"): the manifest of that one alone."""
+        """Pushes while it is iterated, as `pull`. `platform` ("os/architecture/variant"): the manifest of that one alone. `referrers`: what refers to
+        the image (signatures) goes along, as far as the engine has it."""
         from .reference import split
 
         name, tag = split(ref)
-        query = {"tag": None if all_tags else tag or "latest", "platform": platform_json(platform or "")}
+        query = {
+            "tag": None if all_tags else tag or "latest",
+            "platform": platform_json(platform or ""),
+            "referrers": referrers or None,
+        }
         return self._progress(f"/images/{segment(name)}/push", query, _auth_header(auth or {"serveraddress": ""}), None)
 
     def save(self, refs: Sequence[str], *, platforms: Sequence[str] = ()) -> Iterator[bytes]:

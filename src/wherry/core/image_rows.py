@@ -98,7 +98,7 @@ def give_name(conn: sqlite3.Connection, name: str, target: Digest) -> None:
     conn.execute("insert or replace into image_names (name, target) values (?, ?)", (name, target))
 
 
-def set_tagged_at(conn: sqlite3.Connection, image_id: str, tagged_at: str) -> None:
+def set_tagged_at(conn: sqlite3.Connection, image_id: str, tagged_at: str | None) -> None:
     conn.execute("update images set tagged_at = ? where id = ?", (tagged_at, image_id))
 
 

@@ -414,13 +414,17 @@ class Images:
             self._show_names(image_id)
 
     @completed
-    async def tag(self, image_id: ImageId, reference: Reference, target: Digest | None = None) -> None:
-        """Gives the image's target (its latest, if not said) a name; whoever has it loses it. NotFound when the image has gone meanwhile."""
+    async def tag(
+        self, image_id: ImageId, reference: Reference, target: Digest | None = None, *, by_user: bool = True
+    ) -> None:
+        """Gives the image's target (its latest, if not said) a name; whoever has it loses it. `by_user`: `docker inspect` shows when. NotFound when
+        the image has gone meanwhile."""
         async with self._changing:
             image = self._images.get(image_id)
             if image is None:
                 raise no_such_image(image_id)
-            moment, name, digest = now(), str(reference), target or image.target.digest
+            moment = now() if by_user else image.tagged_at
+            name, digest = str(reference), target or image.target.digest
 
             def transact(conn: sqlite3.Connection) -> None:
                 image_rows.give_name(conn, name, digest)

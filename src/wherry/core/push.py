@@ -10,14 +10,16 @@ this repository or in another one that this image came from, is not sent.
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
-from dataclasses import dataclass
+from collections.abc import AsyncIterator, Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass, field, replace
+from typing import Any
 
 import aiohttp
 
 from wherry.core.images import Images, no_such_image
 from wherry.core.layers import all_of
-from wherry.core.manifests import MAX_DEPTH, is_artifact, is_attached, walk
+from wherry.core.manifests import MAX_DEPTH, is_artifact, is_attached, referrers, walk
 from wherry.core.pull import REPORT_SECONDS, in_dockers_words, tell_of
 from wherry.core.slots import Slots
 from wherry.distribution.connection import PIECE, new_session
@@ -32,6 +34,7 @@ from wherry.spec.image import (
     Descriptor,
     Manifest,
     Platform,
+    descriptor,
     matches,
     normalize,
     parse_config,
@@ -41,6 +44,7 @@ from wherry.spec.image import (
 from wherry.spec.reference import Reference
 
 MAX_UPLOADS = 5
+SIGNATURE_TYPE = "application/vnd.dev.cosign.artifact.sig.v1+json"
 _MAX_DEPTH = MAX_DEPTH + 1
 """The indexes, and the manifest below them."""
 
@@ -54,6 +58,7 @@ class _Document:
     blobs: tuple[Descriptor, ...] = ()
     below: tuple[_Document, ...] = ()
     is_artifact: bool = False
+    raw: Mapping[str, Any] = field(default_factory=dict)
 
 
 class Pusher:
@@ -69,9 +74,16 @@ class Pusher:
             await self._session.close()
 
     async def push(
-        self, reference: Reference, platform: Platform | None, auth: RegistryAuth, progress: ProgressSink
+        self,
+        reference: Reference,
+        platform: Platform | None,
+        auth: RegistryAuth,
+        progress: ProgressSink,
+        *,
+        with_referrers: bool = False,
     ) -> None:
-        """The image that has exactly that name. `platform`: that one of its manifests alone. NotFound when there is no such image."""
+        """The image that has exactly that name, which is its name by digest from then on, too. `platform`: that one of its manifests alone.
+        `with_referrers`: also what refers to any of it and is here (signatures). NotFound when there is no such image."""
         image = self._images.named(reference)
         if image is None:
             raise no_such_image(reference.familiar)
@@ -92,6 +104,12 @@ class Pusher:
             for one in _all(document):
                 name = one.descriptor.digest if one is not document else reference.tag or one.descriptor.digest
                 await target.put_manifest(name, one.data, one.descriptor.media_type, one.descriptor.digest)
+            if with_referrers:
+                for referrer in await asyncio.to_thread(self._referrers, wanted, document):
+                    await self._push_referrer(target, referrer, reference, progress)
+        if document.descriptor.digest == wanted.digest:
+            with suppress(NotFound):  # it was removed meanwhile
+                await self._images.tag(image.id, reference.with_digest(wanted.digest), wanted.digest, by_user=False)
         digest, size = document.descriptor.digest, len(document.data)
         progress({"status": f"{reference.tag}: digest: {digest} size: {size}"})
         progress({"progressDetail": {}, "aux": {"Tag": reference.tag, "Digest": digest, "Size": size}})
@@ -121,19 +139,19 @@ class Pusher:
         }
         return chosen, note
 
-    def _read(self, descriptor: Descriptor, depth: int = _MAX_DEPTH) -> _Document | None:
+    def _read(self, described: Descriptor, depth: int = _MAX_DEPTH) -> _Document | None:
         """None unless all that it names, as deep as indexes may be nested, is in the store."""
-        if depth == 0 or not self._content.has(descriptor.digest):
+        if depth == 0 or not self._content.has(described.digest):
             return None
-        data = self._content.read(descriptor.digest, MAX_DOCUMENT)
-        document = parse_document(data, descriptor.media_type)
+        data = self._content.read(described.digest, MAX_DOCUMENT)
+        document = parse_document(data, described.media_type)
         if isinstance(document, Manifest):
             blobs = (document.config, *document.layers)
             is_here = all(self._content.has(blob.digest) for blob in blobs)
-            return _Document(descriptor, data, blobs, is_artifact=is_artifact(document)) if is_here else None
+            return _Document(described, data, blobs, (), is_artifact(document), document.raw) if is_here else None
         below = [self._read(entry, depth - 1) for entry in document.manifests]
         complete = tuple(one for one in below if one is not None)
-        return _Document(descriptor, data, below=complete) if len(complete) == len(below) else None
+        return _Document(described, data, below=complete, raw=document.raw) if len(complete) == len(below) else None
 
     def _manifests(self, target: Descriptor) -> list[_Document]:
         """The complete manifests of images below an index, or the manifest itself."""
@@ -152,6 +170,40 @@ class Pusher:
         if document.is_artifact:
             return Platform("unknown", "unknown")
         return platform_of(parse_config(self._content.read(document.blobs[0].digest, MAX_CONFIG)))
+
+    # --- what refers to it
+
+    def _referrers(self, wanted: Descriptor, document: _Document) -> list[_Document]:
+        """Of what is kept beside the images of `wanted` that which refers to what is pushed, or to another of these; subjects first."""
+        kept = {digest for image in self._images.members(wanted.digest) for digest in image.blobs}
+        known = {one.descriptor.digest for one in _all(document)}
+        found: list[_Document] = []
+        for _ in range(MAX_DEPTH):
+            new = [one for described in referrers(self._content, kept, known) if (one := self._read(described))]
+            found += new
+            known |= {one.descriptor.digest for one in new}
+        return found
+
+    async def _push_referrer(
+        self, target: Target, referrer: _Document, reference: Reference, progress: ProgressSink
+    ) -> None:
+        """Signatures also under cosign's tag: there most programs look for them."""
+        described = referrer.descriptor
+        with self._images.lease([described.digest, *(blob.digest for blob in referrer.blobs)]):
+            for blob in referrer.blobs:
+                await self._send(target, blob, reference, progress)
+            subject = descriptor(referrer.raw.get("subject"), "manifest: subject").digest
+            said = referrer.raw.get("annotations")
+            annotations = (
+                {key: value for key, value in said.items() if isinstance(value, str)} if isinstance(said, dict) else {}
+            )
+            await target.put_referrer(referrer.data, replace(described, annotations=annotations), subject)
+            if described.artifact_type == SIGNATURE_TYPE:
+                from wherry.trust import signatures  # cryptography is loaded where there are some
+
+                for layer in referrer.raw["layers"]:
+                    await signatures.tag(target, subject, layer)
+        tell_of(progress, described, f"Refers to {subject[:19]}")
 
     # --- blobs
 

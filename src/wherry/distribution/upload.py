@@ -8,6 +8,7 @@ has stored has the digest that was sent.
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Callable
 from urllib.parse import quote, urlencode, urlsplit
@@ -20,6 +21,7 @@ from wherry.distribution.connection import (
     STALL_SECONDS,
     Connection,
     back_off,
+    bounded,
     may_pass,
     persistently,
     resolve,
@@ -29,6 +31,16 @@ from wherry.distribution.hosts import RegistryHosts
 from wherry.errors import DataLoss, InvalidArgument, Unavailable
 from wherry.spec.calls import RegistryAuth
 from wherry.spec.ids import Digest
+from wherry.spec.image import (
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    MAX_DOCUMENT,
+    OCI_INDEX,
+    Descriptor,
+    Index,
+    digest_of,
+    parse_document,
+)
 from wherry.spec.reference import Reference
 
 Pieces = Callable[[int], AsyncIterator[bytes]]
@@ -162,17 +174,48 @@ class Target:
 
     # --- manifests
 
-    async def put_manifest(self, reference: str, data: bytes, media_type: str, digest: Digest) -> None:
-        """By tag or digest."""
+    async def put_manifest(self, reference: str, data: bytes, media_type: str, digest: Digest) -> bool:
+        """By tag or digest. → whether the registry has understood what it refers to, if it does (OCI-Subject)."""
 
-        async def attempt() -> None:
+        async def attempt() -> bool:
             url = self._url(f"manifests/{reference}")
             async with self._connection.authorized(
                 "PUT", url, self._scope, {"Content-Type": media_type}, lambda: data, accepted=(200, 201, 202)
             ) as answer:
                 _check_stored(answer, digest)
+                return "OCI-Subject" in answer.headers
 
-        await persistently(attempt)
+        return await persistently(attempt)
+
+    async def put_referrer(self, data: bytes, described: Descriptor, subject: Digest) -> None:
+        """A manifest that refers to `subject`. Where the registry keeps no list of those, the client does, under a tag made of the digest (OCI
+        distribution-spec 1.1, "Pushing Manifests with Subject"). `described` as it is to be listed."""
+        if await self.put_manifest(described.digest, data, described.media_type, described.digest):
+            return
+        tag = subject.replace(":", "-", 1)
+        listed: list[object] = []
+        found = await self.manifest(tag)
+        if found is not None:
+            document = parse_document(found, OCI_INDEX)
+            if not isinstance(document, Index):
+                raise InvalidArgument(f"{tag}: what is there is not a list of referrers")
+            if any(entry.digest == described.digest for entry in document.manifests):
+                return
+            listed = document.raw["manifests"]
+        index = {"schemaVersion": 2, "mediaType": OCI_INDEX, "manifests": [*listed, described.to_json()]}
+        new = json.dumps(index, separators=(",", ":")).encode()
+        await self.put_manifest(tag, new, OCI_INDEX, digest_of(new))
+
+    async def manifest(self, reference: str) -> bytes | None:
+        """What the repository itself has under a tag or digest, unverified; None when there is nothing."""
+
+        async def attempt() -> bytes | None:
+            url = self._url(f"manifests/{reference}")
+            headers = {"Accept": ", ".join((*MANIFEST_TYPES, *INDEX_TYPES))}
+            async with self._connection.authorized("GET", url, self._scope, headers, accepted=(200, 404)) as answer:
+                return await bounded(answer, MAX_DOCUMENT, reference) if answer.status == 200 else None
+
+        return await persistently(attempt)
 
 
 def _location(url: str, answer: aiohttp.ClientResponse) -> str:

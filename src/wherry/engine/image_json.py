@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from wherry.core.images import Image, Images
@@ -11,6 +11,7 @@ from wherry.core.snapshots import Snapshots
 from wherry.engine.times import parse_rfc3339_nano
 from wherry.spec.calls import Json, JsonList
 from wherry.spec.ids import ImageId
+from wherry.spec.reference import Reference
 
 RUN_KEYS = (
     "User",
@@ -55,6 +56,13 @@ def summary(image: Image) -> Json:
         "Containers": -1,
         "Descriptor": image.target.to_json(),
     }
+
+
+def identity(names: Iterable[Reference]) -> Json | None:
+    """Where an image came from, which no name given here can change: a name by digest is given by a pull or a push alone. None when it was made here.
+    Signatures are the trust policy's, and are not told here; there are no builds yet."""
+    repositories = sorted({name.name for name in names if name.digest is not None})
+    return {"Pull": [{"Repository": repository} for repository in repositories]} if repositories else None
 
 
 def shared_sizes(images: Images) -> dict[ImageId, int]:

@@ -65,7 +65,13 @@ class ImageObjects:
     # --- looking
 
     async def list(
-        self, *, all: bool, filters: Mapping[str, Names], manifests: bool = False, shared_size: bool = False
+        self,
+        *,
+        all: bool,
+        filters: Mapping[str, Names],
+        manifests: bool = False,
+        identity: bool = False,
+        shared_size: bool = False,
     ) -> JsonList:
         found = image_listing.select(self._images, all=all, filters=filters)
         answer = [image_json.summary(image) for image in found]
@@ -80,23 +86,32 @@ class ImageObjects:
             entry["Containers"] = sum(len(self._uses(member.id)) for member in self._images.variants(image))
             entry["SharedSize"] = shared.get(image.id, -1)
             if manifests:
-                entry["Manifests"] = await self._manifests(image)
+                entry["Manifests"] = await self._manifests(image, identity=identity)
         return answer
 
-    async def _manifests(self, image: Image) -> JsonList:
-        return await thread_to_the_end(
+    async def _manifests(self, image: Image, *, identity: bool = False) -> JsonList:
+        members: dict[str, Image] = {member.id: member for member in self._images.members(image.target.digest)}
+        found = await thread_to_the_end(
             image_manifests.manifests,
             self._images.content,
             image.target,
-            {member.id: member for member in self._images.members(image.target.digest)},
+            members,
             lambda member: [use.container_id for use in self._uses(member.id)],
         )
+        origin = image_json.identity(self._images.names_of(image)) if identity else None
+        for entry in found:
+            if origin is not None and entry["Available"] and "ImageData" in entry:
+                entry["ImageData"]["Identity"] = origin
+        return found
 
     async def inspect(self, ref: str, *, platform: Platform | None = None, manifests: bool = False) -> Json:
         image = self._images.get(ref, platform)
         answer = image_json.inspect(image, self._services.snapshots)
         if manifests:
             answer["Manifests"] = await self._manifests(image)
+        origin = image_json.identity(self._images.names_of(image))
+        if origin is not None:
+            answer["Identity"] = origin
         return answer
 
     async def history(self, ref: str, *, platform: Platform | None = None) -> JsonList:
@@ -236,7 +251,14 @@ class ImageObjects:
     # --- to a registry
 
     async def push(
-        self, repository: str, tag: str, *, platform: str | None, auth: RegistryAuth, progress: ProgressSink
+        self,
+        repository: str,
+        tag: str,
+        *,
+        platform: str | None,
+        referrers: bool = False,
+        auth: RegistryAuth,
+        progress: ProgressSink,
     ) -> None:
         named = parse(repository)
         if named.tag is not None or named.digest is not None:
@@ -254,7 +276,7 @@ class ImageObjects:
         for reference in references:
             if self._images.named(reference) is None:
                 raise NotFound(f"An image does not exist locally with the tag: {named.familiar_name}")
-            await self._pusher.push(reference, chosen, auth, progress)
+            await self._pusher.push(reference, chosen, auth, progress, with_referrers=referrers)
             image = self._images.named(reference)
             self._services.events.publish(
                 "image", "push", reference.familiar, {**_labels(image), "name": reference.familiar_name}

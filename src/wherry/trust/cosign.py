@@ -14,7 +14,7 @@ from __future__ import annotations
 import base64
 import binascii
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -102,7 +102,7 @@ def layer(document: bytes, signature: bytes) -> dict[str, Any]:
     }
 
 
-def tagged_manifest(layers: Sequence[dict[str, Any]]) -> tuple[bytes, bytes]:
+def tagged_manifest(layers: Sequence[Mapping[str, Any]]) -> tuple[bytes, bytes]:
     """→ (manifest, its config) of the tag scheme."""
     config = _encode(
         {
@@ -124,7 +124,7 @@ def referring_manifest(one: dict[str, Any], subject: Descriptor) -> bytes:
     return _manifest(config, [one], artifactType=ARTIFACT_TYPE, subject=about)
 
 
-def _manifest(config: dict[str, Any], layers: Sequence[dict[str, Any]], **more: Any) -> bytes:
+def _manifest(config: dict[str, Any], layers: Sequence[Mapping[str, Any]], **more: Any) -> bytes:
     return _encode({"schemaVersion": 2, "mediaType": OCI_MANIFEST, **more, "config": config, "layers": list(layers)})
 
 

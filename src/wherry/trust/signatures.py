@@ -6,8 +6,9 @@ names the image's digest and the repository that is expected (a signature copied
 
 from __future__ import annotations
 
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from wherry.distribution.client import Repository
 from wherry.distribution.errors import RegistryError
@@ -123,9 +124,7 @@ def documents(one: Signature, image: Descriptor) -> dict[Digest, bytes]:
     return {digest_of(data): data for data in (referring, one.document, cosign.EMPTY)}
 
 
-async def publish(
-    repository: Repository, target: Target, image: Descriptor, reference: Reference, key: PrivateKey
-) -> Digest:
+async def publish(target: Target, image: Descriptor, reference: Reference, key: PrivateKey) -> Digest:
     """Signs the image and puts the signature beside it, as a referrer and under cosign's tag, where earlier ones stay. → the document's digest."""
     document = cosign.payload(Claim(reference.name, image.digest))
     layer = cosign.layer(document, sign(key, document))
@@ -133,25 +132,29 @@ async def publish(
     await _put_blob(target, cosign.EMPTY)
     referring = cosign.referring_manifest(layer, image)
     await target.put_manifest(digest_of(referring), referring, OCI_MANIFEST, digest_of(referring))
-    tag = cosign.tag_of(image.digest)
-    layers = [*await _tagged_layers(repository, tag), layer]
-    manifest, config = cosign.tagged_manifest(layers)
-    await _put_blob(target, config)
-    await target.put_manifest(tag, manifest, OCI_MANIFEST, digest_of(manifest))
+    await tag(target, image.digest, layer)
     return digest_of(document)
 
 
-async def _tagged_layers(repository: Repository, tag: str) -> list[dict[str, object]]:
-    try:
-        fetched = await repository.manifest(tag)
-    except RegistryError as error:
-        if error.status == 404:
-            return []
-        raise
-    document = parse_document(fetched.data, fetched.media_type)
+async def tag(target: Target, image: Digest, layer: Mapping[str, Any]) -> None:
+    """Puts a signature, whose document is in the repository, under cosign's tag of the image, unless it is there."""
+    name = cosign.tag_of(image)
+    earlier = await _tagged_layers(target, name)
+    if layer in earlier:
+        return
+    manifest, config = cosign.tagged_manifest([*earlier[-(cosign.MAX_SIGNATURES - 1) :], layer])
+    await _put_blob(target, config)
+    await target.put_manifest(name, manifest, OCI_MANIFEST, digest_of(manifest))
+
+
+async def _tagged_layers(target: Target, name: str) -> list[Mapping[str, Any]]:
+    found = await target.manifest(name)
+    if found is None:
+        return []
+    document = parse_document(found)
     if not isinstance(document, Manifest) or document.config.media_type != OCI_CONFIG:
-        raise InvalidArgument(f"{tag}: what is there is not a manifest of signatures")
-    return [*document.raw["layers"]][-(cosign.MAX_SIGNATURES - 1) :]
+        raise InvalidArgument(f"{name}: what is there is not a manifest of signatures")
+    return [*document.raw["layers"]]
 
 
 async def _put_blob(target: Target, data: bytes) -> None:

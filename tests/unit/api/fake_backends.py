@@ -226,7 +226,13 @@ class FakeImages:
         self.late_failure: Exception | None = None
 
     async def list(
-        self, *, all: bool, filters: Filters, manifests: bool = False, shared_size: bool = False
+        self,
+        *,
+        all: bool,
+        filters: Filters,
+        manifests: bool = False,
+        identity: bool = False,
+        shared_size: bool = False,
     ) -> JsonList:
         return [{"Id": "sha256:" + "a" * 64, "RepoTags": None, "RepoDigests": None, "Size": 7, "Containers": 3}]
 
@@ -281,7 +287,14 @@ class FakeImages:
             self.pulling = False
 
     async def push(
-        self, repository: str, tag: str, *, platform: str | None, auth: RegistryAuth, progress: ProgressSink
+        self,
+        repository: str,
+        tag: str,
+        *,
+        platform: str | None,
+        referrers: bool = False,
+        auth: RegistryAuth,
+        progress: ProgressSink,
     ) -> None:
         self.calls.append(("push", (repository, tag, platform, auth)))
         progress({"status": "The push refers to repository [x]"})

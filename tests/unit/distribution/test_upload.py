@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator, Awaitable, Callable
 
 import pytest
 from aiohttp import web
-from tests.registry import ScriptedRegistry, digest_of, error
+from tests.registry import OCI_INDEX, OCI_MANIFEST, ScriptedRegistry, digest_of, error
 
 from wherry.distribution import connection, upload
 from wherry.distribution.connection import new_session
@@ -17,6 +18,7 @@ from wherry.distribution.upload import Target
 from wherry.errors import DataLoss, InvalidArgument, Unavailable
 from wherry.spec.calls import RegistryAuth
 from wherry.spec.ids import Digest
+from wherry.spec.image import Descriptor
 from wherry.spec.reference import parse
 
 BLOB = bytes(range(256)) * 10_000
@@ -227,3 +229,47 @@ def test_a_refusal_is_not_repeated() -> None:
     registry.behave = deny
     talk(registry, use)
     assert sum(method == "POST" for method, _, _ in registry.requests) == 1
+
+
+# --- referrers
+
+
+@pytest.mark.parametrize("api", [True, False])
+def test_a_referrer_is_listed_by_the_client_where_the_registry_does_not(api: bool) -> None:
+    registry = ScriptedRegistry()
+    subject = Digest(digest_of(b"the image"))
+    tag = subject.replace(":", "-")
+
+    async def keep(request: web.Request) -> web.Response | None:
+        if request.method != "PUT":
+            return None
+        data = await request.read()
+        registry.put_manifest(data, request.path.rpartition("/")[2], media_type=request.headers["Content-Type"])
+        headers = {"OCI-Subject": subject} if api else {}
+        return web.Response(status=201, headers={"Docker-Content-Digest": digest_of(data), **headers})
+
+    def referrer(name: str) -> tuple[bytes, Descriptor]:
+        data = json.dumps({"schemaVersion": 2, "name": name}).encode()
+        return data, Descriptor(OCI_MANIFEST, Digest(digest_of(data)), len(data), None, {"a": name}, "x/y")
+
+    registry.behave = keep
+    if not api:
+        first = {"mediaType": OCI_MANIFEST, "digest": digest_of(b"first"), "size": 5, "artifactType": "z", "more": 1}
+        registry.put_manifest({"schemaVersion": 2, "manifests": [first]}, tag, media_type=OCI_INDEX)
+
+    async def put(target: Target) -> None:
+        for name in ("one", "two", "one"):
+            await target.put_referrer(*referrer(name), subject)
+
+    async def put_beside_an_image(target: Target) -> None:
+        registry.put_manifest(b'{"schemaVersion": 2, "config": {}, "layers": []}', tag)
+        with pytest.raises(InvalidArgument):
+            await target.put_referrer(*referrer("three"), subject)
+
+    talk(registry, put)
+    if api:
+        assert tag not in registry.manifests
+        return
+    listed = json.loads(registry.manifests[tag][0])["manifests"]
+    assert listed == [first, referrer("one")[1].to_json(), referrer("two")[1].to_json()]
+    talk(registry, put_beside_an_image)

@@ -26,7 +26,7 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
     async def sign(repository: Repository, target: Target | None) -> Digest:
         assert target is not None
         image = await signatures.resolve(repository, reference)
-        await signatures.publish(repository, target, image, reference, key)
+        await signatures.publish(target, image, reference, key)
         return image.digest
 
     digest = with_registry(app, reference, sign, insecure=flags.on("insecure"), writing=True)

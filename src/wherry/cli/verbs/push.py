@@ -21,7 +21,11 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
     reference, quiet = arguments[0], flags.on("quiet")
     everything = all_tags(app, flags, reference)
     progress = app.images.push(
-        reference, platform=flags.text("platform") or None, auth=auth_for(app, reference), all_tags=everything
+        reference,
+        platform=flags.text("platform") or None,
+        auth=auth_for(app, reference),
+        all_tags=everything,
+        referrers=flags.on("referrers"),
     )
     notes: list[str] = []
     show(_watched(progress, notes), quiet=quiet)
@@ -51,6 +55,7 @@ COMMAND = Command(
         Flag("all-tags", "bool", "Push all tags of the repository", short="a"),
         Flag("platform", "string", "Push the manifest of one platform alone (linux/arm64)"),
         Flag("quiet", "bool", "Do not show progress", short="q"),
+        Flag("referrers", "bool", "Push also what refers to the image and is here (signatures)"),
         Flag("disable-content-trust", "bool", refused="images are not signed in Docker's way any more"),
     ),
     at_least=1,
