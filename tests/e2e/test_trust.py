@@ -23,7 +23,7 @@ from tests import images
 from tests.e2e.conftest import _new_root
 from tests.e2e.harness import BUSYBOX, Engine, nothing_left, running, wait_until
 from tests.images import Entry, ImageSpec, busybox_layer, image_id, layer
-from tests.registry import OCI_INDEX, digest_of, docker_registry, skopeo_copy, wherry_registry
+from tests.registry import OCI_INDEX, OCI_MANIFEST, digest_of, docker_registry, skopeo_copy, wherry_registry
 from wherry.distribution.client import Repository
 from wherry.distribution.connection import new_session
 from wherry.distribution.hosts import RegistryHosts
@@ -115,7 +115,7 @@ class Lab:
 
     def get(self, path: str) -> bytes:
         connection = http.client.HTTPConnection(self.host)
-        connection.request("GET", f"/v2/{path}", headers={"Accept": "*/*, application/vnd.oci.image.manifest.v1+json"})
+        connection.request("GET", f"/v2/{path}", headers={"Accept": f"{OCI_MANIFEST}, {OCI_INDEX}"})
         data = connection.getresponse().read()
         connection.close()
         return data
