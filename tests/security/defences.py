@@ -669,4 +669,94 @@ DEFENCES = (
         "                    return entry",
         _images("a_layer_of_very_many_members_costs_the_reader_no_memory_that_lasts"),
     ),
+    Defence(
+        "nothing behind a link of a layer is the host's",
+        "core/unpack.py",
+        "resolve=_RESOLVE_IN_ROOT | _RESOLVE_NO_MAGICLINKS",
+        "resolve=0",
+        _images(
+            *(
+                f"cve_2026_17106_nothing_is_made_or_removed_behind_a_link[{what}]"
+                for what in (
+                    *("file", "directory", "parent", "link", "pipe"),
+                    *("hard link", "hard link of", "whiteout", "opaque"),
+                )
+            )
+        ),
+    ),
+    Defence(
+        "a directory of a layer takes a link's place",
+        "core/unpack.py",
+        "_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC",
+        "_OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC",
+        _images("cve_2026_17106_nothing_is_made_or_removed_behind_a_link[itself]"),
+        (
+            Edit(
+                "core/unpack.py",
+                "            if not stat.S_ISDIR(found.st_mode):\n                opaque",
+                "            if not stat.S_ISDIR(found.st_mode) and not stat.S_ISLNK(found.st_mode):\n                opaque",
+            ),
+        ),
+    ),
+    Defence(
+        "a layer that is laid over another goes through none of its links",
+        "core/lay_over.py",
+        "        if not stat.S_ISDIR(os.stat(name, dir_fd=parent, follow_symlinks=False).st_mode):",
+        "        if not stat.S_ISDIR(os.stat(name, dir_fd=parent).st_mode):",
+        _images(
+            *(
+                f"cve_2026_17106_nothing_is_made_or_removed_behind_a_link[{what}]"
+                for what in ("file", "directory", "parent", "link", "pipe", "whiteout", "itself")
+            )
+        ),
+        (
+            Edit(
+                "core/diff.py",
+                '    flags = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW\n    try:\n        return openat2(root, path or b".", flags, '
+                "resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)",
+                '    try:\n        return openat2(root, path or b".", os.O_RDONLY | os.O_DIRECTORY)',
+            ),
+        ),
+    ),
+    Defence(
+        "what fills a volume is made in the volume's own directories",
+        "linux/trees.py",
+        "_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC",
+        "_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC",
+        _paths("cve_2026_41326_a_volume_is_filled_with_nothing_outside_of_it[mkdir-directory]"),
+    ),
+    Defence(
+        "what fills a volume changes the mode of no link's target",
+        "linux/trees.py",
+        "        _change_mode(target, name, stat.S_IMODE(status.st_mode))",
+        "        os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)",
+        _paths(
+            "cve_2026_41326_a_volume_is_filled_with_nothing_outside_of_it[mknod-pipe]",
+            "cve_2026_41326_a_volume_is_filled_with_nothing_outside_of_it[chown-pipe]",
+        ),
+    ),
+    Defence(
+        "what fills a volume changes the times of no link's target",
+        "linux/trees.py",
+        "os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False)",
+        "os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target)",
+        _paths(
+            "cve_2026_41326_a_volume_is_filled_with_nothing_outside_of_it[chown-link]",
+            "cve_2026_41326_a_volume_is_filled_with_nothing_outside_of_it[open-file]",
+        ),
+    ),
+    Defence(
+        "a container in a user namespace is in its group",
+        "runtime/init.py",
+        "        cgroups.join(self.cgroup_fds)\n",
+        '        if "user" not in self.namespaces.own:\n            cgroups.join(self.cgroup_fds)\n',
+        _leaks("cve_2025_47291_a_container_in_a_user_namespace_is_in_its_group"),
+    ),
+    Defence(
+        "what is executed in a container is in its group",
+        "runtime/exec.py",
+        "        cgroups.join(self.cgroup_fds)\n",
+        "        if not self.joins & namespaces.NEWUSER:\n            cgroups.join(self.cgroup_fds)\n",
+        _leaks("cve_2025_47291_a_container_in_a_user_namespace_is_in_its_group"),
+    ),
 )

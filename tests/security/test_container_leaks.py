@@ -10,6 +10,7 @@ import encodings
 import os
 import pkgutil
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -19,7 +20,7 @@ from typing import Any
 
 import pytest
 from tests.root.test_wherry_runc import Runtime
-from tests.runtime_lab import DEFAULT_CAPABILITIES, Lab, bind
+from tests.runtime_lab import DEFAULT_CAPABILITIES, ID_MAP, NAMESPACES, Lab, bind
 from tests.security.swapping import swapping
 
 from wherry.errors import StartError
@@ -302,6 +303,24 @@ def test_cve_2024_9676_what_is_no_file_is_not_even_opened(lab: Lab, kind: str) -
             assert events() == b""
     finally:
         os.close(root)
+
+
+def test_cve_2025_47291_a_container_in_a_user_namespace_is_in_its_group(lab: Lab) -> None:
+    """With all that is executed in it: else its limits hold nobody."""
+    maps = {"uidMappings": ID_MAP, "gidMappings": ID_MAP}
+    spaces = [{"type": kind} for kind in (*NAMESPACES, "user")]
+    linux = {"namespaces": spaces, **maps, "resources": {"pids": {"limit": 8}}}
+    for place in (lab.rootfs, *lab.rootfs.rglob("*")):
+        os.chown(place, ID_MAP[0]["hostID"], ID_MAP[0]["hostID"], follow_symlinks=False)
+    bomb = "for n in 1 2 3 4 5 6 7 8 9 10; do sleep 100 >/dev/null 2>&1 & done; echo all"
+    with lab.start("sleep", "100", linux=linux) as box:
+        fork = box.exec("sh", "-c", bomb)
+        found = Path(f"/proc/{box.pid}/cgroup").read_text().splitlines()
+        os.kill(box.pid, signal.SIGKILL)  # whether or not it is where the runtime looks for it
+    assert fork.status != 0 and "all" not in fork.out
+    assert any(
+        line.endswith(f"/{lab.group}/{lab.count}") and ("pids" in line or line.startswith("0:")) for line in found
+    )
 
 
 def test_dev_null_exchanged_while_an_exec_opens_it(lab: Lab) -> None:

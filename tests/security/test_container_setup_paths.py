@@ -15,6 +15,7 @@ from tests.security.swapping import swapping
 
 from wherry.errors import FailedPrecondition, StartError, SyscallError
 from wherry.linux import mounts, paths, procfs
+from wherry.shim import copyup
 
 
 @pytest.fixture
@@ -370,3 +371,46 @@ def test_masked_and_read_only_paths_through_symlinks_are_paths_inside(lab: Lab, 
         )
         assert found.out == "0\nread-only\n"
     (outside / "secret").unlink()
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [("mkdir", "directory"), ("mknod", "pipe"), ("chown", "pipe"), ("chown", "link"), ("open", "file")],
+)
+def test_cve_2026_41326_a_volume_is_filled_with_nothing_outside_of_it(
+    outside: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, step: str, name: str
+) -> None:
+    """A container that has the volume puts a link in the place of what was made in it, right after a step: the race, won."""
+    data, volume, host = tmp_path / "image/data", tmp_path / "volume", tmp_path / "host"
+    (data / "directory").mkdir(parents=True)
+    (data / "directory/inner").write_text("of the image")
+    (data / "file").write_text("of the image")
+    (data / "link").symlink_to("file")
+    os.mkfifo(data / "pipe")
+    (data / "pipe").chmod(0o6777)
+    volume.mkdir()
+    host.write_text("of the host")
+    host.chmod(0o600)
+    original = getattr(os, step)
+
+    def and_then(what: Any, *rest: Any, **named: Any) -> Any:
+        made = original(what, *rest, **named)
+        if what == name and os.path.lexists(volume / name):
+            (volume / name).rename(tmp_path / "taken")
+            (volume / name).symlink_to(outside if name == "directory" else host)
+            monkeypatch.undo()
+        return made
+
+    before = host.stat()
+    monkeypatch.setattr(os, step, and_then)
+    root = os.open(tmp_path / "image", os.O_PATH | os.O_DIRECTORY)
+    try:
+        copyup.fill_volumes(root, [{"source": str(volume), "destination": "/data"}], [])
+    except StartError:
+        pass
+    finally:
+        os.close(root)
+    assert (volume / name).is_symlink()
+    after = host.stat()
+    assert (after.st_mode, after.st_uid, after.st_mtime) == (before.st_mode, before.st_uid, before.st_mtime)
+    assert os.listdir(outside) == [] and host.read_text() == "of the host"

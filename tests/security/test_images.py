@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import resource
@@ -12,7 +13,7 @@ import stat
 import subprocess
 import sys
 import tarfile
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +25,7 @@ from tests.root.test_pull import against, leftovers, store_in, three_layers
 from tests.root.test_unpack import Tar, listing, unpack
 
 from wherry.core.archive import Archives
+from wherry.core.drivers.flat import Vfs
 from wherry.core.layers import LayerWork
 from wherry.core.unpackers import Unpackers
 from wherry.distribution import connection
@@ -83,6 +85,55 @@ def test_cve_2018_15664_hard_links_do_not_reach_through_links(tmp_path: Path, ho
         unpack(Tar().symlink("a", str(host_file.parent)).hard_link("h", "a/secret").bytes(), tmp_path / "layer")
     unpack(Tar().symlink("a", str(host_file)).hard_link("h", "a").bytes(), tmp_path / "layer2")
     assert (tmp_path / "layer2/h").is_symlink() and host_file.stat().st_nlink == 1
+
+
+BEHIND: dict[str, Callable[[Tar], Tar]] = {
+    "file": lambda tar: tar.add("a/secret", data=b"of the layer", mode=0o4777),
+    "directory": lambda tar: tar.directory("a/new", mode=0o777).add("a/new/file"),
+    "parent": lambda tar: tar.add("a/b/c/file"),
+    "link": lambda tar: tar.symlink("a/new", "/x"),
+    "pipe": lambda tar: tar.add("a/new", tarfile.FIFOTYPE),
+    "hard link": lambda tar: tar.add("f").hard_link("a/new", "f"),
+    "hard link of": lambda tar: tar.hard_link("mine", "a/secret"),
+    "whiteout": lambda tar: tar.add("a/.wh.secret").add("a/.wh.new"),
+    "opaque": lambda tar: tar.add("a/.wh..wh..opq"),
+    "itself": lambda tar: tar.directory("a", mode=0o777, uid=1000, mtime=1),
+}
+
+
+@pytest.mark.parametrize("behind", BEHIND.values(), ids=BEHIND)
+def test_cve_2026_17106_nothing_is_made_or_removed_behind_a_link(
+    tmp_path: Path, host_file: Path, behind: Callable[[Tar], Tar]
+) -> None:
+    """Pulled, in the link's own layer and in one above it: directly, by a way up, and by two links. Unpacked as it is, and laid over (vfs)."""
+    outside, root = str(host_file.parent), tmp_path / "store"
+    root.mkdir()
+    before = listing(host_file.parent)
+    up = "../" * 30 + outside.lstrip("/")
+    ways = [(("a", outside),), (("a", up),), (("l/up", up), ("a", "l/up")), (("a", f"/proc/self/root{outside}"),)]
+    registry = ScriptedRegistry()
+    for number, links in enumerate(ways):
+        below = Tar()
+        for name, target in links:
+            below.symlink(name, target)
+        registry.put_image(ImageSpec((below.bytes(), behind(Tar()).bytes()), {}), f"two{number}")
+        one = Tar()
+        for name, target in links:
+            one.symlink(name, target)
+        registry.put_image(ImageSpec((behind(one).bytes(),), {}), f"one{number}")
+
+    async def use(store: Any, name: str) -> None:
+        for number in range(len(ways)):
+            with contextlib.suppress(InvalidArgument):  # the layer itself is refused, or all of it is inside
+                await store.pull(f"{name}:one{number}")
+            with contextlib.suppress(InvalidArgument):
+                image = await store.pull(f"{name}:two{number}")
+                Vfs().make_base(str(tmp_path / f"base{number}"), store.images.snapshots.lower(image.top))
+
+    against(registry, root, use)
+    assert listing(host_file.parent) == before
+    assert host_file.stat().st_nlink == 1
+    assert not [path for path in tmp_path.rglob("mine") if path.is_file() and path.read_text() == "secret"]
 
 
 def test_devices_and_set_user_id_stay_in_a_directory_that_only_root_enters(tmp_path: Path) -> None:

@@ -1,8 +1,8 @@
 """Copying a directory's content by descriptors: what `tmpcopyup` and a new volume need.
 
 Runs in a container's init and in the shim. Never follows a symlink, never leaves the two directories that it was
-given, keeps owner, mode, times, xattrs, hard links within the tree, devices and sparse files' holes. Absent: files
-that change meanwhile - the caller owns both trees.
+given, whoever else writes to them meanwhile, keeps owner, mode, times, xattrs, hard links within the tree, devices and
+sparse files' holes. Absent: a faithful copy of files that change meanwhile.
 """
 
 from __future__ import annotations
@@ -93,8 +93,17 @@ def _copy_entry(source: int, target: int, name: str, status: os.stat_result) -> 
     else:
         os.mknod(name, kind | 0o600, status.st_rdev, dir_fd=target)
         os.chown(name, status.st_uid, status.st_gid, dir_fd=target, follow_symlinks=False)
-        os.chmod(name, stat.S_IMODE(status.st_mode), dir_fd=target)
+        _change_mode(target, name, stat.S_IMODE(status.st_mode))
     os.utime(name, ns=(status.st_atime_ns, status.st_mtime_ns), dir_fd=target, follow_symlinks=False)
+
+
+def _change_mode(directory: int, name: str, mode: int) -> None:
+    """Of what is not opened. chmod(2) follows links, and a container that has the volume already may have put one there meanwhile."""
+    fd = os.open(name, os.O_PATH | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=directory)
+    try:
+        os.chmod(f"/proc/self/fd/{fd}", mode)
+    finally:
+        os.close(fd)
 
 
 def _copy_file(source: int, target: int, name: str, status: os.stat_result) -> None:
