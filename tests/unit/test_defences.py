@@ -1,4 +1,7 @@
-"""Every attack of tests/security is proven: it names a defence, and what would be left of the source without that. The threat model names them all."""
+"""Every attack of tests/security is proven: it names a defence, and what would be left of the source without that.
+
+The threat model names them all.
+"""
 
 from __future__ import annotations
 
