@@ -354,17 +354,65 @@ def test_what_was_tampered_with_is_refused(lab: Lab, tmp_path: Path, what: str) 
     assert expected.get(what, "verif") in words, words
 
 
-def test_tampering_with_the_store_is_noticed_at_run(lab: Lab, tmp_path: Path) -> None:
-    lab.push("team/store:1", "store", tmp_path / "layout")
-    digest = lab.sign("team/store:1", "ann")
-    name = f"{lab.host}/team/store:1"
-    lab.engine.docker("pull", "-q", name)
-    path = lab.engine.data_root / "content/blobs/sha256" / digest.partition(":")[2]
+def stored(lab: Lab, name: str, tmp_path: Path) -> dict[str, Path]:
+    """Pulls a signed image that prints `name`. → the files of its blobs."""
+    lab.push(f"team/{name}:1", name, tmp_path / "layout")
+    digest = lab.sign(f"team/{name}:1", "ann")
+    manifest = json.loads(lab.get(f"team/{name}/manifests/1"))
+    lab.engine.docker("pull", "-q", f"{lab.host}/team/{name}:1")
+    blobs = lab.engine.data_root / "content/blobs/sha256"
+    found = {"manifest": digest, "config": manifest["config"]["digest"], "layer": manifest["layers"][1]["digest"]}
+    paths = {what: blobs / digest.partition(":")[2] for what, digest in found.items()}
+    texts = {path: path.read_bytes() for path in blobs.iterdir() if path.stat().st_size < 10_000}
+    [paths["document"]] = [path for path, text in texts.items() if b'{"critical"' in text and digest.encode() in text]
+    [paths["signature"]] = [path for path, text in texts.items() if b'"subject"' in text and digest.encode() in text]
+    return paths
+
+
+def flip(path: Path, old: bytes, new: bytes) -> None:
     data = path.read_bytes()
-    path.write_bytes(data.replace(b"layers", b"Layers"))
-    assert "damaged" in lab.engine.docker("create", name, check=False).stderr
+    assert old in data and len(old) == len(new)
+    path.write_bytes(data.replace(old, new))
+
+
+@pytest.mark.parametrize("what", ["manifest", "document", "signature"])
+def test_tampering_with_the_store_is_noticed_at_run(lab: Lab, tmp_path: Path, what: str) -> None:
+    path = stored(lab, f"store-{what}", tmp_path)[what]
+    name, data = f"{lab.host}/team/store-{what}:1", path.read_bytes()
+    container = lab.engine.output("create", "--network=none", name)
+    old = {"manifest": b"layers", "document": b"cosign", "signature": b"cosign"}[what]
+    flip(path, old, old.title())
+    refused = lab.engine.docker("create", name, check=False).stderr
+    assert "damaged" in refused or "a signature was required" in refused, refused
+    assert lab.engine.docker("start", container, check=False).returncode == 1
     path.write_bytes(data)
-    assert lab.engine.output("run", "--rm", "--network=none", name) == "store"
+    assert lab.engine.output("run", "--rm", "--network=none", name) == f"store-{what}"
+
+
+def test_what_is_run_is_what_was_verified_whatever_becomes_of_the_blobs(lab: Lab, tmp_path: Path) -> None:
+    """Another command in the config, another file in the layer: no container sees it, no archive and no registry gets it, and the next start of the
+    engine refuses the image."""
+    paths, name = stored(lab, "blobs", tmp_path), f"{lab.host}/team/blobs:1"
+    before = {what: path.read_bytes() for what, path in paths.items()}
+    flip(paths["config"], b'"blobs"', b'"other"')
+    data = bytearray(before["layer"])
+    data[len(data) // 2] ^= 1
+    paths["layer"].write_bytes(data)
+    assert lab.engine.output("run", "--rm", "--network=none", name) == "blobs"
+    assert lab.engine.output("run", "--rm", "--network=none", name, "cat", "/text") == "blobs" * 100
+    with wherry_registry(tmp_path / "empty") as empty:  # into one that has the layers already, nothing of them is sent
+        lab.engine.docker("tag", name, f"{empty.host}/blobs:1")
+        pushed = lab.engine.docker("push", f"{empty.host}/blobs:1", check=False)
+        assert pushed.returncode == 1 and "digest" in pushed.stderr, pushed.stderr
+    saved = lab.engine.docker("save", "-o", str(tmp_path / "saved.tar"), name, check=False)
+    if saved.returncode == 0:
+        assert "digest" in lab.engine.docker("load", "-i", str(tmp_path / "saved.tar"), check=False).stderr
+    lab.engine.stop()
+    lab.engine.start()
+    assert "No such image" in lab.engine.docker("create", "--pull=never", name, check=False).stderr
+    assert "is damaged and forgotten" in lab.engine.log()
+    lab.engine.docker("pull", "-q", name)
+    assert lab.engine.output("run", "--rm", "--network=none", name) == "blobs"
 
 
 def test_a_referrer_alone_is_enough(lab: Lab, tmp_path: Path) -> None:
