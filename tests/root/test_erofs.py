@@ -19,11 +19,11 @@ from tests.contract.snapshot_suite import BASE, CAPABILITY, TOP, directory, file
 from wherry.core.drivers import choose_driver
 from wherry.core.drivers.erofs import Erofs
 from wherry.core.layer_form import LayerForm, unpack_as
-from wherry.core.remove import remove_tree
 from wherry.core.trees import differences
 from wherry.core.unpack import Unpacked
 from wherry.errors import DataLoss, FailedPrecondition, InvalidArgument, WherryError
 from wherry.linux.mounts import mount_overlay
+from wherry.linux.remove import remove_tree
 from wherry.spec.ids import Digest
 
 pytestmark = pytest.mark.requires("root", "overlay", "erofs")

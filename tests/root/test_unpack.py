@@ -20,13 +20,13 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from wherry.core.db import Database
-from wherry.core.remove import remove_tree
 from wherry.core.small_layers import MAX_BLOB, MAX_DIRECTORIES, MAX_ENTRIES, MAX_TAR
 from wherry.core.snapshots import Snapshots
 from wherry.core.unpack import Unpacked, unpack_layer
 from wherry.core.unpackers import Growing, Unpackers
 from wherry.errors import DataLoss, Internal, InvalidArgument, SyscallError, WherryError
 from wherry.linux.mounts import mount_overlay
+from wherry.linux.remove import remove_tree
 from wherry.spec.ids import ChainId, Digest
 from wherry.spec.image import chain_ids
 

@@ -30,9 +30,9 @@ from wherry.core import unpack
 from wherry.core.archive import Archives
 from wherry.core.layer_form import LayerForm
 from wherry.core.layers import LayerWork
-from wherry.core.remove import remove_tree
 from wherry.core.unpackers import _START, Unpackers
 from wherry.errors import InvalidArgument, WherryError
+from wherry.linux.remove import remove_tree
 from wherry.spec.ids import ImageId
 
 pytestmark = pytest.mark.requires("root")

@@ -22,11 +22,11 @@ from wherry.core.cancellation import thread_to_the_end
 from wherry.core.compression import decompressed, detect
 from wherry.core.images import Image, Images, NewImage
 from wherry.core.layers import LayerWork, Wanted, both
-from wherry.core.remove import remove_tree
 from wherry.core.snapshots import Staged
 from wherry.core.unpack import Unpacked
 from wherry.core.unpackers import Unpackers
 from wherry.errors import InvalidArgument
+from wherry.linux.remove import remove_tree
 from wherry.spec.calls import ProgressSink
 from wherry.spec.ids import ChainId, Digest
 from wherry.spec.image import (

@@ -18,8 +18,8 @@ from contextlib import contextmanager
 from types import TracebackType
 
 from wherry.core.partials import Partials
-from wherry.core.remove import remove_tree
 from wherry.errors import DataLoss, InvalidArgument, NotFound
+from wherry.linux.remove import remove_tree
 from wherry.spec.ids import Digest, is_digest
 
 _PIECE = 1 << 20

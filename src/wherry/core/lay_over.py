@@ -15,8 +15,8 @@ import os
 import stat
 
 from wherry.core.diff import open_directory
-from wherry.core.remove import remove_at
 from wherry.core.unpack import OPAQUE
+from wherry.linux.remove import remove_at
 from wherry.linux.sparse import data_ranges
 
 _FICLONE = 0x40049409

@@ -19,8 +19,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import islice
 
-from wherry.core.remove import remove_at, remove_tree
 from wherry.errors import InvalidArgument
+from wherry.linux.remove import remove_at, remove_tree
 from wherry.linux.usage import BLOCK, inodes
 from wherry.spec.ids import Digest, is_digest
 

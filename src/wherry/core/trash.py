@@ -13,7 +13,7 @@ import threading
 from collections.abc import Callable
 
 from wherry.core.cancellation import thread_to_the_end
-from wherry.core.remove import remove_tree
+from wherry.linux.remove import remove_tree
 
 _log = logging.getLogger(__name__)
 

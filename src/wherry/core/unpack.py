@@ -23,7 +23,6 @@ from dataclasses import dataclass, field
 from hashlib import sha256
 
 from wherry.core.compression import CHUNK, Source, decompressed
-from wherry.core.remove import remove_at
 from wherry.core.tar import (
     BLOCK_DEVICE,
     CHARACTER,
@@ -36,6 +35,7 @@ from wherry.core.tar import (
     shown,
 )
 from wherry.errors import DataLoss, InvalidArgument, SyscallError
+from wherry.linux.remove import remove_at
 from wherry.linux.syscalls import openat2
 from wherry.spec.ids import Digest
 

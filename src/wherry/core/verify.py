@@ -21,11 +21,11 @@ from wherry.core.drivers.driver import Driver
 from wherry.core.drivers.overlay import Overlay
 from wherry.core.layer_form import unpack_blob
 from wherry.core.manifests import manifest_of
-from wherry.core.remove import remove_tree
 from wherry.core.snapshots import Layer, driver_of, read_layers
 from wherry.core.trees import differences
 from wherry.core.unpack import Unpacked
 from wherry.errors import SyscallError, WherryError
+from wherry.linux.remove import remove_tree
 from wherry.spec.ids import ChainId, Digest
 from wherry.spec.image import MAX_CONFIG, Descriptor, Manifest, chain_ids, diff_ids, parse_config
 

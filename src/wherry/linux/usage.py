@@ -2,43 +2,70 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import stat
+
+from wherry.errors import SyscallError
+from wherry.linux.syscalls import openat2
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
+
+_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
+_BENEATH_WITHOUT_LINKS = 0x8 | 0x4
+_LONG_WAY = 3000  # bytes; a path has 4096 at most
+_MOST_WAYS = 100
 
 BLOCK = 512
 """The unit of `st_blocks`, whatever the file system's own is (stat(2))."""
 
 
 def inodes(path: str) -> Iterator[os.stat_result]:
-    """The directory `path` itself and everything below it, hard-linked files once. What vanishes meanwhile is left out, no link is followed."""
-    seen: set[tuple[int, int]] = set()
+    """The directory `path` itself and everything below it, hard-linked files once. What vanishes meanwhile is left out, no link is followed,
+    whoever puts one in a directory's place. As deep as it may be: what is deeper than anybody needs is not counted."""
     try:
         yield os.lstat(path)
-    except FileNotFoundError:
+        root = os.open(path, _DIRECTORY)
+    except (FileNotFoundError, NotADirectoryError):
         return
-    pending = [path]
+    try:
+        yield from _below(root, set(), 0)
+    finally:
+        os.close(root)
+
+
+def _below(root: int, seen: set[tuple[int, int]], depth: int) -> Iterator[os.stat_result]:
+    """Of a directory whose way is too long for a path `root` is another, `depth` such ways below the first."""
+    pending = [b"."]
     while pending:
-        directory = pending.pop()
+        way = pending.pop()
         try:
-            with os.scandir(directory) as entries:
-                for entry in entries:
-                    try:
-                        found = entry.stat(follow_symlinks=False)
-                    except FileNotFoundError:
+            directory = openat2(root, way, _DIRECTORY, resolve=_BENEATH_WITHOUT_LINKS)
+        except SyscallError as error:
+            if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
+                continue
+            raise
+        try:
+            if len(way) > _LONG_WAY:
+                if depth < _MOST_WAYS:
+                    yield from _below(directory, seen, depth + 1)
+                continue
+            for name in os.listdir(directory):
+                try:
+                    found = os.stat(name, dir_fd=directory, follow_symlinks=False)
+                except FileNotFoundError:
+                    continue
+                if stat.S_ISDIR(found.st_mode):
+                    pending.append(way + b"/" + os.fsencode(name))
+                elif found.st_nlink > 1:
+                    if (found.st_dev, found.st_ino) in seen:
                         continue
-                    if stat.S_ISDIR(found.st_mode):
-                        pending.append(entry.path)
-                    elif found.st_nlink > 1:
-                        if (found.st_dev, found.st_ino) in seen:
-                            continue
-                        seen.add((found.st_dev, found.st_ino))
-                    yield found
-        except FileNotFoundError:
-            continue
+                    seen.add((found.st_dev, found.st_ino))
+                yield found
+        finally:
+            os.close(directory)
 
 
 def disk_usage(path: str) -> int:

@@ -16,13 +16,13 @@ from __future__ import annotations
 import asyncio
 import os
 import secrets
-import shutil
 import sqlite3
 from collections.abc import Callable, Container, Mapping
 from datetime import UTC, datetime
 from typing import Protocol, TypeVar
 
 from wherry.errors import NotFound
+from wherry.linux.remove import remove_directory
 from wherry.linux.usage import disk_usage
 from wherry.volumes import filters as volume_filters
 from wherry.volumes.filters import Filters
@@ -176,7 +176,7 @@ class Volumes:
         _sync_directory(self._directory)
         del self._volumes[name]
         await self._delete(name)
-        await asyncio.to_thread(shutil.rmtree, aside)
+        await asyncio.to_thread(remove_directory, aside)
 
     async def _size(self, volume: Volume) -> int:
         return 0 if volume.bind_source else await asyncio.to_thread(disk_usage, self._mountpoint(volume.name))
@@ -189,12 +189,12 @@ class Volumes:
         found = set()
         for entry in os.scandir(self._directory):
             if entry.name.startswith(_REMOVED):
-                shutil.rmtree(entry.path)
+                remove_directory(entry.path)
             elif entry.is_dir(follow_symlinks=False) and os.path.isdir(self._mountpoint(entry.name)):
                 if entry.name in known or os.listdir(self._mountpoint(entry.name)):
                     found.add(entry.name)
                 else:
-                    shutil.rmtree(entry.path)
+                    remove_directory(entry.path)
         return found
 
     def _make_directory(self, name: str) -> None:

@@ -7,11 +7,13 @@ import os
 import subprocess
 from collections.abc import Awaitable, Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from wherry.core.db import Database
 from wherry.errors import InvalidArgument, NotFound, WherryError
+from wherry.linux.usage import inodes
 from wherry.volumes import Volumes
 from wherry.wire.engine import VolumeCreate
 
@@ -261,3 +263,57 @@ def test_a_staged_volume_is_undone_by_its_removal(tmp_path: Path) -> None:
             await volumes.stage("../data", {})
 
     run(tmp_path, scenario)
+
+
+def deepen(path: Path, levels: int) -> None:
+    """Directories in each other, far deeper than a path may be long: what any container can make."""
+    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    for _ in range(levels):
+        os.mkdir("d", dir_fd=fd)
+        below = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    os.close(os.open("file", os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+
+
+def test_a_volume_of_any_depth_is_measured_and_removed(tmp_path: Path) -> None:
+    """Also by the next engine, when this one ended in the middle."""
+    levels = 6000
+
+    async def first(volumes: Volumes) -> None:
+        deepen(Path((await volumes.create(VolumeCreate(name="deep")))["Mountpoint"]), levels)
+        assert sum(1 for _ in inodes(volumes.path("deep"))) == levels + 2
+        await volumes.remove("deep")
+        assert os.listdir(tmp_path / "volumes") == []
+        (tmp_path / "volumes/.removed-x/_data/_data").mkdir(parents=True)
+        deepen(tmp_path / "volumes/.removed-x/_data", levels)
+
+    async def second(volumes: Volumes) -> None:
+        assert os.listdir(tmp_path / "volumes") == []
+
+    run(tmp_path, first)
+    run(tmp_path, second)
+
+
+def test_what_is_measured_is_not_left_through_a_link_that_comes_meanwhile(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A container puts links in the place of its directories, right after they were looked at: the race, won."""
+    inside, outside = tmp_path / "inside", tmp_path / "outside"
+    (inside / "a").mkdir(parents=True)
+    outside.mkdir()
+    (outside / "secret").write_text("x" * 5000)
+    look = os.stat
+
+    def and_then(name: str, **named: Any) -> os.stat_result:
+        found = look(name, **named)
+        if name == "a" and not (inside / "a").is_symlink():
+            (inside / "a").rename(inside / "b")
+            (inside / "a").symlink_to(outside)
+        return found
+
+    monkeypatch.setattr(os, "stat", and_then)
+    assert 5000 not in [found.st_size for found in inodes(str(inside))]
+    monkeypatch.undo()
+    assert (inside / "a").is_symlink()

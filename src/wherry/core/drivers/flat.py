@@ -18,10 +18,10 @@ from wherry.core.diff import Differ
 from wherry.core.drivers.driver import Prepared, Sides, backing_filesystem, unsuitable
 from wherry.core.drivers.tree_layers import TreeLayers
 from wherry.core.lay_over import lay_over
-from wherry.core.remove import remove_tree
 from wherry.core.rootfs import BindRoot
 from wherry.errors import SyscallError
 from wherry.linux import btrfs
+from wherry.linux.remove import remove_tree
 from wherry.linux.syscalls import filesystem_type
 
 _OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC

@@ -15,11 +15,11 @@ from wherry.core import init_layer
 from wherry.core.diff import needs_merging
 from wherry.core.drivers.driver import Prepared, Sides, backing_filesystem, unsuitable
 from wherry.core.drivers.tree_layers import TreeLayers
-from wherry.core.remove import remove_tree
 from wherry.core.rootfs import OverlayRoot
 from wherry.core.usage import tree_usage
 from wherry.errors import SyscallError
 from wherry.linux.mounts import open_overlay
+from wherry.linux.remove import remove_tree
 
 OPEN_DIRECTORY = os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC
 _FOLLOW: list[tuple[str, str | None]] = [("redirect_dir", "follow"), ("metacopy", "on")]

@@ -1,6 +1,6 @@
 """Removes directory trees that containers and tars have filled: any depth, any names, links never followed.
 
-Runs in threads of wherryd and in unpack workers. A tree can be deeper than Python's stack and the number of descriptors allow, so directories
+Blocks: in threads of wherryd, and in unpack workers. A tree can be deeper than Python's stack and the number of descriptors allow, so directories
 are not descended into: each is renamed to the top, and emptied from there.
 """
 
@@ -60,3 +60,14 @@ def remove_tree(path: str) -> None:
         pass
     finally:
         os.close(fd)
+
+
+def remove_directory(path: str) -> None:
+    """As `remove_tree`, but nothing is renamed out of the directory `path`, whose siblings have names that mean something."""
+    fd = os.open(path, _OPEN)
+    try:
+        for name in os.listdir(fd):
+            remove_at(fd, os.fsencode(name))
+    finally:
+        os.close(fd)
+    os.rmdir(path)
