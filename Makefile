@@ -3,7 +3,7 @@
 VENV := .venv
 PYTHON ?= $(shell tools/find-python)
 BIN := $(VENV)/bin
-SOURCES := $(shell find src -type f -not -name '*.pyc' -not -path '*.egg-info/*') pyproject.toml
+SOURCES := $(shell find src -type f -not -name '*.pyc' -not -path '*.egg-info/*') pyproject.toml setup.py
 PYTEST := $(BIN)/python -m pytest
 ARGS ?=
 

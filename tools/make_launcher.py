@@ -7,7 +7,8 @@ nobody can write the interpreter's file through /proc/PID/exe of a process that 
 It is installed as bin/wherry-runc, and does what the shell script of that name (src/bin) does:
 
 - finds its own directory (/proc/self/exe), and in ../lib/python3.*/{site,dist}-packages the compiled entry: there must be just one;
-- executes python3 beside itself: -s -P -S and no PYTHON* in its environment, which is what -I -S means, but that PYTHONPATH leads to `cli/lean`;
+- executes python3 beside itself: -s -P -S and no PYTHON* in its environment, which is what -I -S means, but that PYTHONPATH leads to `cli/lean`
+  (`entry` removes it);
 - for a verb that enters a container from a read-only clone of the root directory's mount (open_tree, mount_setattr, openat2 with RESOLVE_IN_ROOT,
   execveat); a python3 on another mount is cloned alone. Where the kernel does none of it, it is executed as it is: wherry looks for itself whether it
   is protected (`cli/interpreter.py`);
@@ -20,6 +21,7 @@ from __future__ import annotations
 
 import struct
 import sys
+from collections.abc import Callable
 from pathlib import Path
 
 from machine_code import X86, Arm64, Machine, Program
@@ -27,13 +29,13 @@ from make_hello import elf
 
 TARGET = Path(__file__).resolve().parent.parent / "src/launcher"
 
-AT_FDCWD, AT_EMPTY_PATH, R_OK = -100, 0x1000, 4
+AT_FDCWD, AT_EMPTY_PATH, F_OK, R_OK = -100, 0x1000, 0, 4
 OPEN_TREE_CLONE_CLOEXEC = 0x80001
 ENTRY = b"../lib/python3.11/site-packages/wherry/runtime/cli/__pycache__/entry.cpython-311.pyc"
 KIND, MINOR, MINOR_AGAIN = ENTRY.index(b"site"), ENTRY.index(b"11/") + 1, ENTRY.index(b"11.pyc") + 1
 """Where "site" becomes "dist", and the last digit of Python's minor version counts from 1 to 9."""
 COMPILED = ENTRY[ENTRY.index(b"__pycache__") :]
-ENTERING = (b"create", b"run", b"exec")
+ENTERING = (b"create", b"run", b"exec", b"restore")
 MATCHED = 0xFF
 """Ends a pattern of `match`."""
 MESSAGE = b"wherry-runc: the installation is not complete, or /proc is not mounted\n"
@@ -47,7 +49,9 @@ DATA = {
     "-s": b"-s\0",
     "-P": b"-P\0",
     "-S": b"-S\0",
-    "variable": b"PYTHON" + bytes([MATCHED]),
+    "python's": b"PYTHON" + bytes([MATCHED]),
+    "ours": b"WHERRY_RUNC_" + bytes([MATCHED]),
+    "input": b"/proc/self/fd/0/.\0",
     **{verb.decode(): verb + bytes([0, MATCHED]) for verb in ENTERING},
     "root": b"/\0",
     "empty": b"\0",
@@ -62,6 +66,10 @@ SIZE = 8192  # of each buffer: a path of PATH_MAX bytes and what is appended
 DIRECTORY, CANDIDATE, FOUND, SEARCH, PYTHON = (256 + SIZE * number for number in range(5))
 ARGUMENTS = 256 + SIZE * 5  # the new argv, and behind it the new environment
 FRAME = ARGUMENTS + 256
+
+
+Point = Callable[[str, int], None]
+"""A register gets the address of an offset in the frame."""
 
 
 def program(machine: Machine) -> tuple[bytes, bytes]:
@@ -105,7 +113,7 @@ def program(machine: Machine) -> tuple[bytes, bytes]:
     return code.finish(DATA)
 
 
-def find_itself(code: Program, point) -> None:
+def find_itself(code: Program, point: Point) -> None:
     """Makes the frame. DIRECTORY: the program's own, with a slash at its end."""
     code.copy("v0", "sp")
     code.load("a0", "v0", 0)
@@ -141,9 +149,11 @@ def find_itself(code: Program, point) -> None:
     code.set("a1", 0)
     code.store_byte("a1", "v3", 1)
     code.jump_if("a2", "unequal", 0, "script it is")  # PYTHONPATH would be two
+    code.system("access", a0=AT_FDCWD, a1="&input", a2=F_OK)
+    code.jump_if("a0", "equal", 0, "script it is")  # Python does not start with a directory as its standard input
 
 
-def find_entry(code: Program, point, append) -> None:
+def find_entry(code: Program, point: Point, append: Callable[..., None]) -> None:
     """FOUND: the only compiled entry. v5 counts them."""
     append(DIRECTORY, to=CANDIDATE)
     code.copy("v4", "v2")
@@ -175,7 +185,7 @@ def find_entry(code: Program, point, append) -> None:
     code.jump_if("v5", "equal", 0, "script it is")
 
 
-def make_arguments(code: Program, point) -> None:
+def make_arguments(code: Program, point: Point) -> None:
     """v2: behind the arguments; v5: whether one of them is a verb that enters a container. One that only has its name costs time, no more."""
     point("v2", ARGUMENTS)
     for argument in (PYTHON, "-s", "-P", "-S", FOUND):
@@ -206,17 +216,18 @@ def make_arguments(code: Program, point) -> None:
     code.label("arguments made")
 
 
-def make_environment(code: Program, point) -> None:
+def make_environment(code: Program, point: Point) -> None:
     """v4: the environment."""
     code.copy("v4", "v2")
     code.load("v3", "v1", OLD_ENVIRONMENT)
     code.label("next variable")
     code.load("a0", "v3", 0)
     code.jump_if("a0", "equal", 0, "environment made")
-    code.copy("a3", "a0")
-    code.address("a2", "variable")
-    code.jump("match", "call")
-    code.jump_if("a1", "equal", MATCHED, "left out")
+    for pattern in ("python's", "ours"):
+        code.copy("a3", "a0")
+        code.address("a2", pattern)
+        code.jump("match", "call")
+        code.jump_if("a1", "equal", MATCHED, "left out")
     code.store("a0", "v2", 0)
     code.add("v2", 8)
     code.label("left out")
@@ -229,7 +240,7 @@ def make_environment(code: Program, point) -> None:
     code.store("a0", "v2", 8)
 
 
-def execute(code: Program, point) -> None:
+def execute(code: Program, point: Point) -> None:
     """Returns where there is no python3 to execute. v5: the descriptor."""
 
     def or_else(name: str) -> None:

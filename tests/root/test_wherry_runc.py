@@ -706,11 +706,8 @@ def with_launcher(runtime: Runtime) -> None:
 
 
 def without_launcher(runtime: Runtime) -> None:
-    """As on a machine for which there is no exec-readonly."""
-    prefix = runtime.bundle / "prefix"
-    shutil.copytree(runtime.program.parent.parent, prefix, symlinks=True)
-    shutil.rmtree(prefix / "libexec")
-    runtime.program = prefix / "bin/wherry-runc"
+    """As on a machine for which there is none."""
+    runtime.program = install(runtime.bundle / "prefix", launcher=False)
 
 
 @pytest.mark.parametrize("way", [with_launcher, without_launcher])

@@ -1,7 +1,7 @@
 """The first of wherry's modules that a call of `wherry-runc` runs: loads the verb's modules, calls it, ends the process.
 
 `bin/wherry-runc` gives the interpreter the compiled file of this module, since a script would be compiled at each call
-(0.5 ms); then this is `__main__`. Where it finds none, it imports this module instead.
+(0.5 ms); then this is `__main__`. Where there is none, a script of that name imports this module instead.
 """
 
 import gc
@@ -22,9 +22,13 @@ FORMAT = 4
 
 def start(package: str) -> "NoReturn":
     """`package` is wherry's folder."""
-    if directory := posix.environ.pop(b"WHERRY_RUNC_STDIN", b""):  # see `bin/wherry-runc`, `interpreter`
+    if directory := posix.environ.pop(b"WHERRY_RUNC_STDIN", b""):  # see src/bin/wherry-runc, `interpreter`
         posix.dup2(int(directory), 0)
         posix.close(int(directory))
+    if not sys.flags.isolated:  # bin/wherry-runc has removed what the caller had of such variables
+        posix.unsetenv(b"PYTHONPATH")
+        del posix.environ[b"PYTHONPATH"]
+        del sys.path[0]  # of `lean`
     gc.disable()  # short-lived, and nothing in it makes garbage in cycles
     sys.path.append(package.rpartition("/")[0])
     preloaded = _preload(f"{package}/__pycache__/wherry-runc-{FORMAT}.{sys.implementation.cache_tag}")

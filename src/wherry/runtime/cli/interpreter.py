@@ -1,9 +1,9 @@
 """The interpreter that runs us must not be writable through /proc/PID/exe of a process that enters a container
 (CVE-2019-5736).
 
-The launcher (`bin/wherry-runc`, by way of `exec-readonly`) starts the interpreter from a read-only clone of its
-mount, at no cost. Here that is checked, and made up for where the launcher could not do it: an architecture without
-exec-readonly, an installation without its folder. That costs a second interpreter start. An ordinary
+The launcher (`bin/wherry-runc`, of tools/make_launcher.py) starts the interpreter from a read-only clone of its
+mount, at no cost. Here that is checked, and made up for where the launcher could not do it: another architecture, a
+start by way of the shell script. That costs a second interpreter start. An ordinary
 user may not clone mounts: what root alone can write is safe as it is then, since no id of root's is in the user's
 containers; any other interpreter is copied into sealed memory. See docs/decisions/runc-interpreter.md.
 """

@@ -38,7 +38,7 @@ VERBS = {
     "state": "output the state of a container",
     "update": "update container resource constraints",
 }
-_ENTERING = ("create", "exec", "run")
+_ENTERING = ("create", "exec", "restore", "run")
 """Verbs whose process, or a child of it, goes into a container."""
 _TAKING_A_COMMAND = ("exec", "ps")
 """Verbs whose arguments may be options of another program's."""

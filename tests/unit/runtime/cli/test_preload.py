@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import shutil
 import subprocess
 import sys
@@ -10,6 +9,7 @@ from importlib.util import cache_from_source
 from pathlib import Path
 
 import pytest
+from tests import wherry_runc
 
 from wherry.runtime.cli import preload, strip
 
@@ -101,10 +101,13 @@ def test_what_a_module_imports_comes_before_it(tmp_path: Path) -> None:
     assert [name for name, _ in strip.dependencies_first(paths)] == ["d", "c", "b", "a"]
 
 
-@pytest.fixture
-def program(tmp_path: Path) -> Path:
+@pytest.fixture(params=["launcher", "script"])
+def program(tmp_path: Path, request: pytest.FixtureRequest) -> Path:
     """wherry-runc in a small installation of its own, with a copy of the package's part that it needs."""
-    packages = tmp_path / f"lib/python{sys.version_info[0]}.{sys.version_info[1]}/site-packages"
+    launcher = request.param == "launcher"
+    if launcher and not wherry_runc.LAUNCHER.exists():
+        pytest.skip("needs x86_64, aarch64")
+    packages = wherry_runc.packages(tmp_path)
     for part in ("__init__.py", "errors.py", "linux", "runtime", "spec", "wire"):
         source, target = REPOSITORY / "src/wherry" / part, packages / "wherry" / part
         target.parent.mkdir(parents=True, exist_ok=True)
@@ -115,11 +118,7 @@ def program(tmp_path: Path) -> Path:
         else:
             target.write_bytes(source.read_bytes())
     (packages / "wherry/__pycache__").mkdir()
-    (tmp_path / "bin").mkdir()
-    (tmp_path / "bin/python3").symlink_to(os.path.realpath(sys.executable))
-    (tmp_path / "bin/wherry-runc").write_bytes((REPOSITORY / "src/bin/wherry-runc").read_bytes())
-    (tmp_path / "bin/wherry-runc").chmod(0o755)
-    return tmp_path / "bin/wherry-runc"
+    return wherry_runc.install_programs(tmp_path, launcher=launcher)
 
 
 def run(program: str | Path, *before: str | Path) -> str:
@@ -188,8 +187,8 @@ def test_a_changed_loader_counts_from_the_next_call_on(program: Path) -> None:
 
 def test_a_copy_of_an_installation_is_its_own(program: Path, tmp_path: Path) -> None:
     run(program)
-    shutil.copytree(tmp_path / "lib", tmp_path / "copy/lib")
-    shutil.copytree(tmp_path / "bin", tmp_path / "copy/bin", symlinks=True)
+    for folder in list(tmp_path.iterdir()):
+        shutil.copytree(folder, tmp_path / "copy" / folder.name, symlinks=True)
     copied = tmp_path / "copy/bin/wherry-runc"
     [source] = (tmp_path / "copy").glob("lib/*/site-packages/wherry/runtime/state.py")
     source.write_text(source.read_text().replace("container does not exist", "nothing of that name"))
