@@ -25,9 +25,8 @@ def start(package: str) -> "NoReturn":
     if directory := posix.environ.pop(b"WHERRY_RUNC_STDIN", b""):  # see src/bin/wherry-runc, `interpreter`
         posix.dup2(int(directory), 0)
         posix.close(int(directory))
-    if not sys.flags.isolated:  # bin/wherry-runc has removed what the caller had of such variables
+    if not sys.flags.isolated and posix.environ.pop(b"PYTHONPATH", b""):  # not the caller's: bin/wherry-runc's
         posix.unsetenv(b"PYTHONPATH")
-        del posix.environ[b"PYTHONPATH"]
         del sys.path[0]  # of `lean`
     gc.disable()  # short-lived, and nothing in it makes garbage in cycles
     sys.path.append(package.rpartition("/")[0])
