@@ -1,33 +1,59 @@
-"""wherryd with `points` in it: `python -m tests.crash.engine ARGUMENTS`, as wherryd's own command line."""
+"""wherryd, told on: `python -m tests.crash.engine ARGUMENTS…`, as wherryd's own command line. Started by `points.launch`.
+
+Once its zygote runs, all its threads are put below the filter, and the descriptor by which their calls are told is sent through the socket WHERRY_POINTS. The zygote
+and its shims stay outside: what is tried here runs no container, and Python gives up some calls (unlink, rename) that a signal interrupts while they
+wait to be told, as no kernel interrupts them otherwise.
+"""
 
 from __future__ import annotations
 
+import ctypes
 import os
+import socket
+import subprocess
 import sys
-from typing import Any
 
-from tests.crash import points
-from wherry.core import db, unpackers
+from tests.crash.calls import filter_program
 from wherry.daemon.main import main
+from wherry.shim import launch
+
+_SECCOMP = {"x86_64": 317, "aarch64": 277}[os.uname().machine]
+_SET_MODE_FILTER = 1
+_FLAGS = 1 << 0 | 1 << 3 | 1 << 4 | 1 << 5  # TSYNC, NEW_LISTENER, TSYNC_ESRCH, WAIT_KILLABLE_RECV
 
 
-def _install() -> None:
-    path, end = os.environ["WHERRY_POINTS"], os.environ.get("WHERRY_POINTS_END", "kill")
-    points.Counter(path).set_engine(os.getpid())
-    point = points.install(path, end)
-    transact = db.Database._transact
+class _Program(ctypes.Structure):
+    """struct sock_fprog."""
 
-    def counted(self: db.Database, transaction: Any) -> Any:
-        point()
-        answer = transact(self, transaction)
-        point()
-        return answer
+    _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
-    db.Database._transact = counted  # type: ignore[method-assign]
-    first = f"from tests.crash import points; points.install({path!r}, {end!r}); "
-    unpackers._START = unpackers._START.replace("from wherry", first + "from wherry", 1)
+
+def _go_below_the_filter(channel: socket.socket) -> None:
+    program = filter_program()
+    libc = ctypes.CDLL(None, use_errno=True)
+    described = _Program(len(program) // 8, program)
+    fd = libc.syscall(_SECCOMP, _SET_MODE_FILTER, _FLAGS, ctypes.byref(described))
+    if fd < 0:
+        raise OSError(ctypes.get_errno(), "seccomp")
+    socket.send_fds(channel, [b"."], [fd])
+    os.close(fd)
+    channel.close()
+
+
+def _install(channel: socket.socket) -> None:
+    start_zygote = launch.start_zygote
+
+    def started() -> tuple[subprocess.Popen[bytes], socket.socket]:
+        launch.start_zygote = start_zygote
+        zygote = start_zygote()
+        _go_below_the_filter(channel)
+        return zygote
+
+    launch.start_zygote = started
 
 
 if __name__ == "__main__":
-    _install()
+    number = int(os.environ.pop("WHERRY_POINTS"))
+    os.set_inheritable(number, False)
+    _install(socket.socket(fileno=number))
     sys.exit(main())

@@ -1,110 +1,142 @@
-"""Counts what a process changes on disk, and ends everything just before the change of a given number. Loaded into wherryd and its unpack workers by
-`tests.crash.engine`; the product knows nothing of it.
+"""Counts what an engine and its workers are about to change on disk, and at the change of a given number kills them, stops everything, or has the disk
+fail. Runs beside the engine, in the process of the test; the product knows nothing of it.
 
-The counter is a file that all processes have mapped: they and the test share it. A point is a system call that changes a file system, made by Python,
-and the beginning and the end of a transaction of the database. `WHERRY_POINTS` names the file; `WHERRY_POINTS_END` says what the end is: "kill"
-(SIGKILL of the engine, and of the worker that came there), or "halt": a line on standard output, and nothing more from this process; whoever reads
-the line cuts the power.
+    points = Points(root)
+    process = points.launch(["--data-root=…", …], env=…)      # as subprocess.Popen
+    points.arm(7); …; points.disarm()
+
+The engine puts itself below a seccomp filter (`engine`, `calls`), which its workers inherit: a thread that is about to change a file below `root` waits until
+one thread here has counted its call and let it go on. So the count has one owner, however many processes and threads there are, and what SQLite and
+other libraries do is counted with the rest. Source: seccomp_unotify(2); Linux 5.19.
 """
 
 from __future__ import annotations
 
-import mmap
+import contextlib
+import enum
+import errno
+import fcntl
 import os
+import select
 import signal
-import stat
+import socket
 import struct
+import subprocess
+import sys
 import threading
-import time
-from collections.abc import Callable
+from collections.abc import Mapping
 from typing import Any
 
-_LAYOUT = struct.Struct("=QQQQ")  # armed, count, target, the engine's pid
-_CALLS = (
-    *("rename", "replace", "link", "symlink", "unlink", "remove", "mkdir", "rmdir", "mknod", "truncate", "ftruncate"),
-    *("fsync", "fdatasync", "chmod", "fchmod", "chown", "fchown", "utime", "setxattr", "removexattr"),
-)
-_WRITES = ("write", "pwrite")
+from tests.crash.calls import Call, Change, name_of
+
+_RECEIVE, _ANSWER = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_IOCTL_NOTIF_SEND
+_NOTICE = struct.Struct("=QIIiIQ6Q")
+_REPLY = struct.Struct("=QqiI")
+_CONTINUE = 1
 HALTED = "tests.crash: halted"
 
 
-class Counter:
-    """The shared file. `arm(n)` makes the n-th point from now the end; n = 0 only counts."""
+class End(enum.Enum):
+    KILL = "SIGKILL of the engine, and of the process that came there"
+    HALT = "a line on the console, and no change any more by anybody; whoever reads the line cuts the power"
+    NO_SPACE = "ENOSPC for all that needs room, from there on"
+    IO_ERROR = "EIO, once"
 
-    def __init__(self, path: str) -> None:
-        self.path = path
-        fd = os.open(path, os.O_RDWR | os.O_CREAT, 0o600)
-        os.ftruncate(fd, _LAYOUT.size)
-        self._map = mmap.mmap(fd, _LAYOUT.size)
-        os.close(fd)
 
-    def arm(self, target: int) -> None:
-        pid = self._fields()[3]
-        self._map[:] = _LAYOUT.pack(1, 0, target, pid)
+class Points:
+    """Of one engine after another. `unknown`: calls that nobody has classified; a test is to find it empty."""
+
+    def __init__(self, root: str) -> None:
+        self.root = root
+        self.unknown: set[str] = set()
+        self.last = ""
+        """The call that was the end."""
+        self._lock = threading.Lock()
+        self._engine = 0
+        self._count: int | None = None
+        self._target = 0
+        self._end = End.KILL
+
+    def launch(self, arguments: list[str], *, env: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
+        """`subprocess.Popen` of a wherryd with these arguments, watched from when its zygote runs. The watching ends with the last of its children."""
+        ours, theirs = socket.socketpair()
+        with ours:
+            with theirs:
+                words = [sys.executable, "-m", "tests.crash.engine", *arguments]
+                told = {**env, "WHERRY_POINTS": str(theirs.fileno()), "UV_USE_IO_URING": "0"}
+                process = subprocess.Popen(words, env=told, pass_fds=[theirs.fileno()], **options)
+            _, listeners, _, _ = socket.recv_fds(ours, 1, 1)
+        if not listeners:
+            raise ChildProcessError("the engine ended before it was watched")
+        with self._lock:
+            self._engine = process.pid
+            self._count = None
+        threading.Thread(target=self._watch, args=[*listeners, process.pid], daemon=True).start()
+        return process
+
+    def arm(self, target: int = 0, end: End = End.KILL) -> None:
+        """The n-th change from now on is the end; 0 only counts."""
+        with self._lock:
+            self._count, self._target, self._end, self.last = 0, target, end, ""
 
     def disarm(self) -> int:
-        """→ how many points there were."""
-        _, count, _, pid = self._fields()
-        self._map[:] = _LAYOUT.pack(0, 0, 0, pid)
-        return count
+        """→ how many there were."""
+        with self._lock:
+            count, self._count = self._count, None
+            return count or 0
 
-    def set_engine(self, pid: int) -> None:
-        self._map[:] = _LAYOUT.pack(0, 0, 0, pid)
+    def _watch(self, listener: int, engine: int) -> None:
+        poll = select.poll()
+        poll.register(listener, select.POLLIN)
+        try:
+            while poll.poll()[0][1] & select.POLLIN:
+                notice = bytearray(_NOTICE.size)
+                try:
+                    fcntl.ioctl(listener, _RECEIVE, notice)
+                except OSError:
+                    continue  # it was killed meanwhile
+                number, pid, _, call, _, _, *arguments = _NOTICE.unpack(notice)
+                error = self._decide(Call(pid, name_of(call), tuple(arguments)), engine)
+                if error is None:
+                    continue
+                try:
+                    fcntl.ioctl(listener, _ANSWER, _REPLY.pack(number, 0, -error, 0 if error else _CONTINUE))
+                except OSError:
+                    continue
+        finally:
+            os.close(listener)
 
-    def _fields(self) -> tuple[int, int, int, int]:
-        armed, count, target, pid = _LAYOUT.unpack(self._map[:])
-        return armed, count, target, pid
+    def _decide(self, call: Call, engine: int) -> int | None:
+        """→ the error that it is answered with; 0: it is carried out; None: it never is."""
+        try:
+            change = call.changes(self.root)
+        except OSError:
+            return 0  # the process is gone
+        except LookupError as error:
+            self.unknown.add(str(error))
+            return 0
+        with self._lock:
+            if change is None or self._count is None or engine != self._engine:
+                return 0
+            self._count += 1
+            if not self._target or self._count < self._target:
+                return 0
+            return self._reach(call, change)
 
-    def step(self) -> bool:
-        """→ whether this is the end."""
-        armed, count, target, pid = self._fields()
-        if not armed:
-            return False
-        self._map[:] = _LAYOUT.pack(armed, count + 1, target, pid)
-        return target != 0 and count + 1 >= target
-
-    @property
-    def engine(self) -> int:
-        return self._fields()[3]
-
-
-def install(path: str, end: str) -> Callable[[], None]:
-    """Wraps the calls of this process. → what is to be called at further points."""
-    counter = Counter(path)
-    lock = threading.Lock()
-
-    def point() -> None:
-        with lock:
-            if not counter.step():
-                return
-            if end == "kill":
-                os.kill(counter.engine, signal.SIGKILL)
-                os.kill(os.getpid(), signal.SIGKILL)
-            os.write(os.open("/dev/console", os.O_WRONLY), f"{HALTED}\n".encode())
-            while True:
-                time.sleep(60)
-
-    for name in _CALLS:
-        setattr(os, name, _wrapped(getattr(os, name), point))
-    for name in _WRITES:
-        setattr(os, name, _wrapped_write(getattr(os, name), point))
-    return point
-
-
-def _wrapped(call: Callable[..., Any], point: Callable[[], None]) -> Callable[..., Any]:
-    def wrapped(*arguments: Any, **options: Any) -> Any:
-        point()
-        return call(*arguments, **options)
-
-    return wrapped
-
-
-def _wrapped_write(call: Callable[..., Any], point: Callable[[], None]) -> Callable[..., Any]:
-    """Not to pipes and sockets: they are no state."""
-
-    def wrapped(fd: int, *arguments: Any) -> Any:
-        if stat.S_ISREG(os.fstat(fd).st_mode):
-            point()
-        return call(fd, *arguments)
-
-    return wrapped
+    def _reach(self, call: Call, change: Change) -> int | None:
+        self.last = self.last or call.told()
+        match self._end:
+            case End.KILL:
+                self._count = None
+                for pid in (self._engine, call.pid):
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill(pid, signal.SIGKILL)
+                return None
+            case End.HALT:
+                os.write(os.open("/dev/console", os.O_WRONLY), f"{HALTED}\n".encode())
+                threading.Event().wait()
+                return None
+            case End.NO_SPACE:
+                return errno.ENOSPC if change.room else 0
+            case End.IO_ERROR:
+                return errno.EIO if self._count == self._target else 0

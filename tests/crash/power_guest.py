@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.crash.operations import OPERATIONS, State, World, write_layouts
-from tests.crash.points import Counter
+from tests.crash.points import End, Points
 
 PORT = 5000
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -63,8 +63,8 @@ def main(work: Path, verb: str, *words: str) -> None:
     server = http.server.ThreadingHTTPServer(("127.0.0.1", PORT), _Registry)
     threading.Thread(target=server.serve_forever, daemon=True).start()
     world = World("/run/engine.sock", data, f"127.0.0.1:{PORT}")
-    points = Counter("/run/points")
-    _start_engine(world)
+    points = Points(str(data))
+    _start_engine(world, points)
     notes = json.loads((work / "notes").read_bytes()) if verb == "cut" else {}
     if verb == "measure":
         for name in words:
@@ -80,15 +80,15 @@ def main(work: Path, verb: str, *words: str) -> None:
     operation.before(world)
     subprocess.run(["sync"], check=True)  # the old state is on disk: a container's files are synced by nobody else
     _write(work / "pending", name)
-    points.arm(point)
+    points.arm(point, End.HALT)
     operation.act(world)
     (work / "pending").unlink()
 
 
-def _start_engine(world: World) -> None:
-    command = [sys.executable, "-m", "tests.crash.engine", f"--data-root={world.data_root}", "--exec-root=/run/wherry"]
-    command += [f"--host=unix://{world.socket_path}", "--pidfile=/run/engine.pid"]
-    engine = subprocess.Popen(command, env={**os.environ, "WHERRY_POINTS": "/run/points", "WHERRY_POINTS_END": "halt"})
+def _start_engine(world: World, points: Points) -> None:
+    arguments = [f"--data-root={world.data_root}", "--exec-root=/run/wherry"]
+    arguments += [f"--host=unix://{world.socket_path}", "--pidfile=/run/engine.pid"]
+    engine = points.launch(arguments, env=os.environ)
     while True:
         try:
             world.ask("GET", "/info")
@@ -98,11 +98,11 @@ def _start_engine(world: World) -> None:
             time.sleep(0.1)
 
 
-def _measure(world: World, points: Counter, name: str) -> dict[str, Any]:
+def _measure(world: World, points: Points, name: str) -> dict[str, Any]:
     world.clear()
     OPERATIONS[name].before(world)
     old = world.state()
-    points.arm(0)
+    points.arm()
     OPERATIONS[name].act(world)
     total = points.disarm()
     return {"old": sorted(old), "new": sorted(world.state()), "points": total, "problems": world.problems()}

@@ -112,6 +112,9 @@ class Engine:
     def bridge(self) -> str:
         return f"wh{self.instance}" if self.kind == "wherryd" else f"peer{self.instance}"
 
+    def _launch(self, **options: Any) -> subprocess.Popen[bytes]:
+        return subprocess.Popen(self._command(), **options)
+
     def _command(self) -> list[str]:
         common = [
             f"--data-root={self.data_root}",
@@ -143,8 +146,8 @@ class Engine:
         else:
             self._allow_pools()
         with open(self.root / "engine.log", "ab") as log:
-            self.process = subprocess.Popen(
-                self._command(), stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), cwd="/"
+            self.process = self._launch(
+                stdin=subprocess.DEVNULL, stdout=log, stderr=log, env=self._environment(), cwd="/"
             )
         deadline = time.monotonic() + READY_SECONDS
         while not self.answers():

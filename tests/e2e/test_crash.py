@@ -10,20 +10,21 @@ import http.client
 import os
 import secrets
 import shutil
-import sys
+import subprocess
 from collections.abc import Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import pytest
 
 from tests import leaks
 from tests.crash.operations import OPERATIONS, Operation, World, write_layouts
-from tests.crash.points import Counter
+from tests.crash.points import Points
 from tests.e2e.harness import REPOSITORY, Engine, differs_on_dockerd, nothing_left
 from tests.registry import skopeo_copy, wherry_registry
 
-pytestmark = [pytest.mark.requires("registry", "skopeo"), differs_on_dockerd("has no such points")]
+pytestmark = [pytest.mark.requires("registry", "skopeo", "libseccomp"), differs_on_dockerd("has no such points")]
 
 EVERY = int(os.environ.get("WHERRY_CRASH_EVERY", "0"))
 SAMPLE = 2
@@ -32,23 +33,20 @@ SAMPLE = 2
 
 @dataclass
 class CountedEngine(Engine):
-    """wherryd started by `tests.crash.engine`."""
+    """wherryd, watched."""
 
-    points: Counter = field(init=False)
+    points: Points = field(init=False)
 
-    def start(self) -> None:
-        self.root.mkdir(parents=True, exist_ok=True)
-        self.points = Counter(str(self.root / "points"))
-        super().start()
+    def __post_init__(self) -> None:
+        self.points = Points(str(self.data_root))
 
-    def _command(self) -> list[str]:
-        words = super()._command()
+    def _launch(self, **options: Any) -> subprocess.Popen[bytes]:
+        words = self._command()
         first = next(index for index, word in enumerate(words) if word.startswith("--data-root"))
-        return [sys.executable, "-m", "tests.crash.engine", *words[first:]]
+        return self.points.launch(words[first:], **options)
 
     def _environment(self) -> dict[str, str]:
-        paths = f"{REPOSITORY / 'src'}:{REPOSITORY}"
-        return {**super()._environment(), "PYTHONPATH": paths, "WHERRY_POINTS": str(self.root / "points")}
+        return {**super()._environment(), "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}"}
 
     def has_died(self) -> bool:
         assert self.process is not None
@@ -91,12 +89,13 @@ def test_a_kill_leaves_the_old_or_the_new_state(counted: CountedEngine, registry
 
     begin()
     old = world.state()
-    counted.points.arm(0)
+    counted.points.arm()
     operation.act(world)
     total = counted.points.disarm()
     new = world.state()
     is_sound("undisturbed")
     assert total > 1 and old != new
+    assert not counted.points.unknown
     kills = 0
     chosen = _chosen(total)
     for point in chosen:
@@ -112,7 +111,7 @@ def test_a_kill_leaves_the_old_or_the_new_state(counted: CountedEngine, registry
         else:  # it took fewer changes this time: the order of threads is not ours
             counted.points.disarm()
             continue
-        moment = f"killed at point {point} of {total}"
+        moment = f"killed at point {point} of {total}, {counted.points.last}"
         found = world.state()
         assert operation.is_allowed(found, old, new), f"{operation.name}, {moment}: {found}"
         is_sound(moment)
