@@ -32,7 +32,7 @@ ioprio_get inotify_init inotify_init1 inotify_add_watch inotify_rm_watch newfsta
 set_robust_list get_robust_list vmsplice signalfd signalfd4 timerfd_create timerfd_settime timerfd_gettime eventfd eventfd2 pipe2 preadv preadv2
 perf_event_open fanotify_init fanotify_mark name_to_handle_at getcpu process_vm_readv kcmp seccomp getrandom memfd_create bpf membarrier
 pkey_mprotect pkey_alloc pkey_free statx statmount listmount rseq pidfd_send_signal pidfd_open pidfd_getfd close_range open_tree fsopen fspick
-mount_setattr landlock_create_ruleset landlock_add_rule landlock_restrict_self cachestat
+mount_setattr io_uring_enter landlock_create_ruleset landlock_add_rule landlock_restrict_self cachestat
 """
 _SOMETIMES = "open openat mmap"
 """Told only with the flags that create, cut off, or map what is shared; the rest is most of what a program calls."""
@@ -69,7 +69,8 @@ CHANGES = {name: change for change, names in _CHANGES.items() for name in names.
 
 _ARCHITECTURES = {"x86_64": 0xC000003E, "aarch64": 0xC00000B7}
 _REFUSED = "io_uring_setup"
-"""What is asked for through a ring is seen by no filter. (libuv, which would have one to watch descriptors, is told to do without.)"""
+"""What is asked for through a ring is seen by no filter. The event loop has had its one before: it watches descriptors with it, and is told
+(UV_USE_IO_URING, in `points`) to have none for files."""
 _LOAD, _EQUAL, _ANY_OF, _AT_LEAST, _RETURN = 0x20, 0x15, 0x45, 0x35, 0x06
 _ALLOW, _NOTIFY, _KILL, _ERRNO = 0x7FFF0000, 0x7FC00000, 0x80000000, 0x00050000
 _NUMBER, _ARCHITECTURE, _ARGUMENTS = 0, 4, 16
