@@ -16,23 +16,24 @@ import struct
 from dataclasses import dataclass
 
 _HARMLESS = """
-read close stat fstat lstat poll lseek mprotect munmap brk rt_sigaction rt_sigprocmask rt_sigreturn pread64 readv access pipe select sched_yield mremap
-mincore madvise shmget shmat shmctl shmdt dup dup2 dup3 pause nanosleep getitimer alarm setitimer getpid socket connect accept accept4 sendto recvfrom
-sendmsg recvmsg sendmmsg recvmmsg shutdown listen getsockname getpeername socketpair setsockopt getsockopt clone clone3 fork vfork execve execveat exit
-exit_group wait4 waitid kill uname fcntl flock getdents getdents64 getcwd chdir fchdir readlink readlinkat umask gettimeofday getrlimit setrlimit
-prlimit64 getrusage sysinfo times ptrace getuid getgid setuid setgid geteuid getegid setpgid getppid getpgrp getpgid setsid getsid setreuid setregid
-getgroups setgroups setresuid getresuid setresgid getresgid setfsuid setfsgid capget capset rt_sigpending rt_sigtimedwait rt_sigqueueinfo rt_sigsuspend
-rt_tgsigqueueinfo sigaltstack personality ustat statfs fstatfs getpriority setpriority sched_setparam sched_getparam sched_setscheduler
-sched_getscheduler sched_get_priority_max sched_get_priority_min sched_rr_get_interval sched_setaffinity sched_getaffinity sched_setattr sched_getattr
-mlock mlock2 munlock mlockall munlockall prctl arch_prctl chroot pivot_root sethostname setdomainname gettid readahead getxattr lgetxattr fgetxattr
-listxattr llistxattr flistxattr getxattrat listxattrat tkill tgkill time futex futex_waitv futex_wake futex_wait futex_requeue epoll_create
-epoll_create1 epoll_wait epoll_pwait epoll_pwait2 epoll_ctl set_tid_address restart_syscall fadvise64 timer_create timer_settime timer_gettime
-timer_getoverrun timer_delete clock_gettime clock_getres clock_nanosleep mbind set_mempolicy get_mempolicy add_key request_key keyctl ioprio_set
-ioprio_get inotify_init inotify_init1 inotify_add_watch inotify_rm_watch newfstatat faccessat faccessat2 pselect6 ppoll unshare setns
-set_robust_list get_robust_list vmsplice signalfd signalfd4 timerfd_create timerfd_settime timerfd_gettime eventfd eventfd2 pipe2 preadv preadv2
-perf_event_open fanotify_init fanotify_mark name_to_handle_at getcpu process_vm_readv kcmp seccomp getrandom memfd_create bpf membarrier
-pkey_mprotect pkey_alloc pkey_free statx statmount listmount rseq pidfd_send_signal pidfd_open pidfd_getfd close_range open_tree fsopen fspick
-mount_setattr io_uring_enter landlock_create_ruleset landlock_add_rule landlock_restrict_self cachestat
+read close stat fstat lstat poll lseek mprotect munmap brk rt_sigaction rt_sigprocmask rt_sigreturn pread64 readv access pipe select
+sched_yield mremap mincore madvise shmget shmat shmctl shmdt dup dup2 dup3 pause nanosleep getitimer alarm setitimer getpid socket connect
+accept accept4 sendto recvfrom sendmsg recvmsg sendmmsg recvmmsg shutdown listen getsockname getpeername socketpair setsockopt getsockopt
+clone clone3 fork vfork execve execveat exit exit_group wait4 waitid kill uname fcntl flock getdents getdents64 getcwd chdir fchdir readlink
+readlinkat umask gettimeofday getrlimit setrlimit prlimit64 getrusage sysinfo times ptrace getuid getgid setuid setgid geteuid getegid
+setpgid getppid getpgrp getpgid setsid getsid setreuid setregid getgroups setgroups setresuid getresuid setresgid getresgid setfsuid
+setfsgid capget capset rt_sigpending rt_sigtimedwait rt_sigqueueinfo rt_sigsuspend rt_tgsigqueueinfo sigaltstack personality ustat statfs
+fstatfs getpriority setpriority sched_setparam sched_getparam sched_setscheduler sched_getscheduler sched_get_priority_max
+sched_get_priority_min sched_rr_get_interval sched_setaffinity sched_getaffinity sched_setattr sched_getattr mlock mlock2 munlock mlockall
+munlockall prctl arch_prctl chroot pivot_root sethostname setdomainname gettid readahead getxattr lgetxattr fgetxattr listxattr llistxattr
+flistxattr getxattrat listxattrat tkill tgkill time futex futex_waitv futex_wake futex_wait futex_requeue epoll_create epoll_create1
+epoll_wait epoll_pwait epoll_pwait2 epoll_ctl set_tid_address restart_syscall fadvise64 timer_create timer_settime timer_gettime
+timer_getoverrun timer_delete clock_gettime clock_getres clock_nanosleep mbind set_mempolicy get_mempolicy add_key request_key keyctl
+ioprio_set ioprio_get inotify_init inotify_init1 inotify_add_watch inotify_rm_watch newfstatat faccessat faccessat2 pselect6 ppoll unshare
+setns set_robust_list get_robust_list vmsplice signalfd signalfd4 timerfd_create timerfd_settime timerfd_gettime eventfd eventfd2 pipe2
+preadv preadv2 perf_event_open fanotify_init fanotify_mark name_to_handle_at getcpu process_vm_readv kcmp seccomp getrandom memfd_create bpf
+membarrier pkey_mprotect pkey_alloc pkey_free statx statmount listmount rseq pidfd_send_signal pidfd_open pidfd_getfd close_range open_tree
+fsopen fspick mount_setattr io_uring_enter landlock_create_ruleset landlock_add_rule landlock_restrict_self cachestat
 """
 _SOMETIMES = "open openat mmap"
 """Told only with the flags that create, cut off, or map what is shared; the rest is most of what a program calls."""
@@ -162,7 +163,10 @@ class Call:
             raise LookupError(f"{self.name} is on neither list of tests.crash.calls")
         if self.name == "ioctl" and (self.arguments[1] >> 8) & 0xFF in _HARMLESS_IOCTLS:
             return None
-        if self.name == "openat2" and not _OPEN_HOW.unpack(self._memory(self.arguments[2], _OPEN_HOW.size))[0] & _CREATING:
+        if (
+            self.name == "openat2"
+            and not _OPEN_HOW.unpack(self._memory(self.arguments[2], _OPEN_HOW.size))[0] & _CREATING
+        ):
             return None
         if self.name == "bind":
             return change if self._memory(self.arguments[1], 3)[:2] == b"\x01\x00" else None
@@ -177,7 +181,9 @@ class Call:
         return change
 
     def _unseen(self) -> Change:
-        raise LookupError(f"{self._link(f'fd/{self.arguments[4]}')} is mapped to be written: unseen by tests.crash.calls")
+        raise LookupError(
+            f"{self._link(f'fd/{self.arguments[4]}')} is mapped to be written: unseen by tests.crash.calls"
+        )
 
     def _is_name_below(self, change: Change, root: str) -> bool:
         assert change.path is not None

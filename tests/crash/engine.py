@@ -1,8 +1,8 @@
 """wherryd, told on: `python -m tests.crash.engine ARGUMENTS…`, as wherryd's own command line. Started by `points.launch`.
 
-Once its zygote runs, all its threads are put below the filter, and the descriptor by which their calls are told is sent through the socket WHERRY_POINTS. The zygote
-and its shims stay outside: what is tried here runs no container, and Python gives up some calls (unlink, rename) that a signal interrupts while they
-wait to be told, as no kernel interrupts them otherwise.
+Once its zygote runs, all its threads are put below the filter, and the descriptor by which their calls are told is sent through the socket
+WHERRY_POINTS. The zygote and its shims stay outside: what is tried here runs no container, and Python gives up some calls (unlink, rename) when a
+signal interrupts them while they wait to be told, as no kernel interrupts them otherwise.
 """
 
 from __future__ import annotations

@@ -1,13 +1,13 @@
-"""Counts what an engine and its workers are about to change on disk, and at the change of a given number kills them, stops everything, or has the disk
-fail. Runs beside the engine, in the process of the test; the product knows nothing of it.
+"""Counts what an engine and its workers are about to change on disk, and at the change of a given number kills them, stops everything, or has the
+disk fail. Runs beside the engine, in the process of the test; the product knows nothing of it.
 
     points = Points(root)
     process = points.launch(["--data-root=…", …], env=…)      # as subprocess.Popen
     points.arm(7); …; points.disarm()
 
-The engine puts itself below a seccomp filter (`engine`, `calls`), which its workers inherit: a thread that is about to change a file below `root` waits until
-one thread here has counted its call and let it go on. So the count has one owner, however many processes and threads there are, and what SQLite and
-other libraries do is counted with the rest. Source: seccomp_unotify(2); Linux 5.19.
+The engine puts itself below a seccomp filter (`engine`, `calls`), which its workers inherit: a thread that is about to change a file below `root`
+waits until one thread here has counted its call and let it go on. So the count has one owner, however many processes and threads there are, and what
+SQLite and other libraries do is counted with the rest. Source: seccomp_unotify(2); Linux 5.19.
 """
 
 from __future__ import annotations
@@ -58,7 +58,7 @@ class Points:
         self._end = End.KILL
 
     def launch(self, arguments: list[str], *, env: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
-        """`subprocess.Popen` of a wherryd with these arguments, watched from when its zygote runs. The watching ends with the last of its children."""
+        """`subprocess.Popen` of a wherryd with these arguments, watched from when its zygote runs until its last child has ended."""
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:

@@ -71,6 +71,31 @@ def test_a_container_whose_start_was_under_way_runs_with_its_network_and_its_por
     wait_until("the published port leads to it", serves)
 
 
+@pytest.mark.requires("runc")
+@differs_on_dockerd("forgets a container that it was starting")
+def test_a_container_that_was_being_restarted_is_still_one_that_is_removed_at_its_end(
+    own_engine: MakeEngine, gate: Path
+) -> None:
+    runtime = gate / "slow"
+    runtime.write_text(SLOW_RUNTIME.format(gate=gate))
+    runtime.chmod(0o755)
+    (gate / "go").touch()
+    engine = own_engine(f"--add-runtime=slow={runtime}")
+    engine.docker("run", "-d", "--rm", "--name=box", "--runtime=slow", "--network=none", BUSYBOX, "sleep", "1000")
+    for path in (gate / "go", gate / "entered"):
+        path.unlink()
+    restart = threading.Thread(target=engine.docker, args=("restart", "-t0", "box"), kwargs={"check": False})
+    restart.start()
+    wait_until("it was stopped, and is being started", (gate / "entered").exists)
+    engine.kill9()
+    restart.join()
+    (gate / "go").touch()
+    engine.start()
+    assert engine.inspect("box")["HostConfig"]["AutoRemove"] and engine.state("box")["Running"]
+    engine.docker("stop", "-t0", "box")
+    wait_until("it is removed", lambda: engine.objects()["containers"] == frozenset())
+
+
 @differs_on_dockerd("forgets that a container was stopped by hand")
 def test_a_stop_that_was_under_way_counts_as_one_by_hand(own_engine: MakeEngine, gate: Path) -> None:
     engine = own_engine()

@@ -153,6 +153,13 @@ class Lab:
         self._ids: list[str] = []
         self.tasks = self.new_tasks()
 
+    def end_zygote_and_spare(self) -> None:
+        """The next start needs both anew."""
+        zygote, spare = self.tasks._zygote_process, self.tasks._spare
+        assert zygote is not None and spare is not None
+        zygote.kill()
+        spare.close()
+
     def new_tasks(self) -> Tasks:
         """An engine's side, on the same directory: as after a restart."""
         return Tasks(str(self.directory / "exec"), self._on_exit, self.warnings.append)

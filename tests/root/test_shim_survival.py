@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import json
 import os
 import signal
+import socket
+import subprocess
 import sys
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
@@ -14,9 +18,30 @@ from tests import leaks
 from tests.root.shim_lab import Client, Lab, busybox_rootfs, lab, run, within
 
 from wherry.core.tasks import Tasks
-from wherry.errors import NotFound
+from wherry.errors import NotFound, Unavailable
+from wherry.shim import launch
 
 pytestmark = pytest.mark.requires("root", "overlay", "busybox")
+
+
+@contextlib.contextmanager
+def zygotes_that_die(number: int) -> Iterator[Callable[[], int]]:
+    """The next `number` zygotes are killed as soon as they are there. → how many are still to be."""
+    start_zygote, left = launch.start_zygote, number
+
+    def start_doomed() -> tuple[subprocess.Popen[bytes], socket.socket]:
+        nonlocal left
+        zygote, control = start_zygote()
+        if left:
+            left -= 1
+            zygote.kill()
+        return zygote, control
+
+    launch.start_zygote = start_doomed
+    try:
+        yield lambda: left
+    finally:
+        launch.start_zygote = start_zygote
 
 
 async def engine_dies(it: Lab) -> None:
@@ -244,6 +269,27 @@ async def test_a_killed_zygote_is_replaced(tmp_path: Path) -> None:
             await it.shell("exit 4", f"c{number}")
             assert (await it.exited(f"c{number}")).status == 4
         assert (await it.tasks.get("before").status())["state"] == "running"  # type: ignore[union-attr]
+
+
+@run
+async def test_a_zygote_that_is_killed_again_and_again_is_replaced(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        with zygotes_that_die(3) as left:
+            it.end_zygote_and_spare()
+            await it.shell("exit 4")
+            assert (await it.exited()).status == 4
+            assert left() == 0
+
+
+@run
+async def test_a_zygote_that_always_dies_is_told(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        with zygotes_that_die(1000):
+            it.end_zygote_and_spare()
+            with pytest.raises(Unavailable, match="the zygote has died 5 times"):
+                await it.shell("exit 4", "refused")
+        await it.shell("exit 4")
+        assert (await it.exited()).status == 4
 
 
 @run

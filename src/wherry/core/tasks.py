@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextlib
 import os
 import shutil
 import socket
@@ -40,6 +41,8 @@ from wherry.wire import shim as wire
 
 ANSWER_SECONDS = 3.0
 """How long a successor waits for a shim whose container is known to run."""
+MOST_ZYGOTES = 5
+"""Tried for one shim."""
 LOST_STATUS = 137
 """What is told of a container whose shim was killed: containerd says 128 + SIGKILL."""
 UNKNOWN_STATUS = 255
@@ -393,11 +396,11 @@ class Tasks:
         self._zygote = await ShimConnection.open(control)
 
     async def _fork(self) -> ShimConnection:
-        """A new shim's control connection. A zygote that has died is replaced."""
-        try:
-            return await self._spawn(await self._living_zygote())
-        except Unavailable:
-            return await self._spawn(await self._living_zygote())
+        """A new shim's control connection. A zygote that has died is replaced, also one that dies while it is asked."""
+        for _ in range(MOST_ZYGOTES):
+            with contextlib.suppress(Unavailable):
+                return await self._spawn(await self._living_zygote())
+        raise Unavailable(f"no shim can be forked: the zygote has died {MOST_ZYGOTES} times")
 
     async def _living_zygote(self) -> ShimConnection:
         async with self._starting:

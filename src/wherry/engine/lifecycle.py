@@ -100,7 +100,7 @@ class Lifecycle:
             if will_restart:
                 state.status = Status.RESTARTING
                 state.restart_count += 1
-            remove = record.host_config.auto_remove and not will_restart
+            remove = record.host_config.auto_remove and not will_restart and not container.is_restarting_by_hand
             is_recorded = False
             if not remove:  # an auto-removed container's row goes in the next step; its exit file stays until then
                 record.network = None
@@ -290,13 +290,12 @@ class Lifecycle:
     async def restart(self, container: Container, *, timeout: int | None, signal: str | None) -> None:
         number = signals.parse(signal) if signal else signals.stop_signal(container.record)
         if container.is_running:
-            removed_after = container.record.host_config.auto_remove
-            container.record.host_config.auto_remove = False  # a restart is not the end
+            container.is_restarting_by_hand = True
             try:
                 await self._stop(container, number, timeout)
                 self._publish(container, "stop")
             finally:
-                container.record.host_config.auto_remove = removed_after
+                container.is_restarting_by_hand = False
         async with container.lock:
             if container.status in (Status.REMOVING, Status.DEAD):
                 raise Conflict("container is marked for removal and cannot be started")

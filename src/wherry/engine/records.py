@@ -106,6 +106,8 @@ class Container:
     """Set while no process runs; log followers and `stop` wait for it."""
     restart_timer: asyncio.TimerHandle | None = None
     restart_delay: float = 0.0
+    is_restarting_by_hand: bool = False
+    """Its end is not one: `--rm` does not remove it. Known to this engine alone: if it dies meanwhile, the end was one."""
     exec_ids: list[str] = field(default_factory=list)
     """Execs that can be asked about, oldest first."""
     open_exec_ids: list[str] = field(default_factory=list)
