@@ -64,7 +64,7 @@ test-vm: $(VENV)/.installed $(VENV)/.tools ## Checkpoint and restore on Debian's
 	PYTHON=$(BIN)/python tests/vm/run $(ARGS)
 
 crash: packages $(VENV)/.installed $(VENV)/.tools ## kill -9 of the engine at every change of its state (as root; about 10 minutes)
-	WHERRY_CRASH_EVERY=1 $(PYTEST) -s tests/e2e/test_crash.py $(ARGS)
+	WHERRY_CRASH_EVERY=1 $(PYTEST) -s --timeout=0 tests/e2e/test_crash.py $(ARGS)
 
 power-cut: packages $(VENV)/.installed $(VENV)/.tools ## Cut the power of a user-mode Linux 100 times, look at its disk (as root; about 25 minutes); ARGS="CUTS OPERATION…"
 	$(BIN)/python -m tests.crash.power_cut $(ARGS)

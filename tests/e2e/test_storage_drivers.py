@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
 import json
 import secrets
@@ -21,25 +22,32 @@ pytestmark = pytest.mark.requires("btrfs", "erofs", "fuse-overlayfs")
 DRIVERS = ("btrfs", "erofs", "fuse-overlayfs", "vfs")
 
 
+@contextlib.contextmanager
+def file_system_for(driver: str, root: Path, scratch: Path) -> Iterator[None]:
+    """The directory `root`, on a file system that suits the driver."""
+    root.mkdir(mode=0o700)
+    if driver != "btrfs":
+        yield
+        return
+    image = scratch / "image"
+    with image.open("wb") as created:
+        created.truncate(256 << 20)
+    subprocess.run(["mkfs.btrfs", "-q", image], check=True, capture_output=True)
+    subprocess.run(["mount", "-o", "loop", image, root], check=True)
+    try:
+        yield
+    finally:
+        subprocess.run(["umount", root], check=True)
+
+
 @pytest.fixture(params=DRIVERS)
 def engine_on(request: pytest.FixtureRequest, tmp_path: Path, archive: str) -> Iterator[Engine]:
-    """An engine with that driver, its roots on a file system that suits it."""
+    """An engine with that driver."""
     root = Path(leaks.engine_roots() + secrets.token_hex(3))
-    root.mkdir(mode=0o700)
-    if request.param == "btrfs":
-        image = tmp_path / "image"
-        with image.open("wb") as created:
-            created.truncate(256 << 20)
-        subprocess.run(["mkfs.btrfs", "-q", image], check=True, capture_output=True)
-        subprocess.run(["mount", "-o", "loop", image, root], check=True)
-    try:
-        with nothing_left():
-            engine = Engine(root, kind="wherryd", extra_arguments=[f"--storage-driver={request.param}"])
-            with running(engine, archive):
-                yield engine
-    finally:
-        if request.param == "btrfs":
-            subprocess.run(["umount", root], check=True)
+    with file_system_for(request.param, root, tmp_path), nothing_left():
+        engine = Engine(root, kind="wherryd", extra_arguments=[f"--storage-driver={request.param}"])
+        with running(engine, archive):
+            yield engine
     shutil.rmtree(root)
 
 
