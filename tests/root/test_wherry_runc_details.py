@@ -9,6 +9,7 @@ import os
 import shutil
 import signal
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -271,3 +272,63 @@ def test_the_filters_flags_and_execs_are_in_the_debug_log(runtime: Runtime) -> N
     runtime("delete", "-f", "box")
     runtime.write("true", linux_seccomp=section)
     assert 'msg="seccomp filter flags: 2"' in runtime("--debug", "run", "-b", str(runtime.bundle), "box").stderr
+
+
+def test_hooks_find_the_root_at_its_path_before_it_is_the_root(runtime: Runtime, tmp_path: Path) -> None:
+    """They enter the container's mount namespace and mount below the bundle's root, as those for graphics cards do."""
+    root = tmp_path / "root"
+    shutil.copytree(runtime.config["root"]["path"], root, symlinks=True)
+    for name in ("one", "two", "three"):
+        (root / name).touch()
+        (tmp_path / name).write_text(name)
+    enter = f"""pid=$(sed 's/.*"pid":\\([0-9]*\\).*/\\1/'); nsenter -m -t $pid mount --bind {tmp_path}/one {root}/one"""
+    inside = (
+        f"mount --bind {tmp_path}/two ./two && mount --bind {tmp_path}/three {root}/three && ls {root}/proc/self >&2"
+    )
+    hooks = {
+        kind: [{"path": "/bin/sh", "args": ["sh", "-c", script]}]
+        for kind, script in (("createRuntime", enter), ("createContainer", inside))
+    }
+    done = runtime.run("cat", "/one", "/two", "/three", root={"path": str(root)}, hooks=hooks)
+    assert (done.returncode, done.stdout) == (0, "onetwothree"), done.stderr
+    assert str(root) not in Path("/proc/self/mountinfo").read_text()
+
+
+@pytest.fixture
+def flagged(tmp_path: Path) -> Iterator[Path]:
+    """A file system whose mount has flags that the file system itself has not."""
+    place = tmp_path / "flagged"
+    place.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "flagged", place], check=True)
+    subprocess.run(["mount", "-o", "remount,bind,nosuid,noexec,nosymfollow,noatime", place], check=True)
+    yield place
+    subprocess.run(["umount", place], check=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "seen", "seen_in_user_namespace"),
+    [
+        ([], {"rw", "nosuid", "noexec", "nosymfollow", "noatime"}, {"rw", "nosuid", "noexec", "nosymfollow", "noatime"}),
+        (["ro"], {"ro", "noatime"}, {"ro", "nosuid", "noexec", "noatime"}),
+        (["nodev", "relatime"], {"rw", "nodev", "relatime"}, None),
+        (["suid"], {"rw", "noatime"}, None),
+        (["rro", "suid"], {"ro", "noatime"}, None),
+    ],
+)  # fmt: skip
+def test_one_attribute_of_a_bind_mount_sets_all_and_what_is_locked_stays(
+    runtime: Runtime, flagged: Path, words: list[str], seen: set[str], seen_in_user_namespace: set[str] | None
+) -> None:
+    mount = {"destination": "/tmp", "source": str(flagged), "options": ["bind", *words]}
+    show = ("sh", "-c", "grep ' /tmp ' /proc/self/mountinfo")
+    done = runtime.run(*show, mounts=[*runtime.config["mounts"], mount])
+    assert set(done.stdout.split()[5].split(",")) == seen, done.stderr
+    ids = [{"containerID": 0, "hostID": 0, "size": 65536}]
+    spaces = [*runtime.config["linux"]["namespaces"], {"type": "user"}]
+    done = runtime.run(
+        *show, mounts=[*runtime.config["mounts"], mount],
+        linux_namespaces=spaces, linux_uidMappings=ids, linux_gidMappings=ids,
+    )  # fmt: skip
+    if seen_in_user_namespace is None:
+        assert (done.returncode, "locked in a user namespace: operation not permitted" in done.stderr) == (1, True)
+    else:
+        assert set(done.stdout.split()[5].split(",")) == seen_in_user_namespace, done.stderr

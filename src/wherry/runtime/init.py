@@ -164,6 +164,7 @@ class Init:
             messages.send(self.channel, messages.HOOKS)
             messages.wait_for_go(self.channel)
         if self.hooks["createContainer"]:
+            os.fchdir(self.rootfs.root)  # as runc's find it
             hooks.run(self.hooks["createContainer"], self.state_json("creating"))
 
     def state_json(self, status: str) -> bytes:

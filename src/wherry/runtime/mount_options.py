@@ -20,6 +20,10 @@ _INVERSE = {
     "symfollow": mounts.NOSYMFOLLOW, "atime": 0, "norelatime": 0, "nostrictatime": 0,
 }  # fmt: skip
 _ATIMES = frozenset(("noatime", "strictatime", "relatime"))
+_LOCKED = mounts.RDONLY | mounts.NOSUID | mounts.NODEV | mounts.NOEXEC
+_FLAGS = _LOCKED | mounts.NOSYMFOLLOW
+_ST_NOATIME, _ST_NODIRATIME, _ST_RELATIME = 1024, 2048, 4096
+_TIMES = mounts.ATIME_MASK | mounts.NODIRATIME
 _PROPAGATION = {
     "private": mounts.PRIVATE,
     "shared": mounts.SHARED,
@@ -35,14 +39,17 @@ class Options:
 
     `attributes`/`recursive_attributes`: for the mount, for it and all below it; `propagation` with `propagate_recursively`; `data`: (key, value|None)
     for the file system; `bind`, `recursive` (rbind), `remount`, `copy_up` (tmpcopyup); `idmap` names the option that asked for an id-mapped mount.
+    `names_attributes`: a word is one of an attribute, be it one that clears nothing.
     """
 
     __slots__ = (
-        "attributes", "bind", "copy_up", "data", "idmap", "propagate_recursively", "propagation", "recursive", "recursive_attributes", "remount",
+        "attributes", "bind", "copy_up", "data", "idmap", "names_attributes", "propagate_recursively", "propagation", "recursive",
+        "recursive_attributes", "remount",
     )  # fmt: skip
 
     def __init__(self) -> None:
         self.attributes = mounts.Attributes()
+        self.names_attributes = False
         self.recursive_attributes = mounts.Attributes()
         self.propagation = 0
         self.propagate_recursively = False
@@ -57,6 +64,34 @@ class Options:
     def readonly(self) -> bool:
         return bool(self.of_new_mount() & mounts.RDONLY)
 
+    def of_bind_mount(self) -> mounts.Attributes:
+        """As runc, by mount(2) with MS_BIND and MS_REMOUNT: one attribute that is named sets all. Those of access times are a
+        group of their own.
+        """
+        if not self.names_attributes:
+            return mounts.Attributes()
+        wanted = self.attributes.set
+        clear = _FLAGS & ~wanted | self.attributes.clear & mounts.NODIRATIME
+        if self._names_access_times():
+            clear |= mounts.ATIME_MASK | mounts.NODIRATIME & ~wanted
+        return mounts.Attributes(wanted, clear)
+
+    def of_locked_mount(self, has: int) -> mounts.Attributes:
+        """The same in a user namespace, where what the source's mount `has` (statvfs(3)'s flags) is locked (mount_namespaces(7)): it is
+        kept. InvalidArgument where a word asks to clear it.
+        """
+        if not self.names_attributes:
+            return mounts.Attributes()
+        locked = has & _LOCKED
+        times = self.attributes.set & _TIMES
+        if locked & self.attributes.clear or (self._names_access_times() and times != _access_times(has)):
+            raise InvalidArgument("cannot clear flags of the source that are locked in a user namespace: operation not permitted")  # fmt: skip
+        wanted = self.attributes.set & _FLAGS | locked
+        return mounts.Attributes(wanted, _FLAGS & ~wanted)
+
+    def _names_access_times(self) -> bool:
+        return bool(self.attributes.set & _TIMES or self.attributes.clear & mounts.ATIME_MASK)
+
     def of_new_mount(self) -> int:
         """The attributes of a mount that has nothing below it."""
         return self.attributes.set & ~self.recursive_attributes.clear | self.recursive_attributes.set
@@ -68,6 +103,7 @@ def parse(words: list[str]) -> Options:
     for word in words:
         if "\0" in word:
             raise InvalidArgument(f"mount option {word!r} holds a NUL byte")
+        result.names_attributes |= word in _ATTRIBUTES or word in _INVERSE
         if word in _ATTRIBUTES:
             _set(result.attributes, word, _ATTRIBUTES[word])
         elif word in _INVERSE:
@@ -121,6 +157,14 @@ def _set(attributes: mounts.Attributes, word: str, bit: int) -> None:
         return
     attributes.set |= bit
     attributes.clear &= ~bit
+
+
+def _access_times(flags: int) -> int:
+    """The attributes of access times that statvfs(3)'s flags speak of."""
+    times = mounts.NODIRATIME if flags & _ST_NODIRATIME else 0
+    if flags & _ST_NOATIME:
+        return times | mounts.NOATIME
+    return times if flags & _ST_RELATIME else times | mounts.STRICTATIME
 
 
 def _clear(attributes: mounts.Attributes, bit: int) -> None:

@@ -42,15 +42,18 @@ _SYSFS_MAGIC = 0x62656572
 _LONGEST_VALUE = 255  # of one fsconfig(2)
 _UNLABELLED = frozenset(("proc", "sysfs", "mqueue"))
 """File systems whose files have SELinux contexts of their own."""
+_LOOKING = ("prestart", "createRuntime", "createContainer")
 _EMPTY_TMPFS = [("mode", "0755"), ("size", "4k"), ("nr_inodes", "2")]
 
 
 class _Mount:
     """One entry of `mounts`, understood, with the detached mount of its source if that comes from the host."""
 
-    __slots__ = ("destination", "fd", "id_maps", "inside", "is_directory", "is_new", "options", "source", "type")
+    __slots__ = ("destination", "fd", "id_maps", "inside", "is_directory", "is_locked", "is_new", "options", "source", "type")  # fmt: skip
 
-    def __init__(self, entry: oci.Mount, bundle: str) -> None:
+    def __init__(self, entry: oci.Mount, bundle: str, *, is_locked: bool) -> None:
+        self.is_locked = is_locked
+        """What the mount of the source has of read-only, nosuid, … stays: the container is in a user namespace."""
         self.destination = entry.get("destination", "")
         self.options = mount_options.parse(entry.get("options") or [])
         bind = self.options.bind or entry.get("type") == "bind"
@@ -123,12 +126,22 @@ class _Mount:
             every = mounts.Attributes(every.set | mounts.RDONLY, every.clear, every.propagation)
         if not options.propagation or options.propagate_recursively:
             every = mounts.Attributes(every.set, every.clear, options.propagation or mounts.PRIVATE)
+        if options.names_attributes:
+            self._set_flags()
         mounts.set_attributes(self.fd, every, recursive=True, subject=self.source)
-        top = options.attributes
         if options.propagation and not options.propagate_recursively:
-            top = mounts.Attributes(top.set, top.clear, options.propagation)
-        if top:
-            mounts.set_attributes(self.fd, top, subject=self.source)
+            mounts.set_attributes(self.fd, mounts.Attributes(propagation=options.propagation), subject=self.source)
+
+    def _set_flags(self) -> None:
+        if not self.is_locked:
+            try:
+                mounts.set_attributes(self.fd, self.options.of_bind_mount(), subject=self.source)
+                return
+            except SyscallError as error:
+                if error.errno != errno.EPERM:  # we are in a user namespace ourselves
+                    raise
+        has = os.fstatvfs(self.fd).f_flag
+        mounts.set_attributes(self.fd, self.options.of_locked_mount(has), subject=self.source)
 
     def error(self, error: WherryError) -> StartError:
         number = error.errno if isinstance(error, SyscallError) else 0
@@ -157,6 +170,8 @@ class Rootfs:
         self.readonly = bool((config.get("root") or {}).get("readonly"))
         self.propagation = mount_options.propagation(linux.get("rootfsPropagation") or "")
         self.can_pivot = pivot
+        self.is_at_path = isinstance(path, str) and any((config.get("hooks") or {}).get(kind) for kind in _LOOKING)
+        """A hook that enters the mount namespace before the root is changed looks for it where it was, as it is in runc's."""
         self.shares_mounts = "mount" not in own
         """Without a mount namespace of its own, what the container mounts is mounted in the runtime's, on `path`."""
         if not pivot and self.propagation[0] == mounts.PRIVATE:
@@ -176,7 +191,7 @@ class Rootfs:
         self._user_namespaces: dict[tuple[str, str], int] = {}
         self._whole: list[str] = []
         self.root = -1
-        self.entries = [_Mount(entry, bundle) for entry in config.get("mounts") or ()]
+        self.entries = [_Mount(entry, bundle, is_locked=self.in_user_namespace) for entry in config.get("mounts") or ()]
         if isinstance(path, str):
             _find_inside(self.entries, os.path.normpath(path))
         self.ask_for_ids: Callable[[int, int], None] | None = None
@@ -301,13 +316,14 @@ class Rootfs:
     # --------------------------------------------------------------------------------------------------- in the child
 
     def attach_root(self) -> None:
-        """The new root goes on top of "/": no path is walked, so an unprivileged user namespace need not be able to reach it."""
+        """The new root goes on top of "/": no path is walked, so an unprivileged user namespace need not be able to reach it. With
+        hooks, on its own path."""
         if self.shares_mounts:
             return
         mounts.set_propagation("/", mounts.PRIVATE)
         if not self.can_pivot:
             self._whole = _whole_mounts("proc", "sysfs")
-        mounts.attach_at(self.root, "/")
+        mounts.attach_at(self.root, self.path if self.is_at_path and isinstance(self.path, str) else "/")
 
     def mount_all(self) -> None:
         for mount in self.entries:

@@ -121,8 +121,9 @@ def launch(
         if isinstance(error, StartError):
             if not detached and refused_by_execve(error):
                 raise
+            where = "error during container init: " if error.step == "mounts" else ""
             raise StartError(
-                error.step, f"wherry-runc {verb} failed: unable to start container process: {error}", error.errno
+                error.step, f"wherry-runc {verb} failed: unable to start container process: {where}{error}", error.errno
             ) from None
         if isinstance(error, WherryError):
             raise type(error)(f"wherry-runc {verb} failed: {error}") from None
