@@ -15,7 +15,17 @@ from typing import Any
 from wherry.errors import InvalidArgument
 from wherry.registry.errors import Code, Refused
 from wherry.spec.ids import Digest
-from wherry.spec.image import INDEX_TYPES, MANIFEST_TYPES, OCI_INDEX, OCI_MANIFEST, Descriptor, decode, descriptor
+from wherry.spec.image import (
+    DOCUMENT_MEMBERS,
+    INDEX_TYPES,
+    MANIFEST_TYPES,
+    OCI_INDEX,
+    OCI_MANIFEST,
+    Descriptor,
+    check_spelling,
+    decode,
+    descriptor,
+)
 
 MAX_MANIFEST = 4 << 20
 """Bytes. The specification wants at least 4 MB to be possible."""
@@ -62,6 +72,7 @@ def parse(data: bytes, content_type: str) -> Document:
 
 def _parse(data: bytes, named: str) -> Document:
     raw = decode(data, "manifest")
+    check_spelling(raw, DOCUMENT_MEMBERS, "manifest")
     if raw.get("schemaVersion") != 2:
         raise InvalidArgument("manifest: schemaVersion is not 2: other versions are not supported")
     inner = raw.get("mediaType", "")
@@ -78,8 +89,10 @@ def _parse(data: bytes, named: str) -> Document:
     subject = raw.get("subject")
     artifact_type = _text(raw, "artifactType")
     annotations = raw.get("annotations")
-    if annotations is not None and not isinstance(annotations, dict):
-        raise InvalidArgument("manifest: annotations are not an object")
+    if annotations is not None and not (
+        isinstance(annotations, dict) and all(isinstance(value, str) for value in annotations.values())
+    ):  # they are shown in lists of referrers, which one of another kind would make unreadable for others
+        raise InvalidArgument("manifest: annotations are not a map of strings")
     blobs: list[Descriptor] = []
     manifests: list[Descriptor] = []
     if is_index:

@@ -9,18 +9,21 @@ that changes in the file. A bearer token lasts `LIFETIME_SECONDS`. Deliberately 
 
 from __future__ import annotations
 
+import asyncio
 import hmac
 import re
 import secrets
 import time
 from collections.abc import Sequence
 from typing import Any
+from urllib.parse import parse_qsl
 
 import jwt
 from aiohttp import web
 from cryptography.hazmat.primitives.asymmetric import ec
 
-from wherry.registry.call import API_VERSION
+from wherry.errors import DeadlineExceeded
+from wherry.registry.call import API_VERSION, IDLE_SECONDS
 from wherry.registry.errors import Code, Refused
 from wherry.registry.gate import Access, Visitor
 from wherry.registry.passwords import Passwords, Reader, User, parse_basic
@@ -31,6 +34,10 @@ MAX_SCOPES = 50
 MAX_FORM = 64 << 10
 MAX_REFRESH_TOKEN = 4096
 _SCOPE = re.compile(r"(repository|registry)(?:\([a-z0-9]+\))?:([^:\s]+(?::\d+/[^:\s]+)?):([a-z*,]*)\Z")
+
+
+Query = Any
+"""A mapping of names to several values: `get`, `getall`."""
 
 
 class Issuer:
@@ -47,7 +54,7 @@ class Issuer:
     async def answer(self, http: web.BaseRequest) -> web.StreamResponse:
         match http.method:
             case "GET":
-                query = http.rel_url.query
+                query: Query = http.rel_url.query
                 self._check_service(query)
                 offered = "Authorization" in http.headers
                 visitor = await self._visitor(parse_basic(http.headers), offered=offered)
@@ -59,7 +66,7 @@ class Issuer:
                 offline = query.get("access_type") == "offline"
             case _:
                 raise Refused(Code.UNSUPPORTED, "the operation is unsupported", headers={"Allow": "GET, POST"})
-        scopes = [scope for entry in query.getall("scope", []) for scope in str(entry).split()]
+        scopes = [scope for entry in query.getall("scope", []) for scope in entry.split()]
         if len(scopes) > MAX_SCOPES:
             raise Refused(Code.DENIED, f"more than {MAX_SCOPES} scopes", status=400)
         token = self.token(visitor, scopes)
@@ -69,24 +76,34 @@ class Issuer:
             document["refresh_token"] = self.refresh_token(visitor)
         return web.json_response(document, headers={**API_VERSION, "Cache-Control": "no-store"})
 
-    def _check_service(self, query: Any) -> None:
+    def _check_service(self, query: Query) -> None:
         if query.get("service", self._settings.service) != self._settings.service:
             raise Refused(Code.DENIED, "tokens for another service are not made here", status=400)
 
     @staticmethod
-    async def _form(http: web.BaseRequest) -> Any:
+    async def _form(http: web.BaseRequest) -> Query:
         if http.content_length is None or http.content_length > MAX_FORM:
             raise Refused(Code.SIZE_INVALID, "the form is too large", status=413)
-        return await http.post()
+        if http.content_type != "application/x-www-form-urlencoded":
+            raise Refused(Code.UNSUPPORTED, "the form is not application/x-www-form-urlencoded", status=415)
+        try:
+            async with asyncio.timeout(IDLE_SECONDS):
+                data = await http.content.read()
+            pairs = parse_qsl(data.decode("ascii"), keep_blank_values=True, errors="strict")
+        except TimeoutError:
+            raise DeadlineExceeded("the client has stopped sending") from None
+        except ValueError:
+            raise Refused(Code.UNSUPPORTED, "the form is malformed", status=400) from None
+        return http.rel_url.with_query(pairs).query
 
-    async def _granted(self, form: Any) -> Visitor:
+    async def _granted(self, form: Query) -> Visitor:
         """Who a form is from."""
         match form.get("grant_type"):
             case "password":
-                shown = str(form.get("username", "")), str(form.get("password", ""))
+                shown = form.get("username", ""), form.get("password", "")
                 return await self._visitor(shown, offered=True)
             case "refresh_token":
-                user = self._holder(str(form.get("refresh_token", "")))
+                user = self._holder(form.get("refresh_token", ""))
                 return user if user is not None else await self._visitor(None, offered=True)
         raise Refused(Code.UNSUPPORTED, "only the grant types password and refresh_token are supported", status=400)
 

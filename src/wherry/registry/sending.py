@@ -18,7 +18,7 @@ from wherry.registry.storage import OpenBlob
 from wherry.spec.ids import Digest
 
 BURST = 16 << 20
-_RANGE = re.compile(r"\s*bytes\s*=\s*(\d{0,18})\s*-\s*(\d{0,18})\s*\Z", re.IGNORECASE)
+_RANGE = re.compile(r"\s*bytes\s*=\s*([0-9]{0,18})\s*-\s*([0-9]{0,18})\s*\Z", re.IGNORECASE)
 
 
 class Unsatisfiable(Exception):

@@ -13,6 +13,7 @@ import contextlib
 import errno
 import json
 import logging
+import re
 import sqlite3
 import sys
 import time
@@ -20,6 +21,7 @@ from collections.abc import Awaitable, Callable
 from typing import TextIO
 
 from aiohttp import web
+from aiohttp.http_exceptions import HttpProcessingError
 
 from wherry.errors import DataLoss, DeadlineExceeded, Unavailable
 from wherry.registry import blobs, lists, manifests
@@ -34,6 +36,23 @@ log = logging.getLogger("wherry.registry")
 Handler = Callable[[Call], Awaitable[web.StreamResponse]]
 Observer = Callable[[str, str, int, int, float], None]
 """(method, kind of resource, status, bytes sent, seconds) of each request that was answered."""
+
+_HOST = re.compile(r"[A-Za-z0-9._\[\]:%-]+\Z")
+_protocol_log = logging.getLogger("wherry.registry.http")
+"""aiohttp's own: of what it refuses before there is a request."""
+
+
+def _briefly(record: logging.LogRecord) -> bool:
+    """What is no HTTP is a client's fault: a line, which it cannot write itself, and no traceback."""
+    error = record.exc_info[1] if record.exc_info else None
+    if isinstance(error, HttpProcessingError):
+        record.exc_info, record.exc_text = None, None
+        record.levelno, record.levelname = logging.INFO, "INFO"
+        record.msg, record.args = f"{record.getMessage()}: {type(error).__name__}", None
+    return True
+
+
+_protocol_log.addFilter(_briefly)
 
 READING = ("GET", "HEAD")
 ROUTES: dict[Kind, dict[str, Handler]] = {
@@ -86,8 +105,9 @@ class RegistryServer:
         return web.Server(
             self.handle,
             access_log=None,
-            logger=log,
+            logger=_protocol_log,
             read_bufsize=PIECE,
+            auto_decompress=False,  # a blob is what was sent, whatever it is called; and nothing can swell
             lingering_time=LINGER_SECONDS,
             keepalive_timeout=120.0,
         )
@@ -139,6 +159,8 @@ class RegistryServer:
         methods = self._routes[target.kind]
         handler = methods.get(http.method)
         wanted = _wanted(target, http.method)
+        if not _HOST.match(http.host):  # it becomes a part of challenges
+            raise Refused(Code.UNSUPPORTED, "the Host header is malformed", status=400)
         visitor = await self._gate.admit(http.headers, wanted, f"{http.scheme}://{http.host}")
         allowed = [method for method in methods if method in READING or not self._read_only]
         if handler is None or http.method not in allowed:

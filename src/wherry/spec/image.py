@@ -44,6 +44,26 @@ MAX_SIZE = 1 << 62
 _LAYER_TYPE = re.compile(
     r"application/vnd\.(?:oci\.image\.layer\.(?:nondistributable\.)?v1\.tar|docker\.image\.rootfs\.(?:foreign\.)?diff\.tar)(?:[+.](?:gzip|zstd))?\Z"
 )
+_ESCAPED_SURROGATE = re.compile(rb"\\u[dD][89a-fA-F]")
+DOCUMENT_MEMBERS = frozenset(
+    (
+        "schemaVersion",
+        "mediaType",
+        "artifactType",
+        "config",
+        "layers",
+        "manifests",
+        "fsLayers",
+        "subject",
+        "annotations",
+    )
+)
+_DESCRIPTOR_MEMBERS = frozenset(
+    ("mediaType", "digest", "size", "urls", "annotations", "data", "platform", "artifactType")
+)
+_FOLDED = {
+    members: frozenset(name.casefold() for name in members) for members in (DOCUMENT_MEMBERS, _DESCRIPTOR_MEMBERS)
+}
 _TAR_TYPES = frozenset({"application/x-tar", "application/x-gtar", "application/octet-stream"})
 
 
@@ -120,14 +140,34 @@ def chain_ids(diff_ids: Iterable[Digest]) -> tuple[ChainId, ...]:
 
 
 def decode(data: bytes, what: str) -> dict[str, Any]:
-    """A JSON object without repeated keys. `what` names it in the error."""
+    """A JSON object that every parser reads alike: UTF-8, without repeated keys, NaN, and halves of characters. `what` names it in the error."""
     try:
-        value = json.loads(data, object_pairs_hook=_unique)
+        value = json.loads(data.decode(), object_pairs_hook=_unique, parse_constant=_no_number, parse_float=_finite)
+        if _ESCAPED_SURROGATE.search(data):
+            json.dumps(value, ensure_ascii=False).encode()
     except (ValueError, RecursionError) as error:
         raise InvalidArgument(f"{what} is not valid JSON: {error}") from None
     if not isinstance(value, dict):
         raise InvalidArgument(f"{what} is not a JSON object")
     return value
+
+
+def _no_number(text: str) -> None:
+    raise ValueError(f"{text} is no number")
+
+
+def _finite(text: str) -> float:
+    value = float(text)
+    if value in (float("inf"), float("-inf")):
+        raise ValueError(f"{text[:50]} is too large a number")
+    return value
+
+
+def check_spelling(value: Mapping[str, Any], members: frozenset[str], what: str) -> None:
+    """Go's parsers take "Layers" for "layers" as well, and the last one counts: what they would read otherwise is refused (as CVE-2021-41190)."""
+    for key in value:
+        if key not in members and key.casefold() in _FOLDED[members]:
+            raise InvalidArgument(f"{what} is ambiguous: it has a member {key!r}")
 
 
 def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
@@ -140,6 +180,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
 def parse_document(data: bytes, media_type: str = "") -> Manifest | Index:
     """A manifest or an index. `media_type` is what the registry or the descriptor calls it; the document may not contradict it."""
     raw = decode(data, "manifest")
+    check_spelling(raw, DOCUMENT_MEMBERS, "manifest")
     named = media_type.partition(";")[0].strip()
     inner = raw.get("mediaType", "")
     if not isinstance(inner, str):
@@ -185,6 +226,7 @@ def descriptor(value: object, where: str) -> Descriptor:
     """InvalidArgument, naming `where`, unless `value` is a descriptor."""
     if not isinstance(value, dict):
         raise InvalidArgument(f"{where} is not a descriptor")
+    check_spelling(value, _DESCRIPTOR_MEMBERS, where)
     digest, size, media_type = value.get("digest"), value.get("size"), value.get("mediaType", "")
     if not isinstance(digest, str) or not is_digest(digest):
         raise InvalidArgument(f"{where}: digest is malformed or of an unsupported algorithm")
