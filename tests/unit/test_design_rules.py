@@ -405,6 +405,7 @@ _READ = {
     "engine/system.py:_reads": _KERNEL,
     "linux/cgroups/": _KERNEL,
     "network/": _KERNEL,
+    "registry/issuer.py:Issuer._form": "its length was looked at",
     "registry/passwords.py:Passwords._load": "the administrator's file",
     "registry/tokens.py:own_key": "the administrator's file",
     "runtime/cli/": "files of its own state directory and of this package",
