@@ -61,7 +61,7 @@ def read_config(path: str) -> tuple[bytes, Config]:
         raise SyscallError("open", path, error.errno or 0) from None
     try:
         data = bytearray()
-        while part := os.read(fd, 1 << 18):
+        while part := os.read(fd, 1 << 14):
             data += part
             if len(data) > _CONFIG_LIMIT:
                 raise InvalidArgument(f"{path}: larger than {_CONFIG_LIMIT} bytes")
@@ -83,7 +83,7 @@ def start_time(pid: int) -> int | None:
     (proc_pid_stat(5), fields 3 and 22).
     """
     try:
-        with open(f"/proc/{pid}/stat", "rb") as file:
+        with open(f"/proc/{pid}/stat", "rb", 0) as file:
             fields = file.read().rpartition(b")")[2].split()
     except (FileNotFoundError, ProcessLookupError):
         return None
@@ -231,7 +231,7 @@ def load(root: str, container_id: str) -> State:
     check_id(container_id)
     directory = f"{root}/{container_id}"
     try:
-        with open(f"{directory}/state.json", "rb") as file:
+        with open(f"{directory}/state.json", "rb", 0) as file:
             data = file.read()
     except (FileNotFoundError, NotADirectoryError):
         raise NotFound(f"container does not exist: {container_id}") from None

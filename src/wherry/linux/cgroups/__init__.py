@@ -225,7 +225,6 @@ def open_group(cgroups_path: str, *, layout: Layout | None = None, unified: bool
 
 def reopen(paths: dict[str, str], *, layout: Layout | None = None, unit: str = "") -> Cgroup:
     """The group that had these `paths` (and was that systemd unit), for a process that did not make it."""
-    layout = layout or detect()
     if unit:
         from wherry.linux.cgroups import systemd
 
@@ -233,11 +232,11 @@ def reopen(paths: dict[str, str], *, layout: Layout | None = None, unit: str = "
     if paths.keys() == {""}:
         from wherry.linux.cgroups import v2
 
-        mountpoint = layout.unified.mountpoint if layout.unified else "/sys/fs/cgroup"
-        return v2.CgroupV2(paths[""], mountpoint)
+        unified = (layout or detect()).unified
+        return v2.CgroupV2(paths[""], unified.mountpoint if unified else "/sys/fs/cgroup")
     from wherry.linux.cgroups import v1
 
-    return v1.CgroupV1(paths, layout.v1)
+    return v1.CgroupV1(paths, layout.v1 if layout else None)
 
 
 def below(group: Cgroup, paths: dict[str, str]) -> Cgroup:

@@ -31,10 +31,19 @@ class CgroupV1:
     mode = "v1"
     unit = ""
 
-    def __init__(self, paths: dict[str, str], hierarchies: list[Hierarchy]) -> None:
+    def __init__(self, paths: dict[str, str], hierarchies: list[Hierarchy] | None = None) -> None:
+        """`hierarchies`: the machine's; None: looked up when something asks for them (a group's end does not)."""
         self.paths = paths
-        self._hierarchies = [h for h in hierarchies if h.controllers[0] in paths]
+        self._known = hierarchies
         self._directories = list(dict.fromkeys(paths.values()))
+
+    @property
+    def _hierarchies(self) -> list[Hierarchy]:
+        if self._known is None:
+            from wherry.linux import cgroups
+
+            self._known = cgroups.detect().v1
+        return [hierarchy for hierarchy in self._known if hierarchy.controllers[0] in self.paths]
 
     def create(self, *, populated: bool = False) -> None:
         made: list[str] = []

@@ -58,8 +58,8 @@ def _content(package: str, preloaded: Preloaded | None) -> tuple[CodeType | None
         source, code = _source(package, name, path), strip.code(path)
         if name in always and (code is None or name.startswith("wherry")):  # others may import in circles
             eager.append((source, code))
-        elif code is not None:
-            lazy[name] = source, marshal.dumps(code)
+        else:
+            lazy[name] = source, marshal.dumps(code) if code is not None else b""
     return strip.code(preload.__file__), _source(package, preload.__name__, preload.__file__), eager, lazy
 
 

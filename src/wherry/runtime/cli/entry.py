@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
     from wherry.runtime.cli.preload import Preloaded
 
-FORMAT = 4
+FORMAT = 5
 """Part of the names of the verbs' files. Another one whenever `preload.install` takes something else."""
 
 

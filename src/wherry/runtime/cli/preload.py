@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     # module, path (below the package's folder if it is of wherry), is it a package, its mtime in ns, its size
     Source = tuple[str, str, bool, int, int]
     Eager = tuple[Source, CodeType | None]  # None: an extension
-    Lazy = dict[str, tuple[Source, bytes]]  # module: …, marshalled code
+    Lazy = dict[str, tuple[Source, bytes]]  # module: …, marshalled code; b"": an extension
 
 
 class Preloaded:
@@ -49,7 +49,7 @@ class Preloaded:
             if name in sys.modules or not (path := self.current(source)):
                 continue
             if code is None:
-                _load(ModuleSpec(name, ExtensionFileLoader(name, path), origin=path))
+                _load(_extension(name, path))
                 continue
             module = type(sys)(name)
             module.__file__ = path
@@ -67,11 +67,13 @@ class Preloaded:
     def find_spec(
         self, name: str, _path: Sequence[str] | None = None, _target: ModuleType | None = None
     ) -> ModuleSpec | None:
-        source, _ = self.lazy.get(name, (None, b""))
+        source, code = self.lazy.get(name, (None, b""))
         path = self.current(source) if source is not None else None
         if source is None or path is None:
             self.missed = self.missed or name.startswith("wherry")
             return None
+        if not code:
+            return _extension(name, path)
         is_package = source[2]
         spec = ModuleSpec(name, self, origin=path, is_package=is_package)  # type: ignore[arg-type]  # a Loader by what it does
         spec.has_location = True
@@ -99,6 +101,12 @@ class Preloaded:
             self.missed = True
             return None
         return path
+
+
+def _extension(name: str, path: str) -> ModuleSpec:
+    spec = ModuleSpec(name, ExtensionFileLoader(name, path), origin=path)
+    spec.has_location = True  # it gets its __file__, by which `bundle` knows it
+    return spec
 
 
 def make_os() -> None:

@@ -18,7 +18,7 @@ def code(path: str) -> CodeType | None:
 
 def _without_lines(code: CodeType) -> CodeType:
     consts = tuple(_without_lines(item) if isinstance(item, CodeType) else item for item in code.co_consts)
-    return code.replace(co_consts=consts, co_linetable=b"")
+    return code.replace(co_consts=consts, co_linetable=b"", co_qualname=code.co_name)
 
 
 def dependencies_first(paths: dict[str, str]) -> list[tuple[str, str]]:

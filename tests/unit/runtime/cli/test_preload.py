@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import marshal
 import shutil
 import subprocess
 import sys
-from importlib.util import cache_from_source
+from importlib.util import MAGIC_NUMBER, cache_from_source
 from pathlib import Path
 
 import pytest
@@ -218,3 +219,15 @@ def test_a_file_of_another_interpreter_is_replaced(program: Path, damage: bytes)
     file_of(program).write_bytes(damage)
     assert "does not exist: none" in run(program)
     assert file_of(program).stat().st_size > 1000
+
+
+def test_extensions_stay_among_what_every_call_needs(program: Path) -> None:
+    """Also when a later call has needed more, and the file was written again. By the import system they cost a look into each directory."""
+    words = [program, "--root", "/nowhere", "delete"]
+    subprocess.run([*words, "none"], capture_output=True, check=False)
+    [path] = program.parent.parent.glob("lib/*/site-packages/wherry/__pycache__/wherry-runc-*.delete")
+    for _ in range(2):
+        subprocess.run([*words, "--force", "none"], capture_output=True, check=True)
+    _, _, eager, lazy = marshal.loads(path.read_bytes()[len(MAGIC_NUMBER) :])
+    assert "wherry.runtime.oci_validate" in lazy
+    assert ("_json", None) in [(source[0], code) for source, code in eager]
