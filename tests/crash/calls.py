@@ -187,10 +187,12 @@ class Call:
 
     def _is_name_below(self, change: Change, root: str) -> bool:
         assert change.path is not None
+        directory = -100 if change.directory is None else ctypes.c_int(self.arguments[change.directory]).value
+        if not self.arguments[change.path]:  # the descriptor itself: utimensat(2)
+            return self._is_file_below(directory, root)
         path = os.fsdecode(self._memory(self.arguments[change.path], 4096).partition(b"\0")[0])
         if path.startswith("/"):
             return path.startswith((f"{root}/", "/proc/")) or path == root
-        directory = -100 if change.directory is None else ctypes.c_int(self.arguments[change.directory]).value
         return self._is_file_below(directory, root)
 
     def _is_file_below(self, fd: int, root: str) -> bool:

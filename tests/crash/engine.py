@@ -28,32 +28,32 @@ class _Program(ctypes.Structure):
     _fields_ = (("length", ctypes.c_ushort), ("filter", ctypes.c_char_p))
 
 
-def _go_below_the_filter(channel: socket.socket) -> None:
+def go_below_the_filter() -> None:
+    """All threads, at once and for good."""
     program = filter_program()
     libc = ctypes.CDLL(None, use_errno=True)
     described = _Program(len(program) // 8, program)
     fd = libc.syscall(_SECCOMP, _SET_MODE_FILTER, _FLAGS, ctypes.byref(described))
     if fd < 0:
         raise OSError(ctypes.get_errno(), "seccomp")
-    socket.send_fds(channel, [b"."], [fd])
+    with socket.socket(fileno=int(os.environ["WHERRY_POINTS"])) as channel:
+        socket.send_fds(channel, [b"."], [fd])
     os.close(fd)
-    channel.close()
 
 
-def _install(channel: socket.socket) -> None:
+def _install() -> None:
     start_zygote = launch.start_zygote
 
     def started() -> tuple[subprocess.Popen[bytes], socket.socket]:
         launch.start_zygote = start_zygote
         zygote = start_zygote()
-        _go_below_the_filter(channel)
+        go_below_the_filter()
         return zygote
 
     launch.start_zygote = started
 
 
 if __name__ == "__main__":
-    number = int(os.environ.pop("WHERRY_POINTS"))
-    os.set_inheritable(number, False)
-    _install(socket.socket(fileno=number))
+    os.set_inheritable(int(os.environ["WHERRY_POINTS"]), False)
+    _install()
     sys.exit(main())

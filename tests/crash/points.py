@@ -2,7 +2,7 @@
 disk fail. Runs beside the engine, in the process of the test; the product knows nothing of it.
 
     points = Points(root)
-    process = points.launch(["--data-root=…", …], env=…)      # as subprocess.Popen
+    process = points.launch([*ENGINE, "--data-root=…", …], env=…)      # as subprocess.Popen
     points.arm(7); …; points.disarm()
 
 The engine puts itself below a seccomp filter (`engine`, `calls`), which its workers inherit: a thread that is about to change a file below `root`
@@ -33,6 +33,7 @@ _RECEIVE, _ANSWER = 0xC0502100, 0xC0182101  # SECCOMP_IOCTL_NOTIF_RECV, SECCOMP_
 _NOTICE = struct.Struct("=QIIiIQ6Q")
 _REPLY = struct.Struct("=QqiI")
 _CONTINUE = 1
+ENGINE = (sys.executable, "-m", "tests.crash.engine")
 HALTED = "tests.crash: halted"
 
 
@@ -51,23 +52,24 @@ class Points:
         self.unknown: set[str] = set()
         self.last = ""
         """The call that was the end."""
+        self.names: list[str] = []
+        """Of the calls counted since `arm`."""
         self._lock = threading.Lock()
         self._engine = 0
         self._count: int | None = None
         self._target = 0
         self._end = End.KILL
 
-    def launch(self, arguments: list[str], *, env: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
-        """`subprocess.Popen` of a wherryd with these arguments, watched from when its zygote runs until its last child has ended."""
+    def launch(self, command: list[str], *, env: Mapping[str, str], **options: Any) -> subprocess.Popen[bytes]:
+        """`subprocess.Popen(command)` of a process that calls `engine.go_below_the_filter`: watched from then until its last child has ended."""
         ours, theirs = socket.socketpair()
         with ours:
             with theirs:
-                words = [sys.executable, "-m", "tests.crash.engine", *arguments]
                 told = {**env, "WHERRY_POINTS": str(theirs.fileno()), "UV_USE_IO_URING": "0"}
-                process = subprocess.Popen(words, env=told, pass_fds=[theirs.fileno()], **options)
+                process = subprocess.Popen(command, env=told, pass_fds=[theirs.fileno()], **options)
             _, listeners, _, _ = socket.recv_fds(ours, 1, 1)
         if not listeners:
-            raise ChildProcessError("the engine ended before it was watched")
+            raise ChildProcessError("the process ended before it was watched")
         with self._lock:
             self._engine = process.pid
             self._count = None
@@ -78,6 +80,7 @@ class Points:
         """The n-th change from now on is the end; 0 only counts."""
         with self._lock:
             self._count, self._target, self._end, self.last = 0, target, end, ""
+            self.names.clear()
 
     def disarm(self) -> int:
         """→ how many there were."""
@@ -119,6 +122,7 @@ class Points:
             if change is None or self._count is None or engine != self._engine:
                 return 0
             self._count += 1
+            self.names.append(call.name)
             if not self._target or self._count < self._target:
                 return 0
             return self._reach(call, change)

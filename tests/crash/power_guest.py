@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import Any
 
 from tests.crash.operations import OPERATIONS, State, World, write_layouts
-from tests.crash.points import End, Points
+from tests.crash.points import ENGINE, End, Points
 
 PORT = 5000
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -88,7 +88,7 @@ def main(work: Path, verb: str, *words: str) -> None:
 def _start_engine(world: World, points: Points) -> None:
     arguments = [f"--data-root={world.data_root}", "--exec-root=/run/wherry"]
     arguments += [f"--host=unix://{world.socket_path}", "--pidfile=/run/engine.pid"]
-    engine = points.launch(arguments, env=os.environ)
+    engine = points.launch([*ENGINE, *arguments], env=os.environ)
     while True:
         try:
             world.ask("GET", "/info")

@@ -20,7 +20,7 @@ import pytest
 
 from tests import leaks
 from tests.crash.operations import OPERATIONS, Operation, State, World, write_layouts
-from tests.crash.points import End, Points
+from tests.crash.points import ENGINE, End, Points
 from tests.e2e.harness import REPOSITORY, Engine, differs_on_dockerd, nothing_left
 from tests.e2e.test_storage_drivers import file_system_for
 from tests.registry import skopeo_copy, wherry_registry
@@ -56,7 +56,7 @@ class CountedEngine(Engine):
     def _launch(self, **options: Any) -> subprocess.Popen[bytes]:
         words = self._command()
         first = next(index for index, word in enumerate(words) if word.startswith("--data-root"))
-        return self.points.launch(words[first:], **options)
+        return self.points.launch([*ENGINE, *words[first:]], **options)
 
     def _environment(self) -> dict[str, str]:
         return {**super()._environment(), "PYTHONPATH": f"{REPOSITORY / 'src'}:{REPOSITORY}"}
