@@ -1,4 +1,4 @@
-"""The counting of changes (`tests.crash`): each call that changes a file system is one, what changes nothing is none, and what cannot be seen is told."""
+"""The counting of changes (`tests.crash`): each call that changes a file system is one, what changes nothing is none, what cannot be seen is told."""
 
 from __future__ import annotations
 

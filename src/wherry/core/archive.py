@@ -11,6 +11,7 @@ visible when it is whole; what an interrupted load has left is removed by it or 
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import AsyncIterator, Sequence
 from contextlib import AsyncExitStack
 from datetime import UTC, datetime
@@ -45,6 +46,8 @@ from wherry.spec.image import (
 )
 from wherry.spec.reference import Reference
 
+_log = logging.getLogger(__name__)
+
 _LAYER_SUFFIX = {"gzip": "+gzip", "zstd": "+zstd", "": ""}
 
 
@@ -70,7 +73,7 @@ class Archives:
             groups = await thread_to_the_end(images_of, archive, platforms)
             return [await self._store_group(archive, group, progress, quiet=quiet) for group in groups]
         finally:
-            await thread_to_the_end(remove_tree, directory)
+            await thread_to_the_end(_clear, directory)
 
     async def _store_group(self, archive: Archive, group: Group, progress: ProgressSink, *, quiet: bool) -> Image:
         """All images that one name stands for; they are there one after the other, each whole."""
@@ -206,7 +209,15 @@ class Archives:
             names = [name] if name else []
             return await self._record(found, [], names, [layer.digest], documents, target, lambda _: None, tagged=True)
         finally:
-            await thread_to_the_end(remove_tree, directory)
+            await thread_to_the_end(_clear, directory)
+
+
+def _clear(directory: str) -> None:
+    """What was taken apart is of no more use; what cannot be removed now is at the next start, and fails nothing that is done."""
+    try:
+        remove_tree(directory)
+    except OSError as error:
+        _log.warning("what was spooled cannot be removed: %s", error)
 
 
 def _manifest_for(found: Found) -> tuple[bytes, Descriptor]:

@@ -10,6 +10,7 @@ Deliberately absent: which blobs are needed (`images` knows), and index.json (th
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import secrets
@@ -147,6 +148,7 @@ class Ingest:
         self._expected = expected
         self._hash = _new_hash(expected)
         self._fd = -1
+        self._is_kept = False
 
     def __enter__(self) -> Ingest:
         self._fd = os.open(self.path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
@@ -156,10 +158,9 @@ class Ingest:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         os.close(self._fd)
-        try:
-            os.unlink(self.path)
-        except FileNotFoundError:
-            pass  # committed
+        if not self._is_kept:
+            with contextlib.suppress(FileNotFoundError):  # pruned meanwhile
+                os.unlink(self.path)
 
     def write(self, data: bytes) -> None:
         self._hash.update(data)
@@ -192,6 +193,7 @@ class Ingest:
     def keep_as(self, path: str) -> None:
         os.fsync(self._fd)
         os.rename(self.path, path)
+        self._is_kept = True
         sync_directory(os.path.dirname(path))
 
 

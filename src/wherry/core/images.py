@@ -495,7 +495,15 @@ class Images:
 
     @completed
     async def collect(self, *, wait: bool = True) -> set[ChainId]:
-        """Removes every blob and layer that no image, container or lease needs. → the layers removed. Unless `wait`, their files go soon after."""
+        """Removes every blob and layer that no image, container or lease needs. → the layers removed. Unless `wait`, their files go soon after. A
+        disk that does not let them go is logged: what was asked for is done, and the next start tries again."""
+        try:
+            return await self._collect(wait=wait)
+        except (WherryError, OSError) as error:
+            _log.warning("what no image needs cannot be removed: %s", error)
+            return set()
+
+    async def _collect(self, *, wait: bool) -> set[ChainId]:
         needed = {chain_id for image in self._images.values() for chain_id in image.layers} | self.snapshots.needed()
         kept = {digest for image in self._images.values() for digest in image.blobs} | set(self._leases)
         # Nobody can take a lease before the first wait; by then what is to go is out of sight.

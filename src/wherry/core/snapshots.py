@@ -21,6 +21,7 @@ Deliberately absent: mounting, which is the shim's, in its own mount namespace; 
 from __future__ import annotations
 
 import asyncio
+import logging
 import os
 import secrets
 import sqlite3
@@ -45,6 +46,8 @@ from wherry.errors import AlreadyExists, FailedPrecondition, InvalidArgument, No
 from wherry.linux.syscalls import Long, Pointer, failed, function
 from wherry.linux.usage import BLOCK, disk_usage
 from wherry.spec.ids import ChainId, Digest
+
+_log = logging.getLogger(__name__)
 
 _syncfs = function("syncfs", Long)
 _renameat2 = function("renameat2", Long, Pointer, Long, Pointer, Long)
@@ -79,13 +82,14 @@ class Layer:
 
 @dataclass(slots=True)
 class Staged:
-    """A layer that is unpacked, but not recorded. `directory` holds its `fs`."""
+    """A layer that is unpacked, but not recorded. `directory` holds its `fs`, until it `is_gone`: committed or abandoned."""
 
     directory: str
     chain_id: ChainId
     parent: ChainId | None
     diff_id: Digest
     unpacked: Unpacked = field(default_factory=Unpacked)
+    is_gone: bool = False
 
     @property
     def fs(self) -> str:
@@ -392,7 +396,10 @@ class Snapshots:
         _make_root(staged)
 
     async def abandon(self, staged: Staged) -> None:
-        await thread_to_the_end(self._discard, [staged.directory])
+        """Nothing happens to one that was committed."""
+        if not staged.is_gone:
+            staged.is_gone = True
+            await thread_to_the_end(self._discard, [staged.directory])
 
     @completed
     async def commit(self, layers: Sequence[Staged]) -> None:
@@ -411,10 +418,23 @@ class Snapshots:
                 new.append((staged, layer))
             if not new:
                 return
-            await thread_to_the_end(self._settle, new)
             rows = [layer for _, layer in new]
-            await self._db.run(lambda conn: _insert_layers(conn, rows))
+            try:
+                await thread_to_the_end(self._settle, new)
+                await self._db.run(lambda conn: _insert_layers(conn, rows))
+            except BaseException:
+                await self._take_back(rows)
+                raise
+            for staged, _ in new:
+                staged.is_gone = True
             self._layers.update((layer.chain_id, layer) for layer in rows)
+
+    async def _take_back(self, layers: Sequence[Layer]) -> None:
+        """What was named and not recorded. What cannot be removed now is at the next start."""
+        try:
+            await thread_to_the_end(self._discard, [f"{self._layers_root}/{layer.number}" for layer in layers])
+        except OSError as error:
+            _log.warning("layers that could not be recorded cannot be removed: %s", error)
 
     def forget(self, chain_ids: Iterable[ChainId]) -> list[Layer]:
         """Takes layers out of the store's sight, at once; `remove_layers` is to follow."""
