@@ -14,7 +14,7 @@ import os
 import posixpath
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from hashlib import sha256
+from hashlib import file_digest, sha256
 
 from wherry.core.compression import Source, decompressed
 from wherry.core.manifests import MAX_DEPTH, is_artifact, is_attached
@@ -69,9 +69,10 @@ class Archive:
         raise InvalidArgument(f"invalid archive: the file {name[:200]!r} is missing")
 
     def blob(self, digest: Digest) -> Member:
+        """A blob of the layout, verified."""
         member = self.find(f"blobs/{digest.replace(':', '/', 1)}")
-        if digest.startswith("sha256:") and member.digest != digest:
-            raise DataLoss(f"invalid archive: the blob {digest} has the digest {member.digest}")
+        if member.digest != digest and (found := _measured(member, digest)) != digest:
+            raise DataLoss(f"invalid archive: the blob {digest} has the digest {found}")
         return member
 
     def read(self, member: Member, limit: int) -> bytes:
@@ -79,6 +80,15 @@ class Archive:
             raise InvalidArgument(f"invalid archive: a document of {member.size} bytes")
         with open(member.path, "rb") as file:
             return file.read()
+
+
+def _measured(member: Member, digest: Digest) -> str:
+    """By the digest's algorithm; sha256 was measured when it was written."""
+    algorithm = digest.partition(":")[0]
+    if algorithm == "sha256":
+        return member.digest
+    with open(member.path, "rb") as file:
+        return f"{algorithm}:{file_digest(file, algorithm).hexdigest()}"
 
 
 @dataclass(slots=True)

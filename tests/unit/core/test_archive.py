@@ -336,6 +336,14 @@ def hostile(tmp_path: Path) -> dict[str, tuple[bytes, type[WherryError]]]:
     wrong_blob = oci_archive(tmp_path)
     victim = next(name for name in wrong_blob if name.startswith("blobs/"))
     wrong_blob[victim] = b"something else"
+    other_digest = oci_archive(tmp_path)
+    manifest = json.loads(other_digest["index.json"])["manifests"][0]["digest"].partition(":")[2]
+    document = json.loads(other_digest[f"blobs/sha256/{manifest}"])
+    named = hashlib.sha512(other_digest[f"blobs/sha256/{document['config']['digest'].partition(':')[2]}"]).hexdigest()
+    document["config"]["digest"] = f"sha512:{named}"
+    changed = json.dumps(document).encode()
+    other_digest["index.json"] = other_digest["index.json"].replace(manifest.encode(), sha256(changed).encode())
+    other_digest |= {f"blobs/sha256/{sha256(changed)}": changed, f"blobs/sha512/{named}": image_config(SPEC) + b" "}
     bad_layer = docker_members()
     bad_layer[next(name for name in bad_layer if name.endswith("layer.tar"))] = layer([Entry("other")])
     traversal = ImageSpec((layer([Entry("../escaped", b"x")]),), {})
@@ -363,6 +371,7 @@ def hostile(tmp_path: Path) -> dict[str, tuple[bytes, type[WherryError]]]:
         "a name that is none": (members(docker_members(RepoTags=["Not A Name"])), InvalidArgument),
         "a name without a tag": (members(docker_members(RepoTags=["name"])), InvalidArgument),
         "a blob with another digest": (members(wrong_blob), DataLoss),
+        "a config with another digest, by another algorithm": (members(other_digest), DataLoss),
         "an index that is a manifest": (
             members({"index.json": b'{"schemaVersion":2,"config":{},"layers":[]}'}),
             InvalidArgument,
