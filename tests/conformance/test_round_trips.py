@@ -1,4 +1,8 @@
-"""An image goes out of wherry, through each of the other tools' stores, and back: it is the same image, and its containers see no difference."""
+"""An image goes out of wherry, through each of the other tools' stores, and back: it is the same image, and its containers see no difference.
+
+The id (the config's digest) is the same on every way. The manifest's digest is, too, wherever blobs are kept as they came: through layouts,
+containerd and registries. Stores that keep layers unpacked (podman, buildah, dockerd's classic one) cannot: they make layers and manifest anew.
+"""
 
 from __future__ import annotations
 
@@ -8,12 +12,13 @@ import shutil
 import subprocess
 import tarfile
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
 
 from tests import images, leaks
-from tests.conformance.engines import Dockerd
+from tests.conformance.engines import Containerd, Dockerd
 from tests.e2e.harness import BUSYBOX, Engine, running
 from tests.images import Entry, ImageSpec
 from tests.registry import skopeo_copy, wherry_registry
@@ -76,19 +81,25 @@ def skopeo(saved: Path, back: Path, stores: Path) -> None:
     skopeo_copy(f"oci:{stores}/layout:1", f"oci-archive:{back}:{NAME}", "--preserve-digests")
 
 
+def named(layout: Path, archive: Path) -> None:
+    """The layout as an archive, its image called NAME."""
+    index = json.loads((layout / "index.json").read_text())
+    index["manifests"][0]["annotations"] = {"io.containerd.image.name": NAME}
+    (layout / "index.json").write_text(json.dumps(index))
+    with tarfile.open(archive, "w") as tar:
+        tar.add(layout, ".")
+
+
 def umoci(saved: Path, back: Path, stores: Path) -> None:
     """Its layout goes back as it is."""
     skopeo_copy(f"oci-archive:{saved}", f"oci:{stores}/layout:1", "--preserve-digests")
     run("umoci", "tag", "--image", f"{stores}/layout:1", "2")
     run("umoci", "rm", "--image", f"{stores}/layout:1")
     run("umoci", "gc", "--layout", stores / "layout")
-    index = json.loads((stores / "layout/index.json").read_text())
-    index["manifests"][0]["annotations"] = {"io.containerd.image.name": NAME}
-    (stores / "layout/index.json").write_text(json.dumps(index))
-    with tarfile.open(back, "w") as archive:
-        archive.add(stores / "layout", ".")
+    named(stores / "layout", back)
 
 
+KEEPS_DIGESTS = ("skopeo", "umoci")
 TRIPS = {
     "skopeo": skopeo,
     "podman": containers_storage("podman"),
@@ -97,36 +108,52 @@ TRIPS = {
 }
 
 
-def seen(engine: Engine) -> tuple[str, list[str], str]:
-    """(id, diff ids, what a container sees) of the image; a container of it changes nothing."""
+@dataclass(frozen=True)
+class Seen:
+    """Of the image as it is here: what a container sees, among others; a container of it changes nothing."""
+
+    id: str
+    diff_ids: tuple[str, ...]
+    digest: str
+    output: str
+
+
+def seen(engine: Engine) -> Seen:
     [found] = json.loads(engine.output("image", "inspect", NAME))
     output = engine.output("run", "--name=trip", "--network=none", NAME, "sh", "-c", SEES)
     assert engine.output("diff", "trip") == ""
     engine.docker("rm", "trip")
-    return found["Id"], found["RootFS"]["Layers"], output
+    return Seen(found["Id"], tuple(found["RootFS"]["Layers"]), found["Descriptor"]["digest"], output)
 
 
 @pytest.fixture
 def loaded(wherry: Engine, tmp_path: Path) -> Iterator[Engine]:
-    wherry.docker("load", "-q", "-i", images.write_docker_archive(str(tmp_path / "first.tar"), SPEC, NAME))
+    """Its layers are compressed, its manifest is another's."""
+    images.write_oci_layout(str(tmp_path / "first"), SPEC)
+    named(tmp_path / "first", tmp_path / "first.tar")
+    wherry.docker("load", "-q", "-i", str(tmp_path / "first.tar"))
     yield wherry
     wherry.docker("rmi", "-f", NAME)
 
 
-def there_and_back(engine: Engine, trip: Trip, tmp_path: Path, stores: Path) -> None:
+def there_and_back(engine: Engine, trip: Trip, tmp_path: Path, stores: Path, *, keeps_digest: bool) -> None:
     before = seen(engine)
-    assert before[0] == images.image_id(SPEC)
+    assert before.id == images.image_id(SPEC)
+    index = json.loads((tmp_path / "first/index.json").read_text())
+    assert before.digest == index["manifests"][0]["digest"]
     engine.docker("save", "-o", str(tmp_path / "saved.tar"), NAME)
     trip(tmp_path / "saved.tar", tmp_path / "back.tar", stores)
     engine.docker("rmi", NAME)
     engine.docker("load", "-q", "-i", str(tmp_path / "back.tar"))
-    assert seen(engine) == before
+    after = seen(engine)
+    assert (after.digest == before.digest) == keeps_digest
+    assert replace(after, digest="") == replace(before, digest="")
 
 
 @pytest.mark.requires("skopeo", "podman", "buildah", "umoci")
 @pytest.mark.parametrize("tool", TRIPS)
 def test_through_a_tool_and_back(loaded: Engine, tool: str, tmp_path: Path, stores: Path) -> None:
-    there_and_back(loaded, TRIPS[tool], tmp_path, stores)
+    there_and_back(loaded, TRIPS[tool], tmp_path, stores, keeps_digest=tool in KEEPS_DIGESTS)
 
 
 @pytest.mark.requires("dockerd")
@@ -137,7 +164,19 @@ def test_through_dockerd_and_back(loaded: Engine, shared_dockerd: Dockerd, tmp_p
         shared_dockerd.must("save", "-o", str(back), NAME)
         shared_dockerd.must("rmi", NAME)
 
-    there_and_back(loaded, trip, tmp_path, stores)
+    there_and_back(loaded, trip, tmp_path, stores, keeps_digest=False)
+
+
+@pytest.mark.requires("containerd")
+def test_through_containerd_and_back(
+    loaded: Engine, shared_containerd: Containerd, tmp_path: Path, stores: Path
+) -> None:
+    def trip(saved: Path, back: Path, _: Path) -> None:
+        shared_containerd.must("image", "import", "--snapshotter=native", str(saved))
+        shared_containerd.must("image", "export", str(back), NAME)
+        shared_containerd.must("image", "rm", NAME)
+
+    there_and_back(loaded, trip, tmp_path, stores, keeps_digest=True)
 
 
 @pytest.mark.requires("skopeo")
@@ -150,6 +189,7 @@ def test_through_registries_and_back_with_the_same_digest(loaded: Engine, tmp_pa
         skopeo_copy(f"docker://{first}", f"oci:{tmp_path}/layout:1", "--preserve-digests")
         skopeo_copy(f"oci:{tmp_path}/layout:1", f"docker://{second}", "--preserve-digests")
         digest = run("skopeo", "inspect", "--tls-verify=false", "--format={{.Digest}}", f"docker://{first}").strip()
+        assert digest == before.digest
         loaded.docker("rmi", first, NAME)
         loaded.docker("pull", "-q", second)
         assert (
