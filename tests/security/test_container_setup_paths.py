@@ -261,8 +261,12 @@ def test_cve_2025_52565_an_exec_takes_no_terminal_from_a_replaced_ptmx(lab: Lab)
 
 
 def racing(lab: Lab, config: dict[str, Any], script: str) -> None:
-    """Has `script` run by the container's own shell, in its mount namespace, when everything is mounted and nothing final: the race, won."""
-    enter = f"pid=$(grep -o '\"pid\": *[0-9]*' | grep -o '[0-9]*$'); exec nsenter -t $pid -m /bin/sh -c '{script}'"
+    """Has `script` run by the container's own shell, in its mount namespace, when everything is mounted and nothing final: the race, won.
+
+    Its root is not the process's yet. Without the chroot the script would work on the host's files.
+    """
+    inside = f"chroot {lab.rootfs} /bin/sh -c '{script}'"
+    enter = f"pid=$(grep -o '\"pid\": *[0-9]*' | grep -o '[0-9]*$'); exec nsenter -t $pid -m {inside}"
     config["hooks"] = {
         "createRuntime": [{"path": "/bin/sh", "args": ["sh", "-c", enter], "env": [f"PATH={os.environ['PATH']}"]}]
     }

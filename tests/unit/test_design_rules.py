@@ -375,7 +375,7 @@ _MOUNTS = {
     "runtime/rootfs.py:Rootfs.open_sources": _DETACHED + "; without a mount namespace attached where the caller says",
     "runtime/rootfs.py:Rootfs.withdraw": "a descriptor",
     "runtime/rootfs.py:Rootfs._open_groups": _DETACHED,
-    "runtime/rootfs.py:Rootfs.attach_root": "the process's own root: no path is walked",
+    "runtime/rootfs.py:Rootfs.attach_root": "the process's own root; with hooks where the bundle has it, in a mount namespace of its own",
     "runtime/rootfs.py:Rootfs.pivot": "where the root's descriptor has led",
     "runtime/rootfs.py:_inert_clone": _DETACHED,
     "runtime/rootfs.py:_cover": "the host's own mounts, taken away",
