@@ -218,6 +218,13 @@ def _sockets(roots: Sequence[str]) -> Iterator[str]:
                 yield f"listening on {table} {fields[1]}"
 
 
+def _machine() -> Iterator[str]:
+    """What the tests of attacks aim at, and what nobody else would notice for a while."""
+    yield f"/dev/null is the device {os.lstat('/dev/null').st_rdev}"
+    with open("/proc/sys/kernel/core_pattern") as file:
+        yield f"kernel.core_pattern is {file.read().strip()}"
+
+
 def _files(roots: Sequence[str]) -> Iterator[str]:
     for root in roots:
         for directory, folders, files in os.walk(root):
@@ -257,6 +264,7 @@ class Watch:
             _processes(),
             _sockets(self._roots),
             _files(self._file_roots),
+            _machine(),
         ):
             labels += part
         return collections.Counter(label for label in labels if not _is_foreign(label))
