@@ -7,6 +7,7 @@ A sample of the points each time; `make crash` (WHERRY_CRASH_EVERY=1) tries all 
 from __future__ import annotations
 
 import http.client
+import json
 import os
 import secrets
 import shutil
@@ -191,6 +192,57 @@ def test_a_disk_that_fails_leaves_the_old_state_and_the_engine_well(
     counted.kill9()
     counted.start()
     trial.is_sound("after the next start")
+
+
+def test_a_kill_of_fsck_leaves_what_the_next_one_mends(counted: CountedEngine, registry: str) -> None:
+    """Nothing is taken away before what replaces it is there: images, names and containers stay as they were."""
+    world = World(counted.socket_path, counted.data_root, registry)
+    name = f"{registry}/app:1"
+
+    def begin() -> None:
+        world.clear()
+        world.pull()
+        world.make("box", name)
+        _damage(world, name)
+
+    def mend(moment: str) -> None:
+        summary = world.ask("POST", "/wherry/fsck?repair=1")["summary"]
+        assert summary["Problems"] == summary["Mended"], f"{moment}: {summary}"
+        assert world.state() == sound and world.problems() == [], moment
+
+    world.clear()
+    world.pull()
+    world.make("box", name)
+    sound = world.state()
+    _damage(world, name)
+    counted.points.arm()
+    mend("undisturbed")
+    total = counted.points.disarm()
+    kills = 0
+    for point in _chosen(total, EVERY, SAMPLE):
+        begin()
+        counted.points.arm(point)
+        try:
+            world.ask("POST", "/wherry/fsck?repair=1")
+        except (OSError, http.client.HTTPException):
+            kills += 1
+            assert counted.has_died()
+            counted.start()
+        counted.points.disarm()
+        mend(f"killed at point {point} of {total}, {counted.points.last}")
+    print(f"fsck: {total} points, {kills} kills")
+    assert kills
+
+
+def _damage(world: World, name: str) -> None:
+    """Its config and its lowest layer's blob, a file of its top layer, and something that belongs to nobody."""
+    shown = world.ask("GET", f"/images/{name}/json")
+    blobs = world.data_root / "content/blobs/sha256"
+    manifest = json.loads((blobs / shown["Descriptor"]["digest"].removeprefix("sha256:")).read_bytes())
+    for digest in (shown["Id"], manifest["layers"][0]["digest"]):
+        (blobs / digest.removeprefix("sha256:")).write_bytes(b"damaged")
+    (Path(shown["GraphDriver"]["Data"]["UpperDir"]) / "etc/more").write_bytes(b"")
+    (blobs / ("0" * 64)).write_bytes(b"stray")
 
 
 def _chosen(total: int, every: int, sample: int) -> list[int]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -46,6 +47,15 @@ def fsck(engine: Engine, *words: str, environment: dict[str, str] | None = None)
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=variables)
     assert done.returncode in (0, 1), done.stderr
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
+
+
+def asked(engine: Engine, *, repair: bool = False) -> list[dict[str, Any]]:
+    """Without the command line: → problems."""
+    status, told = engine.api("POST", f"/wherry/fsck?repair={int(repair)}")
+    assert status == 200, told
+    lines = [json.loads(line) for line in told.splitlines()]
+    assert "summary" in lines[-1], lines
+    return [line["problem"] for line in lines if "problem" in line]
 
 
 def top(engine: Engine) -> Path:
@@ -139,6 +149,49 @@ def test_blobs_are_fetched_again(engine: Engine, host: str) -> None:
         code, problems = fsck(engine, "--repair")
         assert (code, {problem["Kind"] for problem in problems}) == (0, {"blob", "layer"})
         assert blob.read_bytes() == right and fsck(engine) == (0, [])
+
+
+def test_what_was_lost_while_no_engine_ran_is_mended(engine: Engine, host: str) -> None:
+    name = f"{host}/app:1"
+    engine.docker("create", "--name=box", "--network=none", name, "wc", "-c", "/data")
+    blobs = engine.data_root / "content/blobs/sha256"
+    shown = engine.inspect(name)
+    config, manifest = (
+        blobs / digest.removeprefix("sha256:") for digest in (shown["Id"], shown["Descriptor"]["digest"])
+    )
+    layer, blob = top(engine).parent, layer_blob(engine, host)
+    losses: list[tuple[Callable[[], object], ...]] = [
+        (config.unlink,),
+        (lambda: config.write_bytes(b"{}"),),
+        (manifest.unlink,),
+        (lambda: blob.write_bytes(b"damaged"),),
+        (lambda: shutil.rmtree(layer),),
+        (config.unlink, manifest.unlink, blob.unlink, lambda: shutil.rmtree(layer)),
+    ]
+    before = sorted(path.name for path in blobs.iterdir())
+    for loss in losses:
+        engine.kill9()
+        for lose in loss:
+            lose()
+        engine.start()
+        assert name in engine.output("images", "--format={{.Repository}}:{{.Tag}}").splitlines()
+        found = asked(engine, repair=True)
+        assert found and all(problem["Mended"] for problem in found), found
+        assert asked(engine) == []
+        assert engine.inspect(name) == shown and sorted(path.name for path in blobs.iterdir()) == before
+        assert engine.output("start", "-a", "box") == "5000 /data"
+
+
+def test_a_damaged_image_is_pulled_again_by_who_runs_it(engine: Engine, host: str) -> None:
+    name = f"{host}/app:1"
+    config = engine.data_root / "content/blobs/sha256" / engine.inspect(name)["Id"].removeprefix("sha256:")
+    engine.kill9()
+    config.write_bytes(b"{}")
+    engine.start()
+    status, said = engine.api("POST", "/containers/create", {"Image": name})
+    assert status == 404 and "is damaged: " in said["message"] and "wherry system fsck --repair" in said["message"]
+    assert engine.shell("wc -c </data", image=name) == "5000"
+    assert fsck(engine) == (0, [])
 
 
 def test_what_cannot_be_fetched_is_named_and_kept(engine: Engine, host: str) -> None:

@@ -27,6 +27,4 @@ class NetworkRoutes:
         return call.answer(await self._backend.inspect(call.name))
 
     async def prune(self, call: Call) -> web.StreamResponse:
-        """The predefined networks are never pruned, and there are no others yet."""
-        call.filters()
-        return call.answer({"NetworksDeleted": None})
+        return call.answer(await self._backend.prune(call.filters()))

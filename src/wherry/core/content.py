@@ -4,7 +4,8 @@ In wherryd. Blocking: call from threads, except for look-ups. Source: OCI image-
 
 **Invariants**: a file below `blobs/` has the content that its name says, whole and synced: it is written below `ingest/`, hashed on the way,
 fsynced, renamed, and its directory fsynced. Blobs are never changed. After a crash `ingest/` holds only rubbish, which `open` removes; what
-can be resumed is below `partial/` (`partials`).
+can be resumed is below `partial/` (`partials`). Of a blob that the disk has damaged whoever finds out tells (`suspect`): it counts as missing until
+it is stored again, which puts the right one in its place in one step.
 Deliberately absent: which blobs are needed (`images` knows), and index.json (the database is the index).
 """
 
@@ -33,6 +34,7 @@ class Content:
         self.root = root
         self.partials = Partials(os.path.join(root, "partial"))
         self._ingest = os.path.join(root, "ingest")
+        self._suspects: set[Digest] = set()
 
     def open(self) -> None:
         """Makes the layout and removes what a crash has left in `ingest`."""
@@ -57,7 +59,15 @@ class Content:
         return f"{self.root}/blobs/{algorithm}/{encoded}"
 
     def has(self, digest: Digest) -> bool:
-        return os.path.exists(self.path(digest))
+        return digest not in self._suspects and os.path.exists(self.path(digest))
+
+    def suspect(self, digest: Digest) -> None:
+        """Its content is not what its name says."""
+        self._suspects.add(digest)
+
+    def trust(self, digest: Digest) -> None:
+        """Its content has been verified."""
+        self._suspects.discard(digest)
 
     def size(self, digest: Digest) -> int:
         try:
@@ -116,7 +126,12 @@ class Content:
         try:
             os.link(path, self.path(digest))
         except FileExistsError:
-            return
+            if digest not in self._suspects:
+                return
+            twin = os.path.join(self._ingest, secrets.token_hex(8))
+            os.link(path, twin)
+            os.rename(twin, self.path(digest))
+        self.trust(digest)
         sync_directory(os.path.dirname(self.path(digest)))
 
     def discard(self, digests: Iterable[Digest]) -> list[str]:
@@ -128,6 +143,7 @@ class Content:
                 os.rename(self.path(digest), path)
             except FileNotFoundError:
                 continue
+            self.trust(digest)
             moved.append(path)
         return moved
 
@@ -188,6 +204,7 @@ class Ingest:
         """Makes it a blob, synced."""
         digest = self.check()
         self.keep_as(self._content.path(digest))
+        self._content.trust(digest)
         return digest
 
     def keep_as(self, path: str) -> None:

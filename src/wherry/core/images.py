@@ -6,8 +6,9 @@ config of its own, is its manifest). What a name stands for is a
 this machine best is the target's *primary*, which the names show; the others are its variants, found by name and platform. All rows and configs
 are kept in memory, so look-ups cost no I/O. Contents are `content`'s, unpacked layers `snapshots`', rows `image_rows`'.
 
-**Invariants**: an image has a row only while all its blobs are in the content store and all its layers are recorded; a name belongs to one target;
+**Invariants**: an image gets its row when all its blobs are in the content store and all its layers are recorded; a name belongs to one target;
 what an image, a container or a lease needs is never removed; what none of them needs is removed by `collect`, at the latest when the engine starts.
+An image that the disk has lost parts of is kept, with its names: it can be removed, and mended by pulling or loading it again, or by fsck.
 Deliberately absent: what Docker makes of removing and listing (`engine.images`), pulling (`pull`), archives (`archive`).
 """
 
@@ -18,7 +19,7 @@ import logging
 import sqlite3
 from collections import Counter, defaultdict
 from collections.abc import AsyncIterator, Iterable, Iterator, Mapping, Sequence
-from contextlib import asynccontextmanager, contextmanager
+from contextlib import asynccontextmanager, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from typing import Any
@@ -28,6 +29,7 @@ from wherry.core.cancellation import completed, thread_to_the_end
 from wherry.core.content import Content
 from wherry.core.db import Database
 from wherry.core.layer_form import unpack_blob
+from wherry.core.manifests import manifest_of
 from wherry.core.snapshots import Snapshots, Staged
 from wherry.errors import Conflict, InvalidArgument, NotFound, WherryError
 from wherry.spec.ids import ChainId, Digest, ImageId
@@ -45,6 +47,7 @@ from wherry.spec.image import (
     parse_config,
     parse_document,
     platform_of,
+    platform_to_json,
 )
 from wherry.spec.reference import Reference, parse, parse_any
 
@@ -55,7 +58,7 @@ _log = logging.getLogger(__name__)
 class Image:
     """One image, or an artifact: that has no config and no layers here, and its size is that of its blobs. `config` is the image config as it was
     pulled: do not change it. `layers`: lowest first. `targets`: its manifest, or the indexes that list it; the latest last. `references`: the names
-    of the targets whose primary it is."""
+    of the targets whose primary it is. `damage`: why it cannot be run, its config or a layer is lost; what is not known then is empty."""
 
     id: ImageId
     config: Mapping[str, Any]
@@ -66,6 +69,7 @@ class Image:
     references: tuple[Reference, ...] = ()
     parent: ImageId | None = None
     tagged_at: str | None = None
+    damage: str = ""
 
     @property
     def target(self) -> Descriptor:
@@ -135,71 +139,91 @@ class Images:
         snapshots.on_released = self._released
 
     async def open(self) -> None:
-        """Reads all images, forgets those that are damaged, and removes what nothing refers to. `snapshots` are open already."""
+        """Reads all images, and removes what nothing refers to. `snapshots` are open already."""
         await thread_to_the_end(self.content.open)
         rows, names = await self._db.run(image_rows.read)
-        damaged = []
         for row in rows:
-            try:
-                self._remember(await thread_to_the_end(self._revive, row))
-            except WherryError as error:
-                _log.warning("image %s is damaged and forgotten: %s", row.id, error)
-                damaged.append(row.id)
+            image = await thread_to_the_end(self._revive, row)
+            if image.damage:
+                _log.warning("image %s is damaged (wherry system fsck --repair may mend it): %s", row.id, image.damage)
+            self._remember(image)
         for name, target in names:
             if target in self._members:
                 self._give_name(name, target)
         for image_id in self._images:
             self._show_names(image_id)
-        if damaged:
-            await self._db.run(lambda conn: image_rows.delete(conn, damaged))
         await self.collect()
 
-    def _revive(self, row: image_rows.Row) -> Image:
-        for digest in row.blobs:
-            if not self.content.has(digest):
-                raise NotFound(f"content {digest}: not found")
-        return self._image(row)
+    async def revive(self) -> None:
+        """Looks again at the images that are damaged: their parts may have been stored again. What is still damaged stays so."""
+        async with self._changing:
+            rows, _ = await self._db.run(image_rows.read)
+            for row in rows:
+                known = self._images.get(ImageId(row.id))
+                if known is not None and known.damage:
+                    self._remember(await thread_to_the_end(self._revive, row))
+                    self._show_names_of(target.digest for target in known.targets)
 
-    def _image(self, row: image_rows.Row) -> Image:
-        """From what is stored. NotFound when a layer is missing."""
-        if row.is_artifact:
-            return self._artifact(row)
-        config = parse_config(self.content.read(Digest(row.id), MAX_CONFIG))
-        chain = chain_ids(diff_ids(config))
-        size = 0
-        for chain_id in chain:
-            layer = self.snapshots.layer(chain_id)
-            if layer is None:
-                raise NotFound(f"layer {chain_id} does not exist")
-            size += layer.size
+    def _revive(self, row: image_rows.Row) -> Image:
+        """From what is stored; what is lost is said in `damage`."""
+        config: Mapping[str, Any]
+        try:
+            if row.is_artifact:
+                return self._artifact(row)
+            config = parse_config(self.content.read(Digest(row.id), MAX_CONFIG))
+            chain = chain_ids(diff_ids(config))
+            layers = [self.snapshots.layer(chain_id) for chain_id in chain]
+            lost = [chain_id for chain_id, layer in zip(chain, layers, strict=True) if layer is None]
+            damage = f"layer {lost[0]} does not exist" if lost else ""
+        except WherryError as error:
+            self.content.suspect(Digest(row.id))
+            config, chain, layers, damage = self._platform_of(row), (), [], str(error)
+        size = sum(layer.size for layer in layers if layer is not None)
         parent = ImageId(row.parent) if row.parent else None
-        targets = tuple(row.targets)
-        return Image(ImageId(row.id), config, chain, size, targets, frozenset(row.blobs), (), parent, row.tagged_at)
+        targets, blobs = tuple(row.targets), frozenset(row.blobs)
+        return Image(ImageId(row.id), config, chain, size, targets, blobs, (), parent, row.tagged_at, damage)
+
+    def _platform_of(self, row: image_rows.Row) -> Mapping[str, Any]:
+        """What an index says of an image whose config is lost, as far as it goes."""
+        for target in row.targets:
+            with suppress(WherryError):
+                described, _ = manifest_of(self.content, target, row.id)
+                if described.platform is not None:
+                    return platform_to_json(described.platform)
+        return {}
 
     def _artifact(self, row: image_rows.Row) -> Image:
         parts = {Digest(row.id)}
         document = parse_document(self.content.read(Digest(row.id), MAX_DOCUMENT))
         if isinstance(document, Manifest):
             parts |= {part.digest for part in (document.config, *document.layers)}
-        size = sum(self.content.size(digest) for digest in parts)
+        size = sum(self.content.size(digest) for digest in parts if self.content.has(digest))
         return Image(ImageId(row.id), {}, (), size, tuple(row.targets), frozenset(row.blobs), (), None, row.tagged_at)
 
     # --- look-ups
 
     async def resolve(self, ref: str, platform: Platform | None = None, *, adopt: bool = True) -> Image:
         """As `get`, for who is about to run it: what the store does not have may be one of the package's own images, which is imported then
-        (with `adopt`)."""
+        (with `adopt`). NotFound also when it is damaged: docker's client pulls it then."""
         named = parse_any(ref)
         if (
             adopt
-            and self.find(ref) is None
+            and self._is_lacking(ref)
             and isinstance(named, Reference)
             and (layout := embedded.find(named)) is not None
         ):
             async with self._adopting:
-                if self.find(ref) is None:
+                if self._is_lacking(ref):
                     await self._adopt(layout, named.tagged())
-        return self.get(ref, platform)
+        image = self.get(ref, platform)
+        if image.damage:
+            text = f"image {ref} is damaged: {image.damage}: pull or load it again, or repair it (wherry system fsck --repair)"
+            raise NotFound(text)
+        return image
+
+    def _is_lacking(self, ref: str) -> bool:
+        image = self.find(ref)
+        return image is None or bool(image.damage)
 
     def get(self, ref: str, platform: Platform | None = None) -> Image:
         """By name, digest, id or unique beginning of an id, from memory. NotFound "No such image: …"; InvalidArgument."""
@@ -367,7 +391,9 @@ class Images:
         async with self._changing:
             await self.snapshots.commit(new.layers)
             row = self._row_of(new)
-            image = self._image(row)
+            image = self._revive(row)
+            if image.damage:
+                raise NotFound(image.damage)
             names = [str(reference) for reference in new.references]
             await self._db.run(lambda conn: image_rows.save(conn, row, names))
             losers = {self._names[name] for name in names if name in self._names}
@@ -505,6 +531,8 @@ class Images:
 
     async def _collect(self, *, wait: bool) -> set[ChainId]:
         needed = {chain_id for image in self._images.values() for chain_id in image.layers} | self.snapshots.needed()
+        if any(image.damage and not image.layers for image in self._images.values()):
+            needed |= {layer.chain_id for layer in self.snapshots.layers()}  # nobody knows which of them it stands on
         kept = {digest for image in self._images.values() for digest in image.blobs} | set(self._leases)
         # Nobody can take a lease before the first wait; by then what is to go is out of sight.
         forgotten = self.snapshots.forget({layer.chain_id for layer in self.snapshots.layers()} - needed)

@@ -1,16 +1,17 @@
 """What hangs on a target (what a name stands for: a manifest, or an index of manifests), as far as it is in the content store.
 
 Blocking: call from threads. **Invariant**: every document is verified and bounded when it is read; one that is missing belongs to a platform
-that was not asked for, and is passed over.
+that was not asked for, and is passed over; one that is damaged counts as missing.
 """
 
 from __future__ import annotations
 
 from collections.abc import Container, Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 
 from wherry.core.content import Content
-from wherry.errors import InvalidArgument, NotFound
+from wherry.errors import DataLoss, InvalidArgument, NotFound
 from wherry.spec.ids import Digest
 from wherry.spec.image import (
     DOCKER_CONFIG,
@@ -68,7 +69,8 @@ def walk(content: Content, target: Descriptor, depth: int = MAX_DEPTH) -> Iterat
     """The target itself, then what its indexes list, in their order."""
     document = None
     if (target.is_manifest or target.is_index) and content.has(target.digest):
-        document = parse_document(content.read(target.digest, MAX_DOCUMENT), target.media_type)
+        with suppress(DataLoss):
+            document = parse_document(content.read(target.digest, MAX_DOCUMENT), target.media_type)
     yield Node(target, document)
     if isinstance(document, Index) and depth > 1:
         for entry in document.manifests:

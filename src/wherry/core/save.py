@@ -18,6 +18,7 @@ from wherry.core.images import Image
 from wherry.core.manifests import REFERENCE_DIGEST, manifest_of, referrers, walk
 from wherry.core.tar import CHUNK, DIRECTORY, REGULAR, Entry
 from wherry.core.tar_writer import TarWriter
+from wherry.errors import NotFound
 from wherry.spec.ids import Digest
 from wherry.spec.image import OCI_INDEX, Descriptor, Index, Manifest
 from wherry.spec.reference import Reference
@@ -83,6 +84,8 @@ def _parts(content: Content, item: Saved) -> tuple[Descriptor, list[Digest], lis
             for part in (node.document.config, *node.document.layers):
                 if content.has(part.digest):
                     found[part.digest] = None
+                elif node.document.config.digest in configs:
+                    raise NotFound(f"content {part.digest}: not found")
     beside = referrers(content, item.images[0].blobs, found)
     for referrer in beside:
         for node in walk(content, referrer):

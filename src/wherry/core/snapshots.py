@@ -112,6 +112,8 @@ class Snapshots:
         self._making_base = threading.Lock()
         self._measured = Measured()
         self._layers: dict[ChainId, Layer] = {}
+        self._lost: dict[ChainId, Layer] = {}
+        """Recorded, but their files are gone: somebody has removed them. They are made again by whoever needs them, under the same number."""
         self._active: dict[str, ChainId | None] = {}
         self._leases: Counter[ChainId] = Counter()
         self._next_number = 1
@@ -127,19 +129,16 @@ class Snapshots:
         self.trash.open()
         self._claim()
         rows = await self._db.run(read_layers)
-        self._layers = {layer.chain_id: layer for layer in rows}
         present = set(os.listdir(self._layers_root))
-        lost = [layer.chain_id for layer in rows if str(layer.number) not in present]
-        if lost:
-            # The files of a recorded layer are gone: somebody removed them by hand.
-            await self.remove_layers(self.forget(lost))
-        chains = {str(layer.number): layer.chain_id for layer in self._layers.values()}
+        for layer in rows:
+            (self._layers if str(layer.number) in present else self._lost)[layer.chain_id] = layer
+        chains = {str(layer.number): layer.chain_id for layer in rows}
         known = set(chains)
         rubbish = [os.path.join(self._layers_root, name) for name in present - known]
         rubbish += [os.path.join(self._init_root, name) for name in set(os.listdir(self._init_root)) - known - {"0"}]
         await thread_to_the_end(self._discard, rubbish)
         await thread_to_the_end(self.trash.empty_now)
-        self._next_number = max([int(name) for name in present if name.isdigit()], default=0) + 1
+        self._next_number = max([int(name) for name in present | known if name.isdigit()], default=0) + 1
         for key in os.listdir(self._active_root):
             directory = os.path.join(self._active_root, key)
             number = next((name[len(_WORK) :] for name in os.listdir(directory) if name.startswith(_WORK)), "")
@@ -340,7 +339,7 @@ class Snapshots:
             step: ChainId | None = chain_id
             while step is not None and step not in found:
                 found.add(step)
-                layer = self._layers.get(step)
+                layer = self._recorded(step)
                 step = layer.parent if layer else None
         return found
 
@@ -366,10 +365,15 @@ class Snapshots:
     # --- layers
 
     def layer(self, chain_id: ChainId) -> Layer | None:
+        """None also of one whose files are lost."""
         return self._layers.get(chain_id)
 
+    def _recorded(self, chain_id: ChainId) -> Layer | None:
+        return self._layers.get(chain_id) or self._lost.get(chain_id)
+
     def layers(self) -> list[Layer]:
-        return list(self._layers.values())
+        """All that are recorded."""
+        return [*self._layers.values(), *self._lost.values()]
 
     @contextmanager
     def leased(self, chain_ids: Iterable[ChainId]) -> Iterator[None]:
@@ -410,11 +414,10 @@ class Snapshots:
                 if staged.chain_id in self._layers:
                     await self.abandon(staged)
                     continue
-                found = staged.unpacked
-                layer = Layer(
-                    self._next_number, staged.chain_id, staged.parent, staged.diff_id, found.size, found.entries
-                )
-                self._next_number += 1
+                found, lost = staged.unpacked, self._lost.get(staged.chain_id)
+                number = lost.number if lost is not None else self._next_number
+                layer = Layer(number, staged.chain_id, staged.parent, staged.diff_id, found.size, found.entries)
+                self._next_number = max(self._next_number, number + 1)
                 new.append((staged, layer))
             if not new:
                 return
@@ -427,7 +430,12 @@ class Snapshots:
                 raise
             for staged, _ in new:
                 staged.is_gone = True
-            self._layers.update((layer.chain_id, layer) for layer in rows)
+            for layer in rows:
+                self._found(layer)
+
+    def _found(self, layer: Layer) -> None:
+        self._layers[layer.chain_id] = layer
+        self._lost.pop(layer.chain_id, None)
 
     async def _take_back(self, layers: Sequence[Layer]) -> None:
         """What was named and not recorded. What cannot be removed now is at the next start."""
@@ -438,7 +446,8 @@ class Snapshots:
 
     def forget(self, chain_ids: Iterable[ChainId]) -> list[Layer]:
         """Takes layers out of the store's sight, at once; `remove_layers` is to follow."""
-        return [self._layers.pop(chain_id) for chain_id in chain_ids if chain_id in self._layers]
+        known = (self._layers, self._lost)
+        return [of.pop(chain_id) for chain_id in chain_ids for of in known if chain_id in of]
 
     @completed
     async def remove_layers(self, forgotten: Sequence[Layer], *, wait: bool = True) -> None:
@@ -459,20 +468,36 @@ class Snapshots:
     async def replace(self, staged: Staged, is_free: Callable[[], bool]) -> bool:
         """Puts what was unpacked once more in the place of a recorded layer, in one step; what was there goes. Not while somebody stands on it:
         `is_free` is asked at the last moment. → whether it was done; `staged` is gone in any case."""
-        layer = self._layers.get(staged.chain_id)
+        layer = self._recorded(staged.chain_id)
         fd = os.open(self._layers_root, _OPEN_DIRECTORY)
         try:
             await thread_to_the_end(_sync_filesystem, fd, self._layers_root)
             if layer is None or not is_free():
                 await self.abandon(staged)
                 return False
+            # What was made of the broken layer goes first: an engine that dies has not begun, or has none of it any more.
+            await thread_to_the_end(self._discard, self._bases_on(layer))
+            if not is_free():
+                await self.abandon(staged)
+                return False
             _put_in_place(fd, os.path.basename(staged.directory), str(layer.number))
+            self._found(layer)
             await thread_to_the_end(os.fsync, fd)
         finally:
             os.close(fd)
-        # The mount points were made for what lay below them; they are made again.
-        await thread_to_the_end(self._discard, [staged.directory, f"{self._init_root}/{layer.number}"])
+        await thread_to_the_end(self._discard, [staged.directory, *self._bases_on(layer)])
         return True
+
+    def _bases_on(self, layer: Layer) -> list[str]:
+        """The bases of the images that have that layer."""
+        found = []
+        for top in self._layers.values():
+            step: Layer | None = top
+            while step is not None and step.number != layer.number:
+                step = self._recorded(step.parent) if step.parent else None
+            if step is not None:
+                found.append(f"{self._init_root}/{top.number}")
+        return found
 
     def directory(self, layer: Layer) -> str:
         """Where a recorded layer's files are."""

@@ -19,7 +19,7 @@ from wherry.engine.records import Container, Record, Status
 from wherry.engine.services import Services
 from wherry.engine.store import describe
 from wherry.engine.times import rfc3339_nano
-from wherry.errors import Conflict, NotFound
+from wherry.errors import Conflict, FailedPrecondition, NotFound
 from wherry.spec.calls import CommitOptions, JsonList
 from wherry.spec.ids import ImageId
 from wherry.spec.reference import Reference
@@ -55,6 +55,8 @@ async def commit(
     image = services.images.by_id(record.image)
     if image is None:
         raise NotFound(f"No such image: {record.image}")
+    if image.damage:
+        raise FailedPrecondition(f"container {container.id}: its image {image.id} is damaged: {image.damage}")
     run = dockerfile.apply(_configuration(options.config, record, image), options.changes)
     created_by = " ".join(_as_list(record.config.cmd))
     step = Step(run, rfc3339_nano(time.time_ns()), created_by, options.author, options.comment)

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import socket
-import time
 from collections.abc import AsyncIterator, Awaitable, Mapping
 
+from wherry.core.cancellation import thread_to_the_end
 from wherry.core.commit import Committer
 from wherry.core.tasks import AttachRequest, ExitEvent
-from wherry.engine import commit, create, inspect, listing, logs, names, top
+from wherry.engine import commit, create, inspect, listing, logs, names, pruning, top
 from wherry.engine.execs import Execs
 from wherry.engine.image_names import new_name
 from wherry.engine.lifecycle import Lifecycle
@@ -18,7 +18,6 @@ from wherry.engine.services import Services
 from wherry.engine.start import Starter, log_path, worded
 from wherry.engine.stats import sample
 from wherry.engine.store import describe
-from wherry.engine.times import parse_timestamp
 from wherry.errors import Conflict, InvalidArgument, NotFound, StartError
 from wherry.spec.calls import (
     AttachedStream,
@@ -232,25 +231,24 @@ class Containers:
         return await commit.commit(self._services, self.lifecycle, self._committer, container, options, name)
 
     async def prune(self, filters: Mapping[str, Names]) -> Json:
-        for name in filters:
-            if name not in ("until", "label", "label!"):
-                raise InvalidArgument(f"invalid filter '{name}'")
-
-        deadline = min(
-            (parse_timestamp(text, now_ns=time.time_ns()) for text in filters.get("until", [])), default=None
-        )
+        """Removes what does not run. What is removed or started meanwhile is passed over."""
+        pruning.check(filters)
+        deadline = pruning.deadline(filters)
         deleted, reclaimed = [], 0
-        wanted = {name: filters[name] for name in ("label",) if name in filters}
-        for container in listing.select(self._services, all=True, limit=None, filters=wanted):
-            labels = container.record.config.labels or {}
-            unwanted = any(label.partition("=")[0] in labels for label in filters.get("label!", []))
+        for container in listing.select(self._services, all=True, limit=None, filters={}):
             young = deadline is not None and container.record.created_ns > deadline
-            if container.is_running or container.status in (Status.RESTARTING, Status.REMOVING) or unwanted or young:
+            if container.is_running or container.status in (Status.RESTARTING, Status.REMOVING) or young:
                 continue
-            size, _ = await self._services.snapshots.usage(container.id)
-            await self.remove(container.id, force=False, volumes=False, link=False)
+            if not pruning.fits_labels(container.record.config.labels or {}, filters):
+                continue
+            size = await thread_to_the_end(self._services.snapshots.container_disk_usage, container.id)
+            try:
+                await self.remove(container.id, force=False, volumes=False, link=False)
+            except (Conflict, NotFound):
+                continue
             deleted.append(container.id)
             reclaimed += size
+        self._services.events.publish("container", "prune", "", {"reclaimed": str(reclaimed)})
         return {"ContainersDeleted": deleted or None, "SpaceReclaimed": reclaimed}
 
     async def stats(self, ref: str) -> Json:

@@ -100,6 +100,8 @@ class Fsck:
                 blob = sources.get(layer.chain_id)
                 if blob is not None and blob not in broken:
                     await self._check_layer(check, layer, blob)
+        if check.repair:
+            await self._images.revive()
         _, after = await self._look()
         left = [problem for problem in after if problem in before]
         if check.repair and left:
@@ -134,7 +136,10 @@ class Fsck:
         for number, digest in enumerate(wanted):
             check.step("blobs", number, len(wanted))
             problem = await thread_to_the_end(blob_problem, self._content, digest)
-            if problem is not None:
+            if problem is None:
+                self._content.trust(digest)
+            else:
+                self._content.suspect(digest)
                 found[digest] = problem
         check.counts["Blobs"] = len(wanted)
         reasons = await self._fetch(set(found), check.auths) if check.repair and found else {}
@@ -144,29 +149,19 @@ class Fsck:
         return set(found) if not check.repair else set(reasons)
 
     async def _fetch(self, broken: set[Digest], auths: Mapping[str, RegistryAuth]) -> dict[Digest, str]:
-        """Pulls them again, from where the images that need them came. → those that could not be had, and why."""
-        aside = {digest: moved for digest in broken for moved in self._content.discard([digest])}
+        """Pulls them again, from where the images that need them came; each takes its place in one step. → those that could not be had, and why."""
         reasons = dict.fromkeys(broken, "its image came from no registry")
-        try:
-            for image in self._images.all():
+        for image in self._images.all():
+            for reference in self._images.names_of(image):
                 needed = {digest for digest in image.blobs & broken if not self._content.has(digest)}
-                for reference in self._images.names_of(image):
-                    if needed and reference.digest is not None:
-                        auth = auths.get(reference.domain, RegistryAuth())
-                        try:
-                            await self._puller.pull(reference, image.platform, auth, lambda _: None)
-                            break
-                        except (WherryError, OSError, TimeoutError) as error:
-                            reasons.update(dict.fromkeys(needed, str(error)))
-        finally:
-            for digest in broken:
-                if self._content.has(digest):
-                    reasons.pop(digest, None)
-                    if digest in aside:
-                        os.unlink(aside[digest])
-                elif digest in aside:  # the image's row stays, and so does what it refers to
-                    os.rename(aside[digest], self._content.path(digest))
-        return reasons
+                if not needed or reference.digest is None:
+                    continue
+                auth = auths.get(reference.domain, RegistryAuth())
+                try:
+                    await self._puller.pull(reference, image.platform if image.config else None, auth, lambda _: None)
+                except (WherryError, OSError, TimeoutError) as error:
+                    reasons.update(dict.fromkeys(needed, str(error)))
+        return {digest: reason for digest, reason in reasons.items() if not self._content.has(digest)}
 
     # --- layers
 

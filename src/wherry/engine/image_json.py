@@ -109,7 +109,7 @@ def _comment(config: Mapping[str, Any]) -> str:
 
 
 def _driver_data(image: Image, snapshots: Snapshots) -> dict[str, str]:
-    stack = snapshots.lower(image.top)
+    stack = [] if image.damage else snapshots.lower(image.top)
     if not stack:
         return {}
     data = {"UpperDir": stack[0]}

@@ -7,6 +7,7 @@ import time
 from collections.abc import Callable, Mapping
 
 from wherry.core.images import Image, Images
+from wherry.engine import pruning
 from wherry.engine.image_json import created_ns, labels
 from wherry.engine.times import parse_timestamp
 from wherry.errors import InvalidArgument
@@ -14,12 +15,12 @@ from wherry.spec.calls import Names
 from wherry.spec.reference import Reference
 
 FILTERS = frozenset(("dangling", "label", "label!", "before", "since", "reference", "until"))
-PRUNE_FILTERS = frozenset(("dangling", "label", "label!", "until"))
+PRUNE_FILTERS = pruning.FILTERS | {"dangling"}
 
 
 def select(images: Images, *, all: bool, filters: Mapping[str, Names]) -> list[Image]:
     """Newest first. Without `all`, images that only lie below others here are left out. InvalidArgument for a filter that there is not."""
-    check(filters, FILTERS)
+    pruning.check(filters, FILTERS)
     found = sorted(images.list(), key=created_ns, reverse=True)
     if not all:
         parents = {image.parent for image in found}
@@ -31,19 +32,13 @@ def select(images: Images, *, all: bool, filters: Mapping[str, Names]) -> list[I
     return [image for image in found if _passes(image, tests)]
 
 
-def check(filters: Mapping[str, Names], known: frozenset[str]) -> None:
-    for name in filters:
-        if name not in known:
-            raise InvalidArgument(f"invalid filter '{name}'")
-
-
 def flag(values: Names, name: str) -> bool:
     lowered = {value.lower() for value in values}
     if lowered <= {"1", "true"}:
         return True
     if lowered <= {"0", "false"}:
         return False
-    raise InvalidArgument(f"invalid filter '{name}={values}'")
+    raise InvalidArgument(f"invalid filter '{name}=[{' '.join(values)}]'")
 
 
 Test = Callable[[Image], bool]
@@ -59,10 +54,8 @@ all_true = all
 
 def _test(images: Images, name: str, values: Names) -> Test | None:
     match name:
-        case "label":
-            return lambda image: all_true(has_label(labels(image), value) for value in values)
-        case "label!":
-            return lambda image: not any(has_label(labels(image), value) for value in values)
+        case "label" | "label!":
+            return lambda image: pruning.fits_labels(labels(image), {name: values})
         case "before" | "since":
             pivots = [created_ns(images.get(value)) for value in values]
             if name == "before":
@@ -74,11 +67,6 @@ def _test(images: Images, name: str, values: Names) -> Test | None:
         case "reference":
             return lambda image: any(matches(reference, values) for reference in image.references)
     return None
-
-
-def has_label(found: Mapping[str, str], wanted: str) -> bool:
-    key, separator, value = wanted.partition("=")
-    return key in found and (not separator or found[key] == value)
 
 
 def matches(reference: Reference, patterns: Names) -> bool:

@@ -2,7 +2,8 @@
 
 Docker's rules: removing by name takes the name away, and the image with its last one; removing by id takes the image, if it has at most one
 name (and digests of the same repository). Hard conflicts (a running container, images built on it) cannot be forced; soft ones (a stopped
-container, further names) can. The messages are Docker's: its clients and people's scripts know them.
+container, further names) can. A name goes also where a hard conflict keeps the image. The messages are Docker's: its clients and people's
+scripts know them.
 """
 
 from __future__ import annotations
@@ -50,9 +51,10 @@ class Removal:
         try:
             self._check(image, soft_references=not force and not names, soft_containers=not force)
         except Conflict:
-            if by_name:
-                await self._untag(image, names, records)
-            raise
+            if not by_name:
+                raise
+            await self._untag(image, names, records)  # what was asked for is done; the image stays for who needs it
+            return records
         await self._delete(image, names or image.references, records, prune_parents=prune_parents)
         return records
 

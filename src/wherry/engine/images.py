@@ -23,7 +23,7 @@ from wherry.core.unpackers import Unpackers
 from wherry.distribution.download import Download, download, full_url, without_password
 from wherry.distribution.hosts import RegistryHosts
 from wherry.engine import changes as dockerfile
-from wherry.engine import disk_usage, image_json, image_listing, image_manifests, image_saving
+from wherry.engine import disk_usage, image_json, image_listing, image_manifests, image_saving, pruning
 from wherry.engine.fsck import Fsck
 from wherry.engine.image_names import new_name
 from wherry.engine.image_removal import Removal, Use
@@ -161,7 +161,8 @@ class ImageObjects:
 
     async def prune(self, filters: Mapping[str, Names]) -> Json:
         """Removes images that no container uses: those without a tag, or with dangling=false all of them; and what interrupted pulls have left."""
-        image_listing.check(filters, image_listing.PRUNE_FILTERS)
+        pruning.check(filters, image_listing.PRUNE_FILTERS)
+        pruning.deadline(filters)
         only_dangling = image_listing.flag(filters.get("dangling") or ["true"], "dangling")
         wanted = {name: values for name, values in filters.items() if name != "dangling" and values}
         deleted: JsonList = []

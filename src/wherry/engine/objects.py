@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
+from wherry.engine import pruning
 from wherry.engine.services import Services
 from wherry.errors import Conflict, InvalidArgument
 from wherry.spec.calls import Json, JsonList, Names
@@ -22,6 +23,13 @@ class NetworkObjects:
 
     async def inspect(self, ref: str) -> Json:
         return self._services.networks.inspect(ref, self._without_endpoints())
+
+    async def prune(self, filters: Mapping[str, Names]) -> Json:
+        """The predefined networks are never pruned, and there are no others yet."""
+        pruning.check(filters)
+        pruning.deadline(filters)
+        self._services.events.publish("network", "prune", "", {"reclaimed": "0"})
+        return {"NetworksDeleted": None}
 
     def _without_endpoints(self) -> dict[str, dict[str, Json]]:
         """The running containers of "host" and "none", which the network layer does not know."""
@@ -108,4 +116,6 @@ class VolumeObjects:
             for point in container.record.mounts
             if point.type == "volume"
         }
-        return await self._services.volumes.prune(filters, in_use)
+        answer: Json = await self._services.volumes.prune(filters, in_use)
+        self._services.events.publish("volume", "prune", "", {"reclaimed": str(answer["SpaceReclaimed"])})
+        return answer

@@ -88,7 +88,7 @@ def parse_timestamp(text: str, *, now_ns: int) -> int:
             total += float(number) * units[character]
             number = ""
         else:
-            raise InvalidArgument(f'failed to parse value for "{text}" as time or duration')
+            raise InvalidArgument(f'failed to parse value as time or duration: "{text}"')
     if number or not text:
-        raise InvalidArgument(f'failed to parse value for "{text}" as time or duration')
+        raise InvalidArgument(f'failed to parse value as time or duration: "{text}"')
     return now_ns - int(total * 1e9)

@@ -27,19 +27,20 @@ def boolean(filters: Filters, key: str) -> bool | None:
         return True
     if all(value in _FALSE for value in values):
         return False
-    raise InvalidArgument(f"invalid filter '{key}={list(values)}'")
+    raise InvalidArgument(f"invalid filter '{key}=[{' '.join(values)}]'")
 
 
 def matches(volume: Volume, filters: Filters, in_use: Container[str]) -> bool:
-    """Whether the volume passes every filter given; `name` is a part of it, several values of a filter are alternatives (labels: all)."""
+    """Whether the volume passes every filter given; `name` is a part of it, several values of a filter are alternatives (labels count together)."""
     dangling = boolean(filters, "dangling")
+    unwanted = filters.get("label!") or ()
     names, drivers = filters.get("name") or (), filters.get("driver") or ()
     return (
         (dangling is None or dangling is not (volume.name in in_use))
         and (not names or any(part in volume.name for part in names))
         and (not drivers or "local" in drivers)
         and all(_has_label(volume, wanted) for wanted in filters.get("label") or ())
-        and not any(_has_label(volume, unwanted) for unwanted in filters.get("label!") or ())
+        and not (unwanted and all(_has_label(volume, label) for label in unwanted))
     )
 
 

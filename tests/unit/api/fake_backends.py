@@ -336,6 +336,9 @@ class FakeNetworks:
     async def inspect(self, ref: str) -> Json:
         raise errors.NotFound(f"network {ref} not found")
 
+    async def prune(self, filters: Filters) -> Json:
+        return {"NetworksDeleted": None}
+
 
 class FakeVolumes:
     def __init__(self) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import shutil
 from collections.abc import Awaitable, Callable
 from pathlib import Path
 
@@ -116,12 +117,61 @@ def test_layers_of_a_deleted_image_live_as_long_as_a_container_stands_on_them(tm
     with_images(tmp_path, after)
 
 
-def test_an_image_whose_config_is_damaged_is_forgotten_at_start(tmp_path: Path) -> None:
+@pytest.mark.parametrize("part", ["config damaged", "config missing", "manifest", "layer's blob", "layer", "all of it"])
+def test_an_image_that_lost_a_part_is_kept_and_mended_by_getting_it_again(tmp_path: Path, part: str) -> None:
+    async def before(images: Images) -> None:
+        image = await images.resolve("hello-world")
+        await images.snapshots.prepare("c1", image.top)
+        config = Path(images.content.path(Digest(image.id)))
+        manifest = Path(images.content.path(image.target.digest))
+        if part == "config damaged":
+            config.write_bytes(b"{}")
+        if part in ("config missing", "all of it"):
+            config.unlink()
+        if part in ("manifest", "all of it"):
+            manifest.unlink()
+        if part in ("layer's blob", "all of it"):
+            [blob] = image.blobs - {image.id, image.target.digest}
+            Path(images.content.path(blob)).unlink()
+        if part in ("layer", "all of it"):
+            shutil.rmtree(tmp_path / "snapshots/layers/1")
+
+    async def after(images: Images) -> None:
+        [image] = images.list()
+        assert image.repo_tags == ("hello-world:latest",)
+        assert bool(image.damage) == (part not in ("manifest", "layer's blob"))
+        assert [layer.number for layer in images.snapshots.layers()] == [1]
+        if image.damage:
+            with pytest.raises(NotFound, match=r"image hello-world is damaged: .*fsck"):
+                await images.resolve("hello-world", adopt=False)
+        if part in ("layer", "all of it"):
+            with pytest.raises(NotFound, match=r"layer .* does not exist"):
+                images.snapshots.mounts("c1")
+        image = await images.resolve("hello-world")
+        assert image.damage == "" and image.size > 0 and image.repo_tags == ("hello-world:latest",)
+        [_, lower] = images.snapshots.mounts("c1").lower
+        assert os.path.exists(f"{lower}/hello")
+        await images.snapshots.remove("c1")
+
+    async def removed(images: Images) -> None:
+        [image] = images.list()
+        await images.delete(image.id)
+        assert images.list() == [] == images.snapshots.layers()
+        assert list(images.content) == []
+
+    with_images(tmp_path, before)
+    with_images(tmp_path, after)
+    with_images(tmp_path, removed)
+
+
+def test_a_damaged_image_can_be_removed(tmp_path: Path) -> None:
     async def before(images: Images) -> None:
         image = await images.resolve("hello-world")
         Path(images.content.path(Digest(image.id))).write_bytes(b"{}")
 
     async def after(images: Images) -> None:
+        image = images.get("hello-world")
+        assert len(await images.delete(image.id)) <= 1
         assert images.list() == [] == images.snapshots.layers()
         assert list(images.content) == []
 
