@@ -161,10 +161,7 @@ def test_what_was_lost_while_no_engine_ran_is_mended(engine: Engine, host: str) 
     )
     layer, blob = top(engine).parent, layer_blob(engine, host)
     losses: list[tuple[Callable[[], object], ...]] = [
-        (config.unlink,),
-        (lambda: config.write_bytes(b"{}"),),
-        (manifest.unlink,),
-        (lambda: blob.write_bytes(b"damaged"),),
+        (lambda: config.write_bytes(b"{}"), lambda: blob.write_bytes(b"damaged")),
         (lambda: shutil.rmtree(layer),),
         (config.unlink, manifest.unlink, blob.unlink, lambda: shutil.rmtree(layer)),
     ]
