@@ -84,7 +84,7 @@ def _parts(content: Content, item: Saved) -> tuple[Descriptor, list[Digest], lis
             for part in (node.document.config, *node.document.layers):
                 if content.has(part.digest):
                     found[part.digest] = None
-                elif node.document.config.digest in configs:
+                elif is_wanted:
                     raise NotFound(f"content {part.digest}: not found")
     beside = referrers(content, item.images[0].blobs, found)
     for referrer in beside:
