@@ -26,7 +26,8 @@ mount -t proc proc proc; mount -t sysfs sysfs sys; mount -t cgroup2 cgroup2 sys/
 mkdir -p run/systemd/system run/rootfs/bin run/rootfs/proc run/rootfs/dev run/rootfs/sys
 printf '[Unit]\\nDefaultDependencies=no\\n' >run/systemd/system/only.target
 cp /bin/busybox run/rootfs/bin; for name in sh cat sleep; do ln -s busybox run/rootfs/bin/$name; done
-container=wherry exec chroot . /lib/systemd/systemd --system --unit=only.target --log-target=null --show-status=no
+mkdir run/old && pivot_root . run/old && umount -l /run/old && rmdir /run/old || exit 1
+container=wherry exec /lib/systemd/systemd --system --unit=only.target --log-target=null --show-status=no
 """
 
 
@@ -169,3 +170,104 @@ def test_a_container_that_cannot_start_leaves_no_unit(machine: Machine) -> None:
     assert done.returncode == 1
     assert "no such file or directory" in done.stderr
     assert machine.shown("box-one.scope", "LoadState") == {"LoadState": "not-found"}
+
+
+UID = 1  # "daemon": systemd wants a user that there is
+BUS = """<!DOCTYPE busconfig PUBLIC "-//freedesktop//DTD D-Bus Bus Configuration 1.0//EN"
+ "http://www.freedesktop.org/standards/dbus/1.0/busconfig.dtd">
+<busconfig><type>{kind}</type><listen>unix:path={path}</listen><auth>EXTERNAL</auth>
+<policy context="default">
+<allow own="*"/><allow user="*"/><allow send_destination="*" eavesdrop="true"/><allow eavesdrop="true"/>
+</policy></busconfig>
+"""
+UNITS = {
+    "dbus.socket": "[Unit]\nDefaultDependencies=no\n[Socket]\nListenStream=/run/dbus/system_bus_socket\n",
+    "dbus.service": "[Unit]\nDefaultDependencies=no\nRequires=dbus.socket\n[Service]\n"
+    "ExecStart=/usr/bin/dbus-daemon --config-file=/run/bus.conf --address=systemd: --nofork --nopidfile --systemd-activation\n",
+    "user@.service": "[Unit]\nDefaultDependencies=no\n[Service]\nUser=%i\nType=notify\nDelegate=yes\nSlice=user-%i.slice\n"
+    "Environment=XDG_RUNTIME_DIR=/run/user/%i SYSTEMD_UNIT_PATH=/run/units DBUS_SESSION_BUS_ADDRESS=unix:path=/run/user/%i/bus\n"
+    "ExecStart=/lib/systemd/systemd --user --unit=only.target --log-target=null\n",
+}
+USERS = {
+    "only.target": "[Unit]\nDefaultDependencies=no\n",
+    "dbus.socket": "[Unit]\nDefaultDependencies=no\n[Socket]\nListenStream=%t/bus\n",
+    "dbus.service": "[Unit]\nDefaultDependencies=no\nRequires=dbus.socket\n[Service]\n"
+    "ExecStart=/usr/bin/dbus-daemon --config-file=/run/session.conf --address=systemd: --nofork --nopidfile --systemd-activation\n",
+}
+
+
+@pytest.fixture(scope="module")
+def session(machine: Machine) -> Machine:
+    """The machine with a system bus, and a user who has a manager and a session bus: not what logind and PAM make of it, but
+    the same groups.
+    """
+    for directory in ("units", f"user/{UID}", f"user/{UID}/b"):
+        machine("mkdir", "-p", "-m", "755", f"/run/{directory}")
+    machine.write("/run/bus.conf", BUS.format(kind="system", path="/run/dbus/system_bus_socket"))
+    machine.write("/run/session.conf", BUS.format(kind="session", path=f"/run/user/{UID}/bus"))
+    for name, text in UNITS.items():
+        machine.write(f"/run/systemd/system/{name}", text)
+    for name, text in USERS.items():
+        machine.write(f"/run/units/{name}", text)
+    machine("chown", "-R", f"{UID}:{UID}", f"/run/user/{UID}")
+    machine("systemctl", "daemon-reload")
+    for unit in ("dbus.socket", "dbus.service", f"user@{UID}.service"):
+        done = machine("systemctl", "start", unit)
+        assert done.returncode == 0, (unit, done.stderr, machine("systemctl", "status", unit).stdout)
+    return machine
+
+
+def in_session(machine: Machine, *words: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """A command of the user's in a login session: a scope of the system's manager beside the user's."""
+    settings = [f"--setenv={name}={value}" for name, value in environment.items()]
+    scope = ["systemd-run", "--scope", "--quiet", "--collect", f"--slice=user-{UID}.slice", f"--uid={UID}", *settings]
+    return machine(*scope, *words, stdin=subprocess.DEVNULL)
+
+
+@pytest.mark.parametrize("way", ["private", "bus"])
+def test_a_users_container_from_a_login_session(session: Machine, way: str) -> None:
+    """Over the manager's own socket, and over the session's bus when DBUS_SESSION_BUS_ADDRESS names it."""
+    place = f"/run/user/{UID}"
+    environment = {"XDG_RUNTIME_DIR": place}
+    if way == "bus":
+        environment = {"DBUS_SESSION_BUS_ADDRESS": f"unix:path={place}/bus"}
+        started = in_session(
+            session, "systemctl", "--user", "start", "dbus.socket", "dbus.service", XDG_RUNTIME_DIR=place
+        )
+        assert started.returncode == 0, started.stderr
+
+    def runc(*words: str) -> subprocess.CompletedProcess[str]:
+        given = runc_words(*words)
+        given[given.index("/run/state")] = f"{place}/state"
+        return in_session(session, "sh", "-c", f'exec "$@" 2>{place}/error', "sh", *given, **environment)
+
+    session("rm", "-f", f"{place}/b/config.json")
+    assert runc("spec", "--rootless", "-b", f"{place}/b").returncode == 0, session.read(f"{place}/error")
+    config = json.loads(session.read(f"{place}/b/config.json"))
+    config["root"]["path"] = "/run/rootfs"
+    config["process"].update(terminal=False, args=["sh", "-c", "exec sleep 1000 >/dev/null 2>&1"])
+    config["process"].pop("rlimits", None)
+    config["linux"]["resources"] = {"pids": {"limit": 44}}
+    session.write(f"{place}/b/config.json", json.dumps(config))
+    done = runc("run", "-d", "--pid-file", f"{place}/pid", "-b", f"{place}/b", "box")
+    assert done.returncode == 0, session.read(f"{place}/error")
+    pid = session.read(f"{place}/pid")
+    group = session.read(f"/proc/{pid}/cgroup").strip().removeprefix("0::")
+    assert group == f"/user.slice/user-{UID}.slice/user@{UID}.service/user.slice/wherry-box.scope"
+    assert session.read(f"/sys/fs/cgroup{group}/pids.max") == "44\n"
+    done = runc("exec", "box", "cat", "/proc/self/cgroup")
+    assert (done.returncode, done.stdout) == (0, "0::/\n"), session.read(f"{place}/error")
+    assert runc("delete", "-f", "box").returncode == 0, session.read(f"{place}/error")
+    assert not os.path.exists(f"/proc/{session.pid}/root/sys/fs/cgroup{group}")
+    left = in_session(
+        session,
+        "systemctl",
+        "--user",
+        "list-units",
+        "--all",
+        "--plain",
+        "--no-legend",
+        "wherry-*",
+        XDG_RUNTIME_DIR=place,
+    )
+    assert left.stdout == ""

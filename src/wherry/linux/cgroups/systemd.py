@@ -274,6 +274,11 @@ class UnitV2(_Unit, CgroupV2):
         self.start_unit()
         CgroupV2.create(self, populated=True)
 
+    def clone_fd(self, beside: int = 0) -> int | None:
+        if os.geteuid():
+            _come_near(self.paths[""])
+        return CgroupV2.clone_fd(self, beside)
+
     def apply(self, resources: Resources, *, update: bool = False) -> None:
         self.tell(resources, update=update)
         CgroupV2.apply(self, resources, update=update)
@@ -299,6 +304,22 @@ class UnitV1(_Unit, CgroupV1):
     def delete(self) -> None:
         self.stop_unit()
         CgroupV1.delete(self)
+
+
+def _come_near(directory: str) -> None:
+    """Out of a login session, if this process is in one, into a scope of its user's systemd, which ends with it: a process can
+    be made in a group only by who may write what both groups are below (cgroups(7) "Delegation containment"). systemd may: it asks
+    the system's manager.
+    """
+    unified = cgroups.detect().unified
+    assert unified is not None
+    common = os.path.commonpath((f"{unified.mountpoint}{cgroups.own_groups().get('', '/')}", directory))
+    if os.access(f"{common}/cgroup.procs", os.W_OK):
+        return
+    pid = os.getpid()
+    wanted = [("Description", Variant("s", "wherry-runc")), ("PIDs", Variant("au", [pid]))]
+    with Systemd() as manager:
+        manager.start(f"{_PREFIX}-runc-{pid}.scope", wanted)
 
 
 def open_unit(
