@@ -108,6 +108,18 @@ def test_what_a_user_can_mend_is_said_plainly(tmp_path: Path) -> None:
         )
 
 
+def test_behind_a_proxy_tokens_are_had_where_clients_can_reach(tmp_path: Path) -> None:
+    users = htpasswd(tmp_path / "users", ann="secret")
+    with wherry_registry(tmp_path, "--htpasswd", users, "--token", "--url", "https://registry.example/") as served:
+        with pytest.raises(HTTPError) as refused:
+            urllib.request.urlopen(f"{served.url}/v2/")
+        assert 'realm="https://registry.example/token"' in refused.value.headers["WWW-Authenticate"]
+    root = f"{tmp_path}/other"
+    assert "needs --token" in refusal("--root", root, "--htpasswd", users, "--url", "https://registry.example")
+    for url in ("registry.example", "ftp://registry.example", 'https://a"b'):
+        assert "URL" in refusal("--root", root, "--htpasswd", users, "--token", "--url", url)
+
+
 def peak_megabytes(served: Served) -> int:
     with open(f"/proc/{served.process.pid}/status") as status:
         return next(int(line.split()[1]) for line in status if line.startswith("VmHWM")) // 1024

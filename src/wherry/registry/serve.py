@@ -21,7 +21,7 @@ import ssl
 import sys
 from collections.abc import Awaitable, Callable
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import uvloop
 from aiohttp import web
@@ -67,6 +67,8 @@ class Config:
     token_service: str = "wherry-registry"
     token_issuer: str = "wherry-registry"
     token_keys: str = ""
+    url: str = ""
+    """Where clients find the registry, when that is not where it listens: behind a proxy that ends TLS."""
     proxy: str = ""
     proxy_username: str = ""
     proxy_password: str = ""
@@ -177,6 +179,8 @@ def make_storage(config: Config) -> Storage:
 def make_gate(config: Config) -> tuple[Gate, Extra]:
     """Who decides who is let in, and the token server's path if that is here."""
     passwords = Passwords(config.htpasswd) if config.htpasswd else None
+    if config.url and (not config.token or config.token_realm):
+        raise InvalidArgument("--url says where this registry's own tokens are had: it needs --token")
     if config.token or config.token_realm:
         settings = TokenSettings(config.token_realm, config.token_service, config.token_issuer)
         if config.token_realm:
@@ -187,6 +191,8 @@ def make_gate(config: Config) -> tuple[Gate, Extra]:
             return TokenGate(settings, load_keys(config.token_keys)), {}
         if passwords is None:
             raise InvalidArgument("--token needs --htpasswd, or --token-realm and --token-keys of another token server")
+        if config.url:
+            settings = replace(settings, realm=f"{check_url(config.url)}/token")
         key = own_key(os.path.join(config.root, "token.key"))
         issuer = Issuer(settings, key, passwords, anonymous_pull=config.anonymous_pull)
         return TokenGate(settings, [key.public_key()]), {"/token": issuer.answer}

@@ -36,10 +36,18 @@ class Fetched:
     """In lower case."""
 
 
+_AUTHORITY = re.compile(r"[A-Za-z0-9._\[\]:-]+\Z")
+
+
 def check_url(url: str) -> str:
     """Without a slash at its end. InvalidArgument unless it is a registry's."""
     parts = urlsplit(url)
-    if parts.scheme not in ("http", "https") or not parts.netloc or parts.path.strip("/") or parts.query:
+    if (
+        parts.scheme not in ("http", "https")
+        or not _AUTHORITY.match(parts.netloc)
+        or parts.path.strip("/")
+        or parts.query
+    ):
         raise InvalidArgument(f'"{url}" is not the URL of a registry: https://HOST[:PORT]')
     return f"{parts.scheme}://{parts.netloc}"
 

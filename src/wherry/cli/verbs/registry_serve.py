@@ -33,6 +33,7 @@ def run(app: App, flags: Flags, arguments: list[str]) -> int:
             token_service=flags.text("token-service"),
             token_issuer=flags.text("token-issuer"),
             token_keys=flags.text("token-keys"),
+            url=flags.text("url"),
             proxy=flags.text("proxy"),
             proxy_username=flags.text("proxy-username"),
             proxy_password=_first_line(flags.text("proxy-password-file")),
@@ -91,6 +92,7 @@ COMMAND = Command(
         Flag("token-keys", "string", "Public keys or certificates (PEM) that sign the tokens of --token-realm"),
         Flag("token-realm", "string", "URL of another token server: its tokens are let in"),
         Flag("token-service", "string", "Audience that tokens must name", default="wherry-registry"),
+        Flag("url", "string", "With --token: where clients find this registry, when a proxy is in between"),
     ),
     at_most=0,
     examples=(
