@@ -759,4 +759,18 @@ DEFENCES = (
         "        if not self.joins & namespaces.NEWUSER:\n            cgroups.join(self.cgroup_fds)\n",
         _leaks("cve_2025_47291_a_container_in_a_user_namespace_is_in_its_group"),
     ),
+    Defence(
+        "what is measured may be as deep as it likes",
+        "linux/usage.py",
+        "            if len(way) > _LONG_WAY:",
+        "            if False:",
+        _engines("directories_nested_without_end_do_not_stop_the_engine"),
+    ),
+    Defence(
+        "a volume that is removed may be as deep as it likes",
+        "volumes/local.py",
+        "        await asyncio.to_thread(remove_directory, aside)",
+        '        await asyncio.to_thread(__import__("shutil").rmtree, aside)',
+        _engines("directories_nested_without_end_do_not_stop_the_engine"),
+    ),
 )

@@ -201,3 +201,28 @@ def test_cve_2026_31431_a_socket_of_the_kernels_crypto_is_refused(engine: Engine
     assert engine.output(*run, "busybox", program, "-ISc", ask).split() == ["1", "1", "0"]
     free = engine.output(*run, "--security-opt=seccomp=unconfined", "busybox", program, "-ISc", ask).split()
     assert "1" not in free and free[2] == "0"
+
+
+NEST = """
+import os
+for place in "/v", "/root":
+    os.chdir(place)
+    for _ in range(3000):
+        os.mkdir("d")
+        os.chdir("d")
+    os.close(os.open("file", os.O_CREAT))
+"""
+
+
+def test_directories_nested_without_end_do_not_stop_the_engine(engine: Engine) -> None:
+    """Far deeper than a path may be long: in a container's own files and in a volume they are measured, listed and removed."""
+    program = os.path.realpath(sys.executable)
+    words = ("run", "-d", "--network=none", "-v", "nested:/v", *HOSTS_PROGRAMS)
+    name = engine.output(*words, "busybox", program, "-ISc", NEST)
+    assert engine.output("wait", name) == "0", engine.docker("logs", name).stderr
+    assert "virtual" in engine.output("ps", "-as", "--filter", f"id={name}")
+    assert "nested" in engine.output("system", "df", "-v")
+    engine.docker("diff", name, check=False)
+    engine.docker("rm", name)
+    engine.docker("volume", "rm", "nested")
+    assert engine.answers() and not list((engine.data_root / "volumes").glob("*nested*"))
