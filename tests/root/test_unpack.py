@@ -408,7 +408,7 @@ def children() -> list[str]:
 
 
 def test_a_layer_is_unpacked_and_reported_as_the_library_does(begun: Tar, tmp_path: Path) -> None:
-    data = begun.add("a/b", data=b"x").bytes()
+    data = begun.directory("./").directory("a").add("a/b", data=b"x").bytes()
     (tmp_path / "engine").mkdir()
     unpacked, workers = unpack_in_engine(data, tmp_path / "engine")
     assert unpacked == unpack(data, tmp_path / "library")

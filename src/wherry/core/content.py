@@ -2,10 +2,11 @@
 
 In wherryd. Blocking: call from threads, except for look-ups. Source: OCI image-spec image-layout.md.
 
-**Invariants**: a file below `blobs/` has the content that its name says, whole and synced: it is written below `ingest/`, hashed on the way,
-fsynced, renamed, and its directory fsynced. Blobs are never changed. After a crash `ingest/` holds only rubbish, which `open` removes; what
-can be resumed is below `partial/` (`partials`). Of a blob that the disk has damaged whoever finds out tells (`suspect`): it counts as missing until
-it is stored again, which puts the right one in its place in one step.
+**Invariants**: a file below `blobs/` has the content that its name says, whole: it is written below `ingest/` and hashed on the way before it gets
+that name, which it never takes from another. Blobs are never changed. `sync` brings them to disk, all at once, before a row names them; after a
+crash those that no row names are removed, whatever they hold (`images`), and so is all that is in `ingest/`; what can be resumed is below
+`partial/` (`partials`). Of a blob that the disk has damaged whoever finds out tells (`suspect`): it counts as missing until it is stored again, which
+puts the right one in its place in one step; that one, which a row names already, is synced before.
 Deliberately absent: which blobs are needed (`images` knows), and index.json (the database is the index).
 """
 
@@ -15,7 +16,8 @@ import contextlib
 import hashlib
 import os
 import secrets
-from collections.abc import Iterable, Iterator
+import threading
+from collections.abc import Callable, Collection, Iterable, Iterator
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -25,6 +27,8 @@ from wherry.linux.remove import remove_tree
 from wherry.spec.ids import Digest, is_digest
 
 _PIECE = 1 << 20
+EARLY = 1 << 20
+"""Bytes from which on a blob is synced as soon as it is written, beside other work: whoever syncs it in the end has less to wait for."""
 
 
 class Content:
@@ -34,7 +38,11 @@ class Content:
         self.root = root
         self.partials = Partials(os.path.join(root, "partial"))
         self._ingest = os.path.join(root, "ingest")
+        self.is_recorded: Callable[[Digest], bool] = lambda digest: False
+        """Whether a row names a blob; `images` knows. Asked in any thread."""
         self._suspects: set[Digest] = set()
+        self._unsynced: set[Digest] = set()
+        self._lock = threading.Lock()
 
     def open(self) -> None:
         """Makes the layout and removes what a crash has left in `ingest`."""
@@ -118,26 +126,45 @@ class Content:
 
     def adopt(self, path: str, digest: Digest) -> None:
         """Makes a file below `ingest/`, whose digest was computed while it was written, a blob as well. It is not to be changed any more."""
-        fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
-        try:
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        if os.stat(path).st_size >= EARLY:
+            sync_file(path)
+        self.name(path, digest)
+
+    def name(self, path: str, digest: Digest) -> None:
+        """The file gets the blob's name as well, unless another has it."""
+        if not self.has(digest) and self.is_recorded(digest):
+            sync_file(path)  # it was lost
+        with self._lock:
+            self._unsynced.add(digest)  # before anybody sees it
         try:
             os.link(path, self.path(digest))
         except FileExistsError:
-            if digest not in self._suspects:
-                return
-            twin = os.path.join(self._ingest, secrets.token_hex(8))
-            os.link(path, twin)
-            os.rename(twin, self.path(digest))
+            if digest in self._suspects:
+                twin = os.path.join(self._ingest, secrets.token_hex(8))
+                os.link(path, twin)
+                os.rename(twin, self.path(digest))
         self.trust(digest)
-        sync_directory(os.path.dirname(self.path(digest)))
+
+    def unsynced(self, digests: Iterable[Digest]) -> set[Digest]:
+        """Those of the digests that may not be on disk yet."""
+        with self._lock:
+            return self._unsynced & set(digests)
+
+    def sync(self, digests: Collection[Digest], *, done: bool = False) -> None:
+        """Brings blobs to disk. `done`: a sync of the whole file system has, which began when they were there."""
+        if not done:
+            paths = [self.path(digest) for digest in digests]
+            for path in [*paths, *sorted({os.path.dirname(path) for path in paths})]:
+                sync_file(path)
+        with self._lock:
+            self._unsynced -= set(digests)
 
     def discard(self, digests: Iterable[Digest]) -> list[str]:
         """Takes blobs out of the store, at once; the names that are returned are then to be unlinked (in a thread: large files take time)."""
         moved = []
         for digest in digests:
+            with self._lock:
+                self._unsynced.discard(digest)
             path = os.path.join(self._ingest, secrets.token_hex(8))
             try:
                 os.rename(self.path(digest), path)
@@ -197,21 +224,23 @@ class Ingest:
         return self.digest
 
     def sync(self) -> None:
-        """Brings to disk what was written so far; `commit` has less to do then."""
-        os.fsync(self._fd)
+        """Brings to disk what was written so far, if that is much."""
+        if self.size >= EARLY:
+            os.fsync(self._fd)
 
     def commit(self) -> Digest:
-        """Makes it a blob, synced."""
+        """Makes it a blob."""
         digest = self.check()
-        self.keep_as(self._content.path(digest))
-        self._content.trust(digest)
+        self._content.name(self.path, digest)
+        os.unlink(self.path)
+        self._is_kept = True
         return digest
 
     def keep_as(self, path: str) -> None:
         os.fsync(self._fd)
         os.rename(self.path, path)
         self._is_kept = True
-        sync_directory(os.path.dirname(path))
+        sync_file(os.path.dirname(path))
 
 
 class Resumed(Ingest):
@@ -260,8 +289,9 @@ def _new_hash(like: Digest | None) -> hashlib._Hash:
     return hashlib.sha512() if like is not None and like.startswith("sha512:") else hashlib.sha256()
 
 
-def sync_directory(path: str) -> None:
-    fd = os.open(path, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+def sync_file(path: str) -> None:
+    """Of a file or directory."""
+    fd = os.open(path, os.O_RDONLY | os.O_CLOEXEC)
     try:
         os.fsync(fd)
     finally:

@@ -137,6 +137,7 @@ class Images:
         self._changing = asyncio.Lock()
         self._adopting = asyncio.Lock()
         snapshots.on_released = self._released
+        content.is_recorded = self._is_recorded
 
     async def open(self) -> None:
         """Reads all images, and removes what nothing refers to. `snapshots` are open already."""
@@ -164,24 +165,28 @@ class Images:
                     self._remember(await thread_to_the_end(self._revive, row))
                     self._show_names_of(target.digest for target in known.targets)
 
-    def _revive(self, row: image_rows.Row) -> Image:
-        """From what is stored; what is lost is said in `damage`."""
+    def _revive(self, row: image_rows.Row, coming: Iterable[Staged] = ()) -> Image:
+        """From what is stored, and the layers to come; what is lost is said in `damage`."""
         config: Mapping[str, Any]
         try:
             if row.is_artifact:
                 return self._artifact(row)
             config = parse_config(self.content.read(Digest(row.id), MAX_CONFIG))
             chain = chain_ids(diff_ids(config))
-            layers = [self.snapshots.layer(chain_id) for chain_id in chain]
-            lost = [chain_id for chain_id, layer in zip(chain, layers, strict=True) if layer is None]
+            sizes = {staged.chain_id: staged.unpacked.size for staged in coming}
+            sizes |= {chain_id: layer.size for chain_id in chain if (layer := self.snapshots.layer(chain_id))}
+            lost = [chain_id for chain_id in chain if chain_id not in sizes]
             damage = f"layer {lost[0]} does not exist" if lost else ""
         except WherryError as error:
             self.content.suspect(Digest(row.id))
-            config, chain, layers, damage = self._platform_of(row), (), [], str(error)
-        size = sum(layer.size for layer in layers if layer is not None)
+            config, chain, sizes, damage = self._platform_of(row), (), {}, str(error)
+        size = sum(sizes.get(chain_id, 0) for chain_id in chain)
         parent = ImageId(row.parent) if row.parent else None
         targets, blobs = tuple(row.targets), frozenset(row.blobs)
         return Image(ImageId(row.id), config, chain, size, targets, blobs, (), parent, row.tagged_at, damage)
+
+    def _is_recorded(self, digest: Digest) -> bool:
+        return any(digest in image.blobs for image in list(self._images.values()))
 
     def _platform_of(self, row: image_rows.Row) -> Mapping[str, Any]:
         """What an index says of an image whose config is lost, as far as it goes."""
@@ -389,13 +394,17 @@ class Images:
     async def add(self, new: NewImage) -> Image:
         """Records an image whose blobs are stored (and leased) and whose layers are unpacked, and gives it its names, which others lose."""
         async with self._changing:
-            await self.snapshots.commit(new.layers)
             row = self._row_of(new)
-            image = self._revive(row)
+            image = self._revive(row, new.layers)
             if image.damage:
                 raise NotFound(image.damage)
             names = [str(reference) for reference in new.references]
-            await self._db.run(lambda conn: image_rows.save(conn, row, names))
+            unsynced = self.content.unsynced(row.blobs)
+            await self.snapshots.commit(
+                new.layers,
+                sync=lambda done: self.content.sync(unsynced, done=done),
+                also=lambda conn: image_rows.save(conn, row, names),
+            )
             losers = {self._names[name] for name in names if name in self._names}
             self._remember(image)
             for name in names:

@@ -10,7 +10,7 @@ In wherryd. On disk, below `snapshots/`:
     active/KEY/{fs,work-N}  a container's own; N is the number of the layer that it stands on, 0 for none
     trash/…             being removed
 
-**Invariants**: a row in `layers` is written only after the layer's files are synced and its directory has its final name; a layer is not
+**Invariants**: a row in `layers` is written only after the layer's directory has its final name and all of it is synced; a layer is not
 removed while an image's row (`images` says so), a container's directory, or a lease refers to it. After a crash, `open` removes every
 directory that no row names. A driver's copies are synced before they count; of overlay2 `prepare` syncs nothing,
 since a container that was not started yet has no data to lose.
@@ -406,8 +406,18 @@ class Snapshots:
             await thread_to_the_end(self._discard, [staged.directory])
 
     @completed
-    async def commit(self, layers: Sequence[Staged]) -> None:
-        """Makes unpacked layers, lowest first, permanent: synced, named, recorded. Those that exist by now are thrown away."""
+    async def commit(
+        self,
+        layers: Sequence[Staged],
+        *,
+        sync: Callable[[bool], None] = lambda done: None,
+        also: Callable[[sqlite3.Connection], None] = lambda conn: None,
+    ) -> None:
+        """Makes unpacked layers, lowest first, permanent: named, synced, recorded. Those that exist by now are thrown away.
+
+        `also` writes what belongs to them, in the same transaction. `sync` brings to disk what that stands for, in a thread; it is told whether
+        the whole file system has just been synced for the layers.
+        """
         async with self._committing:
             new: list[tuple[Staged, Layer]] = []
             for staged in layers:
@@ -419,12 +429,15 @@ class Snapshots:
                 layer = Layer(number, staged.chain_id, staged.parent, staged.diff_id, found.size, found.entries)
                 self._next_number = max(self._next_number, number + 1)
                 new.append((staged, layer))
-            if not new:
-                return
             rows = [layer for _, layer in new]
+
+            def record(conn: sqlite3.Connection) -> None:
+                _insert_layers(conn, rows)
+                also(conn)
+
             try:
-                await thread_to_the_end(self._settle, new)
-                await self._db.run(lambda conn: _insert_layers(conn, rows))
+                await thread_to_the_end(self._settle, new, sync)
+                await self._db.run(record)
             except BaseException:
                 await self._take_back(rows)
                 raise
@@ -514,8 +527,8 @@ class Snapshots:
     def _fs(self, chain_id: ChainId) -> str:
         return f"{self._layers_root}/{self._layers[chain_id].number}/fs"
 
-    def _settle(self, layers: Sequence[tuple[Staged, Layer]]) -> None:
-        """The blocking part of `commit`: one sync of the file system for all of them."""
+    def _settle(self, layers: Sequence[tuple[Staged, Layer]], sync: Callable[[bool], None]) -> None:
+        """The blocking part of `commit`: one sync of the file system for all of them, under their names."""
         below = {staged.chain_id: staged.fs for staged, _ in layers}
         for staged, _ in layers:
             stack = []
@@ -524,15 +537,13 @@ class Snapshots:
                 stack.append(below[parent])
                 parent = next(s.parent for s, _ in layers if s.chain_id == parent)
             self.driver.inherit(staged.fs, staged.unpacked.implied, stack + self.lower(parent))
-        fd = os.open(self._layers_root, _OPEN_DIRECTORY)
-        try:
-            _sync_filesystem(fd, self._layers_root)
-            for staged, layer in layers:
-                staged_name = os.path.basename(staged.directory)
-                os.rename(staged_name, str(layer.number), src_dir_fd=fd, dst_dir_fd=fd)
-            os.fsync(fd)
-        finally:
-            os.close(fd)
+        if any(layer.chain_id in self._lost for _, layer in layers):
+            self._sync()  # a row names it already
+        for staged, layer in layers:
+            os.rename(staged.directory, f"{self._layers_root}/{layer.number}")
+        if layers:
+            self._sync()
+        sync(bool(layers))
 
     # --- removal
 

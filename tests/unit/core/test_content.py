@@ -96,6 +96,21 @@ def test_discarded_blobs_are_gone_at_once_and_unlinked_later(content: Content) -
     assert not content.has(digest) and os.path.exists(moved)
 
 
+def test_what_was_not_synced_is_known_until_it_is(content: Content) -> None:
+    one, two = content.add(b"one"), content.add(b"two")
+    content.sync(content.unsynced([one]))
+    assert content.unsynced([one, two, digest_of(b"missing")]) == {two}
+    content.sync([two], done=True)
+    assert content.unsynced([one, two]) == set()
+    content.discard([content.add(b"one more")])
+    assert content.unsynced([digest_of(b"one more")]) == set()
+
+
+def test_a_blob_is_not_replaced(content: Content) -> None:
+    inode = os.stat(content.path(content.add(b"data"))).st_ino
+    assert os.stat(content.path(content.add(b"data"))).st_ino == inode
+
+
 def test_a_file_that_is_adopted_twice_is_one_blob(content: Content, tmp_path: Path) -> None:
     directory = content.ingest_directory()
     Path(directory, "a").write_bytes(b"data")
