@@ -201,6 +201,34 @@ def against(registry: ScriptedRegistry, root: Path, use: Any) -> None:
     asyncio.run(run())
 
 
+def test_a_registry_without_time_is_waited_for_and_told_of(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    registry = ScriptedRegistry()
+    spec = three_layers()
+    registry.put_image(spec, "latest")
+    large = max(registry.blobs, key=lambda digest: len(registry.blobs[digest]))
+    waits: list[float] = []
+    left = ["7", "1"]
+
+    async def pause(seconds: float) -> None:
+        waits.append(seconds)
+
+    async def behave(request: web.Request) -> web.Response | None:
+        if request.path.endswith(large) and left:
+            return error(429, "TOOMANYREQUESTS", "slow down", {"Retry-After": left.pop(0)})
+        return None
+
+    async def use(store: Store, name: str) -> None:
+        assert (await store.pull(name)).id == image_id(spec)
+        verify(store, spec)
+        told = [message["status"] for message in store.progress if message.get("id") == large[7:19]]
+        assert [status for status in told if "Retry" in status] == ["Retrying in 7 seconds", "Retrying in 1 second"]
+
+    monkeypatch.setattr(connection, "pause", pause)
+    registry.behave = behave
+    against(registry, tmp_path, use)
+    assert waits == [7.0, 1.0]
+
+
 def test_a_refusal_is_said_in_dockers_words(tmp_path: Path) -> None:
     registry = ScriptedRegistry()
 

@@ -337,10 +337,14 @@ class Puller:
                     reported = clock()
                     tell_of(tell, descriptor, "Downloading", file.size)
 
+            def waiting(seconds: float) -> None:
+                if seconds >= 1:
+                    tell_of(tell, descriptor, f"Retrying in {seconds:.0f} second{'s' if seconds >= 1.5 else ''}")
+
             while await thread_to_the_end(file.take_in):
                 report()
             if not file.found or file.size < descriptor.size:
-                async with repository.blob_pieces(descriptor, file.size) as pieces:
+                async with repository.blob_pieces(descriptor, file.size, waiting) as pieces:
                     async for piece in pieces:
                         await thread_to_the_end(file.write, piece)
                         report()

@@ -27,6 +27,7 @@ from wherry.distribution.connection import (
     Connection,
     back_off,
     bounded,
+    is_limit,
     limited,
     may_pass,
     persistently,
@@ -176,16 +177,20 @@ class Repository:
     # --- blobs
 
     @asynccontextmanager
-    async def blob_pieces(self, descriptor: Descriptor, start: int = 0) -> AsyncIterator[AsyncIterator[bytes]]:
+    async def blob_pieces(
+        self, descriptor: Descriptor, start: int = 0, waiting: Callable[[float], None] = lambda seconds: None
+    ) -> AsyncIterator[AsyncIterator[bytes]]:
         """The blob from byte `start` on, in pieces of about a MiB, exactly as many bytes as the descriptor says (its digest is the reader's
-        to check). A connection that breaks or stalls is made again, and goes on where it was."""
-        pieces = self._pieces(descriptor, start)
+        to check). A connection that breaks or stalls is made again, and goes on where it was; `waiting` is told before for how many seconds."""
+        pieces = self._pieces(descriptor, start, waiting)
         try:
             yield pieces
         finally:
             await pieces.aclose()
 
-    async def _pieces(self, descriptor: Descriptor, position: int) -> AsyncGenerator[bytes, None]:
+    async def _pieces(
+        self, descriptor: Descriptor, position: int, waiting: Callable[[float], None]
+    ) -> AsyncGenerator[bytes, None]:
         connections = list(self._connections)
         failures = 0
         while True:
@@ -198,13 +203,14 @@ class Repository:
                 return
             except WherryError as error:
                 failures = 1 if position > before else failures + 1
-                if failures >= self.attempts or not may_pass(error):
-                    if len(connections) == 1:
-                        raise
+                is_last = len(connections) == 1
+                if failures < self.attempts and may_pass(error) and (is_last or not is_limit(error)):
+                    await back_off(failures, error, waiting)
+                elif is_last:
+                    raise
+                else:
                     _log.info("mirror %s: %s", connections.pop(0).endpoint.base, error)
                     failures = 0
-                else:
-                    await back_off(failures, error)
 
     async def _from(self, connection: Connection, descriptor: Descriptor, position: int) -> AsyncGenerator[bytes, None]:
         """One request for what comes after `position`."""

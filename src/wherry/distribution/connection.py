@@ -208,7 +208,11 @@ async def persistently(attempt: Callable[[], Awaitable[T]]) -> T:
 
 async def limited(attempt: Callable[[], Awaitable[T]]) -> T:
     """Repeats what was refused because too much was asked for (429), and nothing else: where there is another place to try, that is quicker."""
-    return await _repeated(attempt, lambda error: isinstance(error, RegistryError) and error.status == 429)
+    return await _repeated(attempt, is_limit)
+
+
+def is_limit(error: WherryError) -> bool:
+    return isinstance(error, RegistryError) and error.status == 429
 
 
 async def _repeated(attempt: Callable[[], Awaitable[T]], is_passing: Callable[[WherryError], bool]) -> T:
@@ -228,13 +232,15 @@ def may_pass(error: WherryError) -> bool:
     return error.transient if isinstance(error, RegistryError) else isinstance(error, Unavailable)
 
 
-async def back_off(failures: int, error: WherryError) -> None:
-    """Waits, longer after each failure, or as long as the registry asks. RegistryError (429, 503, …) at once when that is longer than anybody
-    waits for: asking earlier would only be counted against the user."""
+async def back_off(failures: int, error: WherryError, tell: Callable[[float], None] = lambda seconds: None) -> None:
+    """Waits, longer after each failure, or as long as the registry asks; `tell` is told before how long. RegistryError (429, 503, …) at once when
+    that is longer than anybody waits for: asking earlier would only be counted against the user."""
     asked = seconds_until(error.retry_after) if isinstance(error, RegistryError) else None
     if asked is not None and asked > MAX_RETRY_AFTER and isinstance(error, RegistryError):
         raise error.later(asked)
-    await pause(FIRST_BACKOFF * 2 ** (failures - 1) if asked is None else asked)
+    seconds = FIRST_BACKOFF * 2 ** (failures - 1) if asked is None else asked
+    tell(seconds)
+    await pause(seconds)
 
 
 def seconds_until(retry_after: str) -> float | None:

@@ -380,6 +380,42 @@ def test_a_mirror_without_time_is_passed_over(clock: Clock, tmp_path: Path) -> N
     assert clock.waits == [] and len(mirror.requests) == 1
 
 
+@pytest.mark.parametrize(("said", "waits"), [("", [0.5, 1.0]), ("30", [30.0, 30.0]), ("3600", None)])
+def test_who_downloads_is_told_how_long_it_is_waited(said: str, waits: list[float] | None, clock: Clock) -> None:
+    told: list[float] = []
+
+    async def use(repository: Repository, registry: ScriptedRegistry) -> None:
+        registry.put_blob(BLOB)
+        limiting(said, said, path=f"/v2/x/blobs/{digest_of(BLOB)}")(registry)
+        try:
+            async with repository.blob_pieces(blob_descriptor(), 0, told.append) as pieces:
+                assert b"".join([piece async for piece in pieces]) == BLOB
+        except RegistryError as error:
+            assert waits is None and "try again in 3600 seconds" in str(error)
+
+    talk(lambda _: None, use)
+    assert told == clock.waits == (waits or [])
+
+
+def test_a_blob_that_a_mirror_has_no_time_for_comes_from_the_registry(clock: Clock, tmp_path: Path) -> None:
+    mirror, registry = ScriptedRegistry(), ScriptedRegistry()
+
+    async def run() -> None:
+        async with registry.serving(), mirror.serving(), new_session() as session:
+            for one in (mirror, registry):
+                one.put_blob(BLOB)
+            limiting(*["3600"] * 10, path=f"/v2/x/blobs/{digest_of(BLOB)}")(mirror)
+            (tmp_path / registry.host).mkdir()
+            text = f'server = "http://{registry.host}"\n[host."http://{mirror.host}"]\n'
+            (tmp_path / registry.host / "hosts.toml").write_text(text)
+            hosts = RegistryHosts(certificates=[str(tmp_path)])
+            repository = await Repository.open(session, hosts, parse(f"{registry.host}/x"), RegistryAuth())
+            assert await download(repository, blob_descriptor()) == BLOB
+
+    asyncio.run(run())
+    assert clock.waits == [] and sum("/blobs/" in path for _, path, _ in mirror.requests) == 1
+
+
 def test_what_does_not_pass_is_not_tried_again() -> None:
     async def use(repository: Repository, registry: ScriptedRegistry) -> None:
         with pytest.raises(RegistryError, match="manifest unknown"):
