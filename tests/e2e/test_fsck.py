@@ -179,6 +179,53 @@ def test_what_was_lost_while_no_engine_ran_is_mended(engine: Engine, host: str) 
         assert engine.output("start", "-a", "box") == "5000 /data"
 
 
+@pytest.mark.requires("erofs")
+def test_layers_that_are_erofs_images_are_compared_and_mended(own_engine: MakeEngine, host: str) -> None:
+    name = f"{host}/app:1"
+    engine = own_engine("--storage-driver=erofs")
+    engine.docker("pull", "-q", name)
+    engine.docker("create", "--name=box", "--network=none", name, "wc", "-c", "/data")
+    assert asked(engine) == []
+    fs = top(engine)
+    before = sorted(path.name for path in fs.iterdir())
+    right = (fs / "tar").read_bytes()
+    damages: list[tuple[str, Callable[[], object]]] = [
+        (
+            "data: has another content",
+            lambda: (fs / "tar").write_bytes(right.replace(b"x" * 5000, b"x" * 4999 + b"z")),
+        ),
+        ("cannot be read: ", lambda: os.truncate(fs / "image", 0)),
+        ("cannot be read: ", (fs / "tar").unlink),
+        ("cannot be read: ", lambda: shutil.rmtree(fs.parent)),
+    ]
+    for text, damage in damages:
+        damage()
+        found = asked(engine, repair=True)
+        assert all(problem["Mended"] for problem in found), found
+        assert any(text in problem["Text"] for problem in found), (text, found)
+        assert asked(engine) == [] and sorted(path.name for path in fs.iterdir()) == before
+        assert engine.output("start", "-a", "box") == "5000 /data"
+    engine.kill9()
+    shutil.rmtree(fs.parent)
+    engine.start()
+    assert all(problem["Mended"] for problem in asked(engine, repair=True)) and asked(engine) == []
+    assert engine.output("start", "-a", "box") == "5000 /data"
+    assert engine.shell("wc -c </data", image=name) == "5000"
+
+
+def test_what_a_driver_made_of_a_broken_layer_is_made_anew(own_engine: MakeEngine, host: str) -> None:
+    """vfs has copied the lowest layer into the tree that containers of the image begin with."""
+    name = f"{host}/app:1"
+    engine = own_engine("--storage-driver=vfs")
+    engine.docker("pull", "-q", name)
+    lowest = min((engine.data_root / "snapshots/layers").iterdir(), key=lambda path: int(path.name)) / "fs"
+    (lowest / "etc/passwd").write_text("evil:x:0:0::/:/bin/sh\n")
+    assert engine.shell("head -c4 /etc/passwd", image=name) == "evil"
+    found = asked(engine, repair=True)
+    assert found and all(problem["Mended"] for problem in found), found
+    assert engine.shell("head -c4 /etc/passwd", image=name) == "root"
+
+
 def test_a_damaged_image_is_pulled_again_by_who_runs_it(engine: Engine, host: str) -> None:
     name = f"{host}/app:1"
     config = engine.data_root / "content/blobs/sha256" / engine.inspect(name)["Id"].removeprefix("sha256:")
