@@ -13,6 +13,7 @@ import subprocess
 import threading
 import time
 import urllib.request
+from dataclasses import dataclass, field
 from pathlib import Path
 from urllib.error import HTTPError
 
@@ -20,6 +21,7 @@ import pytest
 from tests.registry import WHERRY, Served, certificates, free_port, htpasswd, wherry_registry
 
 DATA = os.urandom(3_000_000)
+MANIFEST = "application/vnd.oci.image.manifest.v1+json"
 
 
 def digest_of(data: bytes) -> str:
@@ -210,3 +212,132 @@ def test_real_clients_log_in(tmp_path: Path, flags: tuple[str, ...]) -> None:
         assert "unauthorized" in skopeo("inspect", "--tls-verify=false", f"docker://{served.host}/a").stderr
         with pytest.raises(HTTPError, match="401"):
             urllib.request.urlopen(f"{served.url}/v2/")
+
+
+# --- an object store, garbage collection, a cache: what they do as processes, and what is counted
+
+
+@dataclass
+class Counted:
+    """A registry's metrics."""
+
+    address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
+
+    @property
+    def flags(self) -> tuple[str, str]:
+        return "--metrics-addr", self.address
+
+    def get(self, name: str) -> float:
+        with urllib.request.urlopen(f"http://{self.address}/metrics") as answer:
+            text = answer.read().decode()
+        found = [line for line in text.splitlines() if line.startswith(name + " ")]
+        return float(found[0].rpartition(" ")[2]) if found else 0.0
+
+    def wait_for(self, name: str, at_least: float) -> None:
+        """Counted is after the answer, and collected in the background."""
+        deadline = time.monotonic() + 20
+        while self.get(name) < at_least:
+            assert time.monotonic() < deadline, (name, self.get(name), at_least)
+            time.sleep(0.05)
+
+
+def push_image(served: Served, repository: str, tag: str, layer: bytes) -> str:
+    """→ the manifest's digest."""
+    config = json.dumps({"architecture": "amd64", "os": "linux", "of": tag}).encode()
+    assert (push(served, repository, config), push(served, repository, layer)) == (201, 201)
+    kinds = ("application/vnd.oci.image.config.v1+json", "application/vnd.oci.image.layer.v1.tar")
+    described = [
+        {"mediaType": kind, "digest": digest_of(part), "size": len(part)}
+        for kind, part in zip(kinds, (config, layer), strict=True)
+    ]
+    document = {"schemaVersion": 2, "mediaType": MANIFEST, "config": described[0], "layers": described[1:]}
+    manifest = json.dumps(document).encode()
+    status, _ = ask(served, "PUT", f"/v2/{repository}/manifests/{tag}", manifest, **{"Content-Type": MANIFEST})
+    assert status == 201
+    return digest_of(manifest)
+
+
+def kept(bucket: Path) -> dict[str, bytes]:
+    """What an object store holds, by digest."""
+    return {f"sha256:{path.name}": path.read_bytes() for path in bucket.rglob("*") if path.is_file()}
+
+
+def test_blobs_are_kept_in_an_object_store(tmp_path: Path) -> None:
+    bucket = tmp_path / "bucket"
+    storage = ("--storage", f"file://{bucket}/prefix")
+    served = Served(tmp_path, *storage)
+    try:
+        push_image(served, "a", "1", DATA)
+        path = f"/v2/a/blobs/{digest_of(DATA)}"
+        assert kept(bucket)[digest_of(DATA)] == DATA
+        assert ask(served, "GET", path) == (200, DATA)
+        assert ask(served, "GET", path, Range="bytes=1000000-1000009") == (206, DATA[1_000_000:1_000_010])
+        assert ask(served, "POST", f"/v2/b/blobs/uploads/?mount={digest_of(DATA)}&from=a")[0] == 201
+    finally:
+        served.kill9()
+    inside = [found for found in (tmp_path / "registry").rglob("*") if found.is_file()]
+    assert not any(found.stat().st_size == len(DATA) for found in inside)
+    with wherry_registry(tmp_path, *storage, "--read-only") as served:
+        for repository in ("a", "b"):
+            assert ask(served, "GET", f"/v2/{repository}/blobs/{digest_of(DATA)}") == (200, DATA)
+        assert ask(served, "GET", "/v2/a/tags/list") == (200, b'{"name":"a","tags":["1"]}')
+        assert push(served, "a", b"more") == 405
+
+
+@pytest.mark.parametrize(("url", "words"), [("nonsense://x/y", "Protocol not known"), ("s3://bucket/x", "s3fs")])
+def test_a_store_that_there_is_not_is_refused(tmp_path: Path, url: str, words: str) -> None:
+    said = refusal("--root", str(tmp_path), "--addr", "127.0.0.1:0", "--storage", url)
+    assert f"--storage {url}: " in said and words in said
+
+
+@pytest.mark.parametrize("where", ["root", "object store"])
+def test_garbage_goes_while_it_serves_and_is_counted(tmp_path: Path, where: str) -> None:
+    bucket = tmp_path / "bucket" if where == "object store" else tmp_path / "registry/blobs"
+    storage = ("--storage", f"file://{bucket}") if where == "object store" else ()
+    other = DATA[::-1]
+    metrics = Counted()
+    with wherry_registry(tmp_path, *storage) as served:
+        push_image(served, "a", "1", DATA)
+        manifest = push_image(served, "a", "2", other)
+        assert ask(served, "DELETE", f"/v2/a/manifests/{manifest}")[0] == 202
+    stray = digest_of(b"stray").removeprefix("sha256:")
+    (bucket / "sha256" / stray[:2]).mkdir(exist_ok=True)
+    (bucket / "sha256" / stray[:2] / stray).write_bytes(b"stray")  # a process ended before it was recorded
+    with wherry_registry(tmp_path, *storage, *metrics.flags, "--gc-grace=1ms", "--gc-interval=1s") as served:
+        metrics.wait_for('wherry_registry_collected_total{what="bytes"}', len(other) + len(b"stray"))
+        assert metrics.get('wherry_registry_collected_total{what="contents"}') == 3  # a config, too
+        assert metrics.get('wherry_registry_collected_total{what="links"}') == 2
+        found = kept(bucket)
+        assert digest_of(DATA) in found and digest_of(other) not in found and f"sha256:{stray}" not in found
+        assert ask(served, "GET", f"/v2/a/blobs/{digest_of(other)}")[0] == 404
+        assert ask(served, "GET", f"/v2/a/blobs/{digest_of(DATA)}") == (200, DATA)
+        push(served, "b", b"nobody's")
+        metrics.wait_for('wherry_registry_collected_total{what="contents"}', 4)
+        assert digest_of(b"nobody's") not in kept(bucket)
+
+
+def test_a_cache_counts_what_it_had_and_what_it_fetched(tmp_path: Path) -> None:
+    metrics = Counted()
+
+    def counted(what: str, result: str) -> float:
+        return metrics.get(f'wherry_registry_cache_total{{result="{result}",what="{what}"}}')
+
+    upstream = Served(tmp_path / "upstream")
+    try:
+        digest = push_image(upstream, "a", "1", DATA)
+        with wherry_registry(tmp_path / "cache", "--proxy", upstream.url, *metrics.flags) as cache:
+            paths = ("/v2/a/manifests/1", f"/v2/a/manifests/{digest}", f"/v2/a/blobs/{digest_of(DATA)}")
+            for path in (*paths, *paths):
+                assert ask(cache, "GET", path)[0] == 200
+            assert (counted("manifest", "miss"), counted("manifest", "hit")) == (1, 3)
+            assert (counted("blob", "miss"), counted("blob", "hit")) == (1, 1)
+            push_image(upstream, "a", "1", b"changed")
+            assert ask(cache, "GET", paths[0])[0] == 200
+            assert (counted("manifest", "miss"), counted("manifest", "stale")) == (2, 0)
+            upstream.kill9()
+            assert ask(cache, "GET", paths[0])[0] == 200
+            assert ask(cache, "GET", paths[2]) == (200, DATA)
+            assert counted("manifest", "stale") == 1
+    finally:
+        if upstream.process.poll() is None:
+            upstream.kill9()
