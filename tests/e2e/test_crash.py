@@ -125,7 +125,10 @@ class Trial:
         assert not problems, f"{self.operation.name}, {moment}: {problems}"
 
     def succeeds_once_more(self, found: State, moment: str, *, leftovers: bool = False) -> None:
-        self.operation.act(self.world)
+        try:
+            self.operation.act(self.world)
+        except RuntimeError as error:
+            raise AssertionError(f"{moment}, once more") from error
         assert self.world.state() == self.operation.once_more(found, self.new), f"{moment}, once more"
         self.is_sound(f"{moment}, once more", leftovers=leftovers)
 

@@ -13,6 +13,7 @@ import threading
 from collections.abc import Callable
 
 from wherry.core.cancellation import thread_to_the_end
+from wherry.errors import SyscallError
 from wherry.linux.remove import remove_tree
 
 _log = logging.getLogger(__name__)
@@ -38,23 +39,20 @@ class Trash:
             pass
 
     async def empty(self) -> None:
-        """Removes what is in it, in a thread."""
+        """Removes what is in it, in a thread. What cannot be removed is logged: nobody who removes something else is to fail by it."""
         await thread_to_the_end(self.empty_now)
 
     def empty_soon(self) -> None:
         """As `empty`, but nobody waits for it: not the end of the engine either."""
         if not self._wanted.is_set():
             self._wanted.set()
-            threading.Thread(target=self._empty_in_turn, name="trash", daemon=True).start()
-
-    def _empty_in_turn(self) -> None:
-        try:
-            self.empty_now()
-        except OSError as error:
-            _log.warning("what nobody needs cannot be removed: %s", error)
+            threading.Thread(target=self.empty_now, name="trash", daemon=True).start()
 
     def empty_now(self) -> None:
         with self._emptying:
             self._wanted.clear()  # from here on, what is put into it may be missed
             for name in os.listdir(self.directory):
-                self._remove(os.path.join(self.directory, name))
+                try:
+                    self._remove(os.path.join(self.directory, name))
+                except (OSError, SyscallError) as error:
+                    _log.warning("what nobody needs cannot be removed: %s", error)

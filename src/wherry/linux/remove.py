@@ -7,21 +7,24 @@ are not descended into: each is renamed to the top, and emptied from there.
 from __future__ import annotations
 
 import os
+from errno import EEXIST, ENOTDIR, ENOTEMPTY
+from itertools import count
 
+_TAKEN = (EEXIST, ENOTEMPTY, ENOTDIR)
+_numbers = count()
 _OPEN = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 
 
 def remove_at(parent_fd: int, name: bytes) -> None:
     """Removes what `name` in `parent_fd` is: a file, a link, or a directory with all that it holds. FileNotFoundError if there is nothing.
 
-    Directories on the way are renamed to `.removing-N` beside `name`: after a crash whoever removes the parent directory finds them.
+    Directories on the way are renamed to `.removing-N` beside `name`: after a crash, or an error, whoever removes the parent directory finds them.
     """
     try:
         os.unlink(name, dir_fd=parent_fd)
         return
     except IsADirectoryError:
         pass
-    counter = 0
     queue = [name]
     while queue:
         directory = queue.pop()
@@ -38,13 +41,22 @@ def remove_at(parent_fd: int, name: bytes) -> None:
                     continue
                 except OSError:
                     pass
-                moved = b".removing-%d-%d" % (os.getpid(), counter)
-                counter += 1
-                os.rename(child, moved, src_dir_fd=fd, dst_dir_fd=parent_fd)
-                queue.append(moved)
+                queue.append(_move_up(child, fd, parent_fd))
         finally:
             os.close(fd)
         os.rmdir(directory, dir_fd=parent_fd)
+
+
+def _move_up(child: bytes, fd: int, parent_fd: int) -> bytes:
+    """→ its new name. What an attempt has left that did not come to its end is in nobody's way."""
+    while True:
+        moved = b".removing-%d-%d" % (os.getpid(), next(_numbers))
+        try:
+            os.rename(child, moved, src_dir_fd=fd, dst_dir_fd=parent_fd)
+            return moved
+        except OSError as error:
+            if error.errno not in _TAKEN:
+                raise
 
 
 def remove_tree(path: str) -> None:
