@@ -403,7 +403,7 @@ class Snapshots:
         """Nothing happens to one that was committed."""
         if not staged.is_gone:
             staged.is_gone = True
-            await thread_to_the_end(self._discard, [staged.directory])
+            await self._discard_unrecorded([staged.directory])
 
     @completed
     async def commit(
@@ -439,7 +439,7 @@ class Snapshots:
                 await thread_to_the_end(self._settle, new, sync)
                 await self._db.run(record)
             except BaseException:
-                await self._take_back(rows)
+                await self._discard_unrecorded([f"{self._layers_root}/{layer.number}" for layer in rows])
                 raise
             for staged, _ in new:
                 staged.is_gone = True
@@ -450,12 +450,12 @@ class Snapshots:
         self._layers[layer.chain_id] = layer
         self._lost.pop(layer.chain_id, None)
 
-    async def _take_back(self, layers: Sequence[Layer]) -> None:
-        """What was named and not recorded. What cannot be removed now is at the next start."""
+    async def _discard_unrecorded(self, paths: Sequence[str]) -> None:
+        """What cannot be removed now is removed at the next start; nobody fails by it."""
         try:
-            await thread_to_the_end(self._discard, [f"{self._layers_root}/{layer.number}" for layer in layers])
+            await thread_to_the_end(self._discard, paths)
         except OSError as error:
-            _log.warning("layers that could not be recorded cannot be removed: %s", error)
+            _log.warning("a layer that was not recorded cannot be removed: %s", error)
 
     def forget(self, chain_ids: Iterable[ChainId]) -> list[Layer]:
         """Takes layers out of the store's sight, at once; `remove_layers` is to follow."""
