@@ -12,6 +12,7 @@ from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
 
+from wherry.core.cancellation import to_the_end
 from wherry.core.snapshots import Snapshots, Staged
 from wherry.core.unpack import Unpacked
 from wherry.spec.calls import ProgressSink
@@ -62,12 +63,18 @@ class LayerWork:
             made = await all_of([self._make(jobs[layer.chain_id], layer) for layer in wanted])
             yield [staged for staged in made if staged is not None]
         finally:
+            unwanted = []
             for chain_id, job in jobs.items():
                 job.users -= 1
                 if not job.users:
                     del self._jobs[chain_id]
                     if job.staged is not None:
-                        await self._snapshots.abandon(job.staged)
+                        unwanted.append(job.staged)
+            await to_the_end(self._abandon(unwanted))
+
+    async def _abandon(self, unwanted: Sequence[Staged]) -> None:
+        for staged in unwanted:
+            await self._snapshots.abandon(staged)
 
     async def _make(self, job: _Job, layer: Wanted) -> Staged | None:
         job.listeners.append(layer.progress)

@@ -43,6 +43,7 @@ from wherry.core.tree_tar import Write, export_tree, layer_tar
 from wherry.core.unpack import Unpacked
 from wherry.core.usage import Measured
 from wherry.errors import AlreadyExists, FailedPrecondition, InvalidArgument, NotFound, SyscallError
+from wherry.linux.remove import remove_tree
 from wherry.linux.syscalls import Long, Pointer, failed, function
 from wherry.linux.usage import BLOCK, disk_usage
 from wherry.spec.ids import ChainId, Digest
@@ -391,7 +392,11 @@ class Snapshots:
         directory = os.path.join(self._layers_root, f"new-{secrets.token_hex(8)}")
         os.mkdir(directory, 0o700)
         staged = Staged(directory, chain_id, parent, diff_id)
-        _make_root(staged)
+        try:
+            _make_root(staged)
+        except OSError:
+            remove_tree(directory)
+            raise
         return staged
 
     async def clear(self, staged: Staged) -> None:
