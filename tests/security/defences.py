@@ -72,7 +72,10 @@ DEFENCES = (
         _paths(
             "cve_2019_18837_a_symlink_to_what_the_host_has_is_a_path_inside",
             "cve_2026_55686_a_working_directory_that_only_the_host_has_is_made_inside",
-            "cve_2019_18837_a_magic_link_on_the_way_is_refused",
+            *(
+                f"cve_2019_18837_a_magic_link_on_the_way_is_refused[{link}]"
+                for link in ("/proc/self/root", "/proc/self/cwd", "/proc/thread-self/root")
+            ),
             "masked_and_read_only_paths_through_symlinks_are_paths_inside",
         ),
     ),
@@ -90,10 +93,13 @@ DEFENCES = (
         "    try:\n        return syscalls.openat2(parent, name, os.O_PATH | os.O_NOFOLLOW, resolve=resolve)",
         "    try:\n        return syscalls.openat2(parent, name, os.O_PATH)",
         _paths(
-            "cve_2019_18837_a_symlink_as_mount_target_stays_inside",
-            "cve_2026_55686_a_working_directory_below_a_symlink_is_made_inside",
+            "cve_2019_18837_a_symlink_as_mount_target_stays_inside[True]",
+            "cve_2019_18837_a_symlink_as_mount_target_stays_inside[False]",
+            "cve_2026_55686_a_working_directory_below_a_symlink_is_made_inside[True]",
+            "cve_2026_55686_a_working_directory_below_a_symlink_is_made_inside[False]",
             "cve_2024_45310_a_race_in_a_shared_volume_makes_no_file_on_the_host",
-            "cve_2026_41579_and_2026_47766_dev_as_a_symlink_puts_no_node_on_the_host",
+            "cve_2026_41579_and_2026_47766_dev_as_a_symlink_puts_no_node_on_the_host[True]",
+            "cve_2026_41579_and_2026_47766_dev_as_a_symlink_puts_no_node_on_the_host[False]",
         ),
     ),
     Defence(
