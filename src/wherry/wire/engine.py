@@ -7,6 +7,8 @@ request sets to something other than their zero value, so that nothing asked for
 from __future__ import annotations
 
 import contextlib
+import functools
+from dataclasses import dataclass
 from typing import Annotated, Any, TypeVar
 
 import msgspec
@@ -254,21 +256,45 @@ def _is_zero(value: object) -> bool:
     )
 
 
+@dataclass(frozen=True, slots=True)
+class _Field:
+    """`nested`: the bodies that its value, or the items of that, may be; `by_key`: those that the values of its mapping may be."""
+
+    name: str
+    nested: tuple[type[Body], ...]
+    by_key: tuple[type[Body], ...] | None
+
+
+@functools.cache
+def _fields(body: type[Body]) -> dict[str, _Field]:
+    """By their names in JSON. To find them out takes milliseconds."""
+    found = {}
+    for info in msgspec.structs.fields(body):
+        of_mapping = _values_of_mapping(info.type)
+        by_key = None if of_mapping is None else tuple(_nested(of_mapping))
+        found[info.encode_name] = _Field(info.encode_name, tuple(_nested(info.type)), by_key)
+    return found
+
+
+@functools.cache
+def _fields_in_any_case(body: type[Body]) -> dict[str, _Field]:
+    return {name.lower(): field for name, field in _fields(body).items()}
+
+
 def unsupported(raw: object, body: type[Body], prefix: str = "") -> list[str]:
     """The names ("HostConfig.VolumesFrom") of the fields of `raw` that ask for something that `body` does not declare."""
     if not isinstance(raw, dict):
         return []
-    known = {info.encode_name: info for info in msgspec.structs.fields(body)}
+    known = _fields(body)
     found: list[str] = []
     for key, value in raw.items():
-        info = known.get(key)
-        if info is None:
+        field = known.get(key)
+        if field is None:
             if not _is_zero(value) and key not in _WITHOUT_EFFECT:
                 found.append(prefix + key)
             continue
-        by_key = _values_of_mapping(info.type)
-        for nested in _nested(info.type if by_key is None else by_key):
-            if by_key is not None and isinstance(value, dict):
+        for nested in field.nested if field.by_key is None else field.by_key:
+            if field.by_key is not None and isinstance(value, dict):
                 values = [item for entry in value.values() for item in (entry if isinstance(entry, list) else [entry])]
             else:
                 values = value if isinstance(value, list) else [value]
@@ -281,23 +307,23 @@ def _as_go_reads_it(raw: object, body: type[Body]) -> object:
     """`raw` without what Go's decoder does not mind, and some clients rely on: keys in another case than `body`'s, null for any field."""
     if not isinstance(raw, dict):
         return raw
-    known = {info.encode_name.lower(): info for info in msgspec.structs.fields(body)}
+    known = _fields_in_any_case(body)
     renamed: dict[str, object] = {}
     for key, value in raw.items():
-        info = known.get(key.lower())
+        field = known.get(key.lower())
         if value is None:
             continue
-        if info is None:
+        if field is None:
             renamed[key] = value
-        elif info.encode_name == key or info.encode_name not in raw:
-            (nested,) = _nested(info.type) or (None,)
+        elif field.name == key or field.name not in raw:
+            (nested,) = field.nested or (None,)
             if nested is not None:
                 value = (
                     [_as_go_reads_it(item, nested) for item in value]
                     if isinstance(value, list)
                     else _as_go_reads_it(value, nested)
                 )
-            renamed[info.encode_name] = value
+            renamed[field.name] = value
     return renamed
 
 
