@@ -19,7 +19,7 @@ import os
 
 from wherry import errors
 from wherry.errors import DataLoss, FailedPrecondition, InvalidArgument
-from wherry.linux import cgroups, mounts, namespaces, paths
+from wherry.linux import cgroups, mounts, namespaces, paths, syscalls
 from wherry.runtime import checkpoint, container, criu, hooks, init, mount_options, process, restored
 from wherry.runtime import criu_rpc as rpc
 from wherry.wire import fastjson
@@ -70,7 +70,11 @@ def restore(
     FailedPrecondition with criu's words, or naming what in the image is more than the configuration gives.
     """
     checkpoint.check_config(config)
+    spaces = (config.get("linux") or {}).get("namespaces") or ()
+    own = {entry["type"] for entry in spaces if not entry.get("path")}
     for field in _NOT_RESTORED:
+        if field == "netDevices" and "network" not in own:
+            continue  # they are in the namespace, which has stayed
         if (config.get("linux") or {}).get(field):
             raise errors.NotImplemented(
                 f"linux.{field}: wherry-runc does not set it up for a container that is restored"
@@ -176,6 +180,11 @@ class _Work:
             "lsm_mount_context": options.lsm_mount_context or None,
         }
 
+    def has_own(self, kind: str) -> bool:
+        """Whether the container has a new namespace of this kind."""
+        entries = (self.config.get("linux") or {}).get("namespaces") or ()
+        return any(entry["type"] == kind and not entry.get("path") for entry in entries)
+
     def _open_namespaces(self) -> list[dict[str, str]]:
         """Opens what criu gets as descriptors; the rest as it wants them: by name and path."""
         joined = []
@@ -199,6 +208,10 @@ class _Work:
 
         def prepare() -> list[int]:
             cgroups.join(fds)
+            if options.cgroups_mode == "ignore" and self.has_own("cgroup"):
+                syscalls.unshare(
+                    namespaces.NEWCGROUP, "cgroup namespace"
+                )  # criu makes none then, but passes its own on
             self.attach_root()
             if (self.config.get("process") or {}).get("noNewPrivileges"):
                 process.forbid_new_privileges()  # criu before 4 forgets it; what it forks inherits it
@@ -249,8 +262,7 @@ class _Work:
 
     def _set_up_namespaces(self, pid: int) -> None:
         state = hooks.state(self.config, self.state.id, "creating", pid, self.bundle)
-        kinds = {entry["type"] for entry in self.config["linux"].get("namespaces") or () if not entry.get("path")}
-        if "network" in kinds:
+        if self.has_own("network"):
             _in_namespaces_of(pid, namespaces.NEWNET, init.raise_loopback)
         hooks.run(self.hooks["prestart"] + self.hooks["createRuntime"], state)
 
@@ -291,8 +303,6 @@ def _descriptors(images: int) -> list[str]:
 
 def _in_namespaces_of(pid: int, flags: int, action: Callable[[], None]) -> None:
     """Runs `action` in a process that is in some namespaces of `pid`. FailedPrecondition when it fails."""
-    from wherry.linux import syscalls
-
     pidfd = os.pidfd_open(pid)
     child, child_fd = namespaces.clone()
     if child == 0:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 
-from wherry.errors import NotFound
+from wherry.errors import NotFound, NotImplemented
 from wherry.runtime import oci_validate, restore
 from wherry.runtime import state as states
 from wherry.runtime.cli import checkpoint, ending, launch, options
@@ -48,6 +48,10 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         raise NotFound(f"invalid rootfs: {rootfs} is not a directory")
     asked = checkpoint.common(settings, values)
     asked.lsm_profile, asked.lsm_mount_context = values["lsm-profile"], values["lsm-mount-context"]
+    if asked.cgroups_mode == "strict":
+        raise NotImplemented(
+            "--manage-cgroups-mode strict: the container's cgroup is there before its processes, and strict refuses one that is"
+        )
     foreground = None if detached else Foreground()
     if not detached and not values["no-subreaper"]:
         become_subreaper()
