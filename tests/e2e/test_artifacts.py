@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import subprocess
+import sys
 import tarfile
 import urllib.request
 from collections.abc import Iterator
@@ -93,7 +94,20 @@ def signature(served: Served) -> Artifact:
     return push(served, "signed", config, "application/vnd.oci.image.config.v1+json", kinds)
 
 
-KINDS = {"chart": chart, "typed": typed, "signature": signature}
+def by_oras(served: Served) -> Artifact:
+    """As oras itself pushes a file and a folder."""
+    script = (
+        "import os, sys, tempfile, oras.client; os.chdir(tempfile.mkdtemp()); os.mkdir('folder'); open('file', 'w').write('x' * 999); "
+        "oras.client.OrasClient(insecure=True).push(target=sys.argv[1], files=['file', 'folder'], manifest_annotations={'a': 'b'})"
+    )
+    subprocess.run([sys.executable, "-c", script, f"{served.host}/by/oras:1"], check=True, capture_output=True)
+    data = get(served, "by/oras/manifests/1")
+    document = json.loads(data)
+    parts = (document["config"], *document["layers"])
+    return Artifact(served, "by/oras", digest_of(data), len(data) + sum(part["size"] for part in parts))
+
+
+KINDS = {"chart": chart, "typed": typed, "signature": signature, "oras": by_oras}
 
 
 @pytest.mark.parametrize("kind", KINDS)
