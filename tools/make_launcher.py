@@ -6,8 +6,9 @@ nobody can write the interpreter's file through /proc/PID/exe of a process that 
 
 It is installed as bin/wherry-runc, and does what the shell script of that name (src/bin) does:
 
-- finds its own directory (/proc/self/exe), and in ../lib/python3.*/{site,dist}-packages the compiled entry: there must be just one;
-- executes python3 beside itself: -s -P -S and no PYTHON* in its environment, which is what -I -S means, but that PYTHONPATH leads to `cli/lean`
+- finds its own directory (/proc/self/exe), and in ../lib/python3.*/{site,dist}-packages or ../lib/python3/dist-packages the compiled entry: there
+  must be just one;
+- executes python3 beside itself, or else the system's: -s -P -S and no PYTHON* in its environment, which is what -I -S means, but that PYTHONPATH leads to `cli/lean`
   (`entry` removes it);
 - for a verb that enters a container from a read-only clone of the root directory's mount (open_tree, mount_setattr, openat2 with RESOLVE_IN_ROOT,
   execveat); a python3 on another mount is cloned alone. Where the kernel does none of it, it is executed as it is: wherry looks for itself whether it
@@ -19,6 +20,7 @@ docs/decisions/runc-interpreter.md says why. The machine code is put together he
 
 from __future__ import annotations
 
+import re
 import struct
 import sys
 from collections.abc import Callable
@@ -29,11 +31,15 @@ from make_hello import elf
 
 TARGET = Path(__file__).resolve().parent.parent / "src/launcher"
 
-AT_FDCWD, AT_EMPTY_PATH, F_OK, R_OK = -100, 0x1000, 0, 4
+AT_FDCWD, AT_EMPTY_PATH, F_OK, X_OK, R_OK = -100, 0x1000, 0, 1, 4
 OPEN_TREE_CLONE_CLOEXEC = 0x80001
-ENTRY = b"../lib/python3.11/site-packages/wherry/runtime/cli/__pycache__/entry.cpython-311.pyc"
-KIND, MINOR, MINOR_AGAIN = ENTRY.index(b"site"), ENTRY.index(b"11/") + 1, ENTRY.index(b"11.pyc") + 1
-"""Where "site" becomes "dist", and the last digit of Python's minor version counts from 1 to 9."""
+ENTRY = b"wherry/runtime/cli/__pycache__/entry.cpython-311.pyc"
+PLACES = {
+    "site": b"../lib/python3.11/site-packages/" + ENTRY,
+    "dist": b"../lib/python3.11/dist-packages/" + ENTRY,
+    "distribution's": b"../lib/python3/dist-packages/" + ENTRY,
+}
+"""The last digit of Python's minor version counts from 1 to 9 in each of them."""
 COMPILED = ENTRY[ENTRY.index(b"__pycache__") :]
 ENTERING = (b"create", b"run", b"exec", b"restore")
 MATCHED = 0xFF
@@ -41,8 +47,9 @@ MATCHED = 0xFF
 MESSAGE = b"wherry-runc: the installation is not complete, or /proc is not mounted\n"
 DATA = {
     "self": b"/proc/self/exe\0",
-    "entry": ENTRY + b"\0",
+    **{name: place + b"\0" for name, place in PLACES.items()},
     "python": b"python3\0",
+    "system's python": b"/usr/bin/python3\0",
     "script": b"../libexec/wherry/wherry-runc\0",
     "path": b"PYTHONPATH=\0",
     "lean": b"lean\0",
@@ -95,7 +102,7 @@ def program(machine: Machine) -> tuple[bytes, bytes]:
     append("path", FOUND, to=SEARCH)
     code.add("v2", -len(COMPILED))
     append("lean")
-    append(DIRECTORY, "python", to=PYTHON)
+    find_python(code, point, append)
     make_arguments(code, point)
     make_environment(code, point)
     execute(code, point)
@@ -155,34 +162,37 @@ def find_itself(code: Program, point: Point) -> None:
 
 def find_entry(code: Program, point: Point, append: Callable[..., None]) -> None:
     """FOUND: the only compiled entry. v5 counts them."""
-    append(DIRECTORY, to=CANDIDATE)
-    code.copy("v4", "v2")
-    append("entry")
     code.set("v5", 0)
-    code.label("kind")
-    code.set("v3", ord("1"))
-    code.label("minor version")
-    code.store_byte("v3", "v4", MINOR)
-    code.store_byte("v3", "v4", MINOR_AGAIN)
-    point("a1", CANDIDATE)
-    code.system("access", a0=AT_FDCWD, a2=R_OK)
-    code.jump_if("a0", "unequal", 0, "not there")
-    code.add("v5", 1)
-    code.jump_if("v5", "equal", 2, "script it is")
-    code.store("v3", "v1", DIGIT)
-    append(CANDIDATE, to=FOUND)
-    code.load("v3", "v1", DIGIT)
-    code.label("not there")
-    code.add("v3", 1)
-    code.jump_if("v3", "unequal", ord("9") + 1, "minor version")
-    code.load_byte("a0", "v4", KIND)
-    code.jump_if("a0", "equal", ord("d"), "looked everywhere")
-    for offset, character in ((0, "d"), (2, "s"), (3, "t")):
-        code.set("a0", ord(character))
-        code.store_byte("a0", "v4", KIND + offset)
-    code.jump("kind")
-    code.label("looked everywhere")
+    for name, place in PLACES.items():
+        append(DIRECTORY, to=CANDIDATE)
+        code.copy("v4", "v2")
+        append(name)
+        code.set("v3", ord("1"))
+        code.label(f"minor version, {name}")
+        for minor in re.finditer(b"(?<=3.1)1|(?<=-31)1", place):
+            code.store_byte("v3", "v4", minor.start())
+        point("a1", CANDIDATE)
+        code.system("access", a0=AT_FDCWD, a2=R_OK)
+        code.jump_if("a0", "unequal", 0, f"not there, {name}")
+        code.add("v5", 1)
+        code.jump_if("v5", "equal", 2, "script it is")
+        code.store("v3", "v1", DIGIT)
+        append(CANDIDATE, to=FOUND)
+        code.load("v3", "v1", DIGIT)
+        code.label(f"not there, {name}")
+        code.add("v3", 1)
+        code.jump_if("v3", "unequal", ord("9") + 1, f"minor version, {name}")
     code.jump_if("v5", "equal", 0, "script it is")
+
+
+def find_python(code: Program, point: Point, append: Callable[..., None]) -> None:
+    """PYTHON: the one beside, or the system's (pip installs into /usr/local for that)."""
+    append(DIRECTORY, "python", to=PYTHON)
+    point("a1", PYTHON)
+    code.system("access", a0=AT_FDCWD, a2=X_OK)
+    code.jump_if("a0", "equal", 0, "beside")
+    append("system's python", to=PYTHON)
+    code.label("beside")
 
 
 def make_arguments(code: Program, point: Point) -> None:

@@ -18,11 +18,16 @@ from tests import wherry_runc
 
 REPOSITORY = Path(__file__).resolve().parents[4]
 COMMITTED = REPOSITORY / "src/launcher"
-ENTRY = "lib/python3.{0}/{1}/wherry/runtime/cli/__pycache__/entry.cpython-3{0}.pyc"
 SHOWS = """#!/bin/sh
 echo "$0"; for word; do echo "<$word>"; done; env | sort
 """
+VERSION = "import sys; print(sys.version_info[1])"
+COMPILE = "import py_compile, sys; py_compile.compile(sys.argv[1], sys.argv[2])"
 PROBE = "import os, sys; print(bool(os.statvfs('/proc/self/exe').f_flag & os.ST_RDONLY), os.readlink('/proc/self/exe'), sys.argv[1:])"
+
+
+def compiled(minor: int = 11, place: str = ".{0}/site-packages") -> str:
+    return f"lib/python3{place.format(minor)}/wherry/runtime/cli/__pycache__/entry.cpython-3{minor}.pyc"
 
 
 def test_the_committed_programs_are_what_the_generator_makes(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -44,7 +49,7 @@ class Installation:
         self.program = self.put("bin/wherry-runc", (COMMITTED / machine / "wherry-runc").read_bytes())
         self.python = self.put("bin/python3", SHOWS.encode())
         self.script = self.put("libexec/wherry/wherry-runc", SHOWS.encode())
-        self.entry = self.put(ENTRY.format(11, "site-packages"))
+        self.entry = self.put(compiled())
 
     def put(self, name: str, content: bytes = b"") -> Path:
         path = self.prefix / name
@@ -78,12 +83,12 @@ def installed(request: pytest.FixtureRequest, tmp_path: Path) -> Installation:
 
 
 @pytest.mark.parametrize("minor", [11, 12, 19])
-@pytest.mark.parametrize("kind", ["site-packages", "dist-packages"])
+@pytest.mark.parametrize("place", [".{0}/site-packages", ".{0}/dist-packages", "/dist-packages"])
 def test_the_compiled_entry_is_found_and_given_to_the_interpreter(
-    installed: Installation, minor: int, kind: str
+    installed: Installation, minor: int, place: str
 ) -> None:
     installed.entry.unlink()
-    entry = installed.put(ENTRY.format(minor, kind))
+    entry = installed.put(compiled(minor, place))
     shown = installed.run("--root", "/r", "state", "", "two words")
     expected = f"{installed.prefix}/bin/../{entry.relative_to(installed.prefix)}"
     words = ["--root", "/r", "state", "", "two words"]
@@ -115,13 +120,17 @@ def test_without_a_compiled_entry_it_is_the_scripts_turn(installed: Installation
 
 
 def test_with_several_compiled_entries_it_is_the_scripts_turn(installed: Installation) -> None:
-    installed.put(ENTRY.format(13, "dist-packages"))
+    installed.put(compiled(13, ".{0}/dist-packages"))
     assert installed.goes_to_the_script()
 
 
-def test_without_an_interpreter_beside_it_it_is_the_scripts_turn(installed: Installation) -> None:
+@pytest.mark.skipif(not os.path.exists("/usr/bin/python3"), reason="needs a Python of the system's")
+def test_without_an_interpreter_beside_it_the_systems_is_taken(installed: Installation) -> None:
     installed.python.unlink()
-    assert installed.goes_to_the_script()
+    entry = installed.prefix / compiled(int(subprocess.check_output(["/usr/bin/python3", "-c", VERSION])))
+    probe = installed.put("probe.py", PROBE.encode())
+    subprocess.run(["/usr/bin/python3", "-c", COMPILE, probe, entry], check=True)
+    assert installed.run("list")[0].endswith(f" {os.path.realpath('/usr/bin/python3')} ['list']")
 
 
 def test_with_a_directory_as_standard_input_it_is_the_scripts_turn(installed: Installation) -> None:
@@ -136,7 +145,7 @@ def test_in_a_path_with_a_colon_it_is_the_scripts_turn(installed: Installation, 
 
 def test_with_nothing_to_execute_it_says_so(installed: Installation) -> None:
     installed.script.unlink()
-    installed.python.unlink()
+    installed.entry.unlink()
     command = [*installed.emulator, installed.program, "list"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert (done.returncode, "not complete" in done.stderr) == (127, True)
@@ -156,6 +165,6 @@ def test_what_enters_a_container_runs_from_a_readonly_mount_under_its_own_path(
     installed.python.symlink_to(python)
     installed.entry.unlink()
     (tmp_path / "probe.py").write_text(PROBE)
-    entry = tmp_path / ENTRY.format(sys.version_info[1], "site-packages")
+    entry = tmp_path / compiled(sys.version_info[1])
     py_compile.compile(str(tmp_path / "probe.py"), str(entry))
     assert installed.run("--debug", verb, "box") == [f"{protected} {python} ['--debug', '{verb}', 'box']"]
