@@ -282,6 +282,11 @@ def test_a_terminal_is_handed_over_again(saver: Saver) -> None:
     os.close(master)
     master = take("restore", "--image-path", str(saver.images))
     says(master, "two")
+    done = saver.checkpoint("--shell-job")  # as containerd asks for a container with a terminal
+    assert done.returncode == 0, done.stderr
+    os.close(master)
+    master = take("restore", "--shell-job", "--image-path", str(saver.images))
+    says(master, "three")
     os.close(master)
 
 

@@ -67,7 +67,7 @@ def test_overlay_does_not_live_on_overlay(tmp_path: Path) -> None:
 
 
 def test_a_container_makes_subvolumes_of_its_own(btrfs: Path) -> None:
-    """As an engine inside of it does: they go with it."""
+    """As an engine inside of it does: they go with it. Also from where no path leads to."""
     from wherry.linux.btrfs import create_subvolume
 
     store = Store(btrfs / "nested", "btrfs")
@@ -76,6 +76,14 @@ def test_a_container_makes_subvolumes_of_its_own(btrfs: Path) -> None:
         create_subvolume(f"{root}one")
         create_subvolume(f"{root}one/two")
         Path(root, "one/two/file").write_text("x")
+        directory = os.open(f"{root}one", os.O_RDONLY | os.O_DIRECTORY)
+        for _ in range(2500):
+            os.mkdir("d", dir_fd=directory)
+            below = os.open("d", os.O_RDONLY | os.O_DIRECTORY, dir_fd=directory)
+            os.close(directory)
+            directory = below
+        create_subvolume(f"/proc/self/fd/{directory}/three")
+        os.close(directory)
     store.remove("c1")
     assert list((btrfs / "nested/snapshots/trash").iterdir()) == []
     store.close()

@@ -316,7 +316,7 @@ _PATHS = {
     "linux/procfs.py:Procfs.of_this_machine": "the host's; verified before it is used",
     "linux/remove.py:remove_tree": "the directory in which the tree lies: the engine's own",
     "linux/remove.py:remove_directory": "the directory itself: the engine's own",
-    "linux/usage.py:inodes": "the top of the tree, the engine's own",
+    "linux/usage.py": "the top of the tree, the engine's own",
     "runtime/checkpoint.py:Directory.open_here": "the images of a checkpoint, compared with the descriptor",
     "runtime/checkpoint.py:open_directory": "the images of a checkpoint, which the caller names",
     "runtime/checkpoint.py:_dumped_mounts": "the container's root, to begin at",
