@@ -112,7 +112,8 @@ class Image:
 @dataclass(slots=True)
 class NewImage:
     """What `Images.add` makes an image of. `id`: its config's digest, or an artifact's manifest's. `target`: the index or manifest that `references`
-    stand for. `blobs`: all that it needs (also target and config). `tagged`: a user gives the name (`docker inspect` shows when)."""
+    stand for. `blobs`: all that it needs (also target and config). `tagged`: a user gives the name (`docker inspect` shows when). `own`: an
+    artifact's manifest, which is one of its targets whatever the names stand for."""
 
     id: Digest
     target: Descriptor
@@ -121,6 +122,7 @@ class NewImage:
     references: list[Reference] = field(default_factory=list)
     parent: ImageId | None = None
     tagged: bool = False
+    own: Descriptor | None = None
 
 
 class Images:
@@ -415,7 +417,8 @@ class Images:
     def _row_of(self, new: NewImage) -> image_rows.Row:
         """The image's row, with what is known of it already."""
         known = self._images.get(ImageId(new.id))
-        targets = [target for target in (known.targets if known else ()) if target.digest != new.target.digest]
+        before = (*((new.own,) if new.own else ()), *(known.targets if known else ()))
+        targets = list({target.digest: target for target in before if target.digest != new.target.digest}.values())
         parent = new.parent if new.parent in self._images else None
         row = image_rows.Row(new.id, parent, now() if new.tagged else None)
         if known is not None:

@@ -183,9 +183,7 @@ class Puller:
             await thread_to_the_end(self._add_missing, plan.documents)
             await all_of([self._fetch_blob(repository, part, progress) for part in parts.values()])
             own = Descriptor(described.media_type, described.digest, len(plan.documents[described.digest]))
-            if plan.target.digest != own.digest:  # its own manifest is a target of every artifact
-                await images.add(NewImage(own.digest, own, blobs))
-            image = await images.add(NewImage(own.digest, plan.target, blobs, references=names))
+            image = await images.add(NewImage(own.digest, plan.target, blobs, references=names, own=own))
         return image, before is None or before.id != image.id
 
     def _add_missing(self, documents: Mapping[Digest, bytes]) -> None:
