@@ -17,14 +17,15 @@ state is kept here.
 from __future__ import annotations
 
 import _socket
-import errno
 import os
 import struct
 
 from wherry.errors import StartError
 
 READY, HOOKS, IDS, CONSOLE, EXEC, FAILED, GO, PID = b"R", b"H", b"I", b"C", b"X", b"F", b"G", b"P"
-_LIMIT = 1 << 16
+LIMIT = 1 << 16
+"""Bytes of one message."""
+MAX_FDS = 253
 
 
 def pair() -> tuple[_socket.socket, _socket.socket]:
@@ -41,15 +42,29 @@ def send(channel: _socket.socket, message: bytes, fd: int | None = None) -> None
 def receive(channel: _socket.socket) -> tuple[bytes, int | None]:
     """The next (message, descriptor); (b"", None) when the other side has closed."""
     try:
-        data, ancillary, _, _ = channel.recvmsg(_LIMIT, _socket.CMSG_LEN(4), _socket.MSG_CMSG_CLOEXEC)
-    except OSError as error:
-        if error.errno == errno.ECONNRESET:
-            return b"", None
-        raise
+        data, ancillary, _, _ = channel.recvmsg(LIMIT, _socket.CMSG_LEN(4), _socket.MSG_CMSG_CLOEXEC)
+    except ConnectionResetError:  # it has closed before it had read everything; what it has said is there all the same
+        data, ancillary, _, _ = channel.recvmsg(LIMIT, _socket.CMSG_LEN(4), _socket.MSG_CMSG_CLOEXEC)
     for level, kind, payload in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and len(payload) >= 4:
             return data, int(struct.unpack_from("i", payload)[0])
     return data, None
+
+
+def send_all(channel: _socket.socket, message: bytes, fds: list[int]) -> None:
+    """As `send`, with many descriptors; the kernel takes 253 (SCM_MAX_FD)."""
+    rights = [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack(f"{len(fds)}i", *fds))] if fds else []
+    channel.sendmsg([message], rights, _socket.MSG_NOSIGNAL)
+
+
+def receive_all(channel: _socket.socket) -> tuple[bytes, list[int]]:
+    """The next (message, descriptors); (b"", []) when the other side has closed."""
+    data, ancillary, _, _ = channel.recvmsg(LIMIT, _socket.CMSG_SPACE(MAX_FDS * 4), _socket.MSG_CMSG_CLOEXEC)
+    fds: list[int] = []
+    for level, kind, payload in ancillary:
+        if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS:
+            fds += struct.unpack(f"{len(payload) // 4}i", payload)
+    return data, fds
 
 
 def ask_for_senders(channel: _socket.socket) -> None:
@@ -60,7 +75,7 @@ def ask_for_senders(channel: _socket.socket) -> None:
 def receive_from(channel: _socket.socket) -> tuple[bytes, int | None, int]:
     """The next (message, descriptor, sender's pid as we see it); (b"", None, 0) when the other side has closed."""
     room = _socket.CMSG_SPACE(4) + _socket.CMSG_SPACE(12)
-    data, ancillary, _, _ = channel.recvmsg(_LIMIT, room, _socket.MSG_CMSG_CLOEXEC)
+    data, ancillary, _, _ = channel.recvmsg(LIMIT, room, _socket.MSG_CMSG_CLOEXEC)
     fd, pid = None, 0
     for level, kind, payload in ancillary:
         if level == _socket.SOL_SOCKET and kind == _socket.SCM_RIGHTS and len(payload) >= 4:
@@ -84,7 +99,7 @@ def failure(error: StartError) -> bytes:
         FAILED
         + struct.pack("iB", error.errno, len(step))
         + step
-        + error.message.encode("utf-8", "surrogateescape")[: _LIMIT - 512]
+        + error.message.encode("utf-8", "surrogateescape")[: LIMIT - 512]
     )
 
 

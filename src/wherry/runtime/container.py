@@ -16,7 +16,7 @@ from wherry.errors import FailedPrecondition, InvalidArgument, StartError, Sysca
 from wherry.linux import cgroups, namespaces
 from wherry.linux.procfs import Procfs
 from wherry.runtime import channel as messages
-from wherry.runtime import devices, hooks, process, spawn, sysctl
+from wherry.runtime import devices, hooks, process, spawn
 from wherry.runtime import namespaces as runtime_namespaces
 from wherry.runtime.exec import Exec
 from wherry.runtime.init import Init
@@ -97,7 +97,7 @@ class InitProcess(Process):
             raise InvalidArgument("the container was started already")
         try:
             messages.send(channel, messages.GO)
-            _await_exec(channel)
+            await_exec(channel)
         except BrokenPipeError:
             raise StartError("exec", "the container's process ended before it was started", 0) from None
         finally:
@@ -172,13 +172,10 @@ def create(
             own_user_namespace="user" in own,
             keyring=container_id if new_keyring else None,
         )
-        init.plan.of_container(linux)
+        init.describe(config)
         status = "created" if hold else "creating"
         if init.plan.listen(linux.get("seccomp"), hooks.state_document(config, container_id, status, 0, bundle)):
             undo.append(init.plan.close_listener)
-        init.hostname, init.domainname = _name(config, "hostname", own), _name(config, "domainname", own)
-        init.sysctls = [(sysctl.check(key, own=own), value) for key, value in (linux.get("sysctl") or {}).items()]
-        init.hooks = hooks.parse(config.get("hooks") or {})
         init.waits = "user" in init.namespaces.new
         net_devices: list[tuple[str, str]] = []
         if linux.get("netDevices"):
@@ -187,7 +184,8 @@ def create(
             net_devices = netdevices.check(linux["netDevices"], own=own)
             init.waits = True
         init.console_newlines = console_newlines
-        init.console_size = console_size or _console_size(spec)
+        if console_size is not None:
+            init.console_size = console_size
         init.hold, init.preserve_fds, init.parent_death_signal = hold, preserve_fds, parent_death_signal
         group = make_group(config, container_id, undo, systemd=systemd, rootless=rootless, unified=unified)
         if group.mode == "none" and "pid" not in init.namespaces.own:
@@ -210,7 +208,7 @@ def create(
         if cgroup_fd is not None:
             undo.append(lambda: os.close(cgroup_fd))
         init.cgroup_fds = group.prepare_join(born=cgroup_fd is not None)
-        undo.append(lambda: _close_all(init.cgroup_fds))
+        undo.append(lambda: close_all(init.cgroup_fds))
         resctrl = None
         if linux.get("intelRdt") is not None:
             from wherry.runtime import rdt
@@ -267,24 +265,10 @@ def unwind(steps: list[Callable[[], object]], *, failed: bool) -> None:
                 pass
 
 
-def _close_all(fds: list[int]) -> None:
+def close_all(fds: list[int]) -> None:
     for fd in fds:
         os.close(fd)
     fds.clear()
-
-
-def _name(config: oci.Config, key: str, own: set[str]) -> bytes:
-    value = str(config.get(key) or "")
-    if value and "uts" not in own:
-        raise InvalidArgument(f"{key}: cannot be set without a uts namespace of the container's own")
-    if len(value.encode()) > 64:
-        raise InvalidArgument(f"{key}: longer than the 64 bytes that the kernel takes")
-    return value.encode()
-
-
-def _console_size(spec: oci.Process) -> tuple[int, int] | None:
-    size = spec.get("consoleSize")
-    return (size["width"], size["height"]) if size else None
 
 
 def _cgroup_owner(config: oci.Config, plan: runtime_namespaces.Plan) -> int:
@@ -433,7 +417,7 @@ def _launch(
     finally:
         process.set_dumpable(dumpable)
         theirs.close()
-    undo.append(OnFailure(lambda: _kill_and_reap(pid, pidfd, group)))
+    undo.append(OnFailure(lambda: kill_and_reap(pid, pidfd, group)))
     if "user" in plan.new:
         assert procfs is not None
         if init.unprivileged:
@@ -463,7 +447,7 @@ def _launch(
         state = hooks.state(config, container_id, "creating", pid, bundle)
         hooks.run(init.hooks["prestart"] + init.hooks["createRuntime"], state)
 
-    console, waits = _await_exec(ours, run_hooks, init.rootfs.map_ids)
+    console, waits = await_exec(ours, run_hooks, init.rootfs.map_ids)
     if not waits or init.hold_fifo >= 0:
         ours.close()
     return InitProcess(pid, pidfd, console, init.plan.warnings, group, ours if waits and init.hold_fifo < 0 else None)
@@ -479,7 +463,7 @@ def _stdio_fds(stdio: Stdio, undo: list[Callable[[], object]]) -> tuple[int, int
     return stdin, stdout, stderr
 
 
-def _await_exec(
+def await_exec(
     channel: _socket.socket,
     run_hooks: Callable[[], None] | None = None,
     map_ids: Callable[[int, int], None] | None = None,
@@ -520,7 +504,7 @@ def _await_exec(
         raise
 
 
-def _kill_and_reap(pid: int, pidfd: int, group: Cgroup) -> None:
+def kill_and_reap(pid: int, pidfd: int, group: Cgroup) -> None:
     namespaces.send_signal(pidfd, _SIGKILL)
     try:
         os.waitpid(pid, 0)
@@ -560,7 +544,7 @@ def exec_process(
         )  # fmt: skip
         undo.append(job.plan.close_listener)
         job.console_newlines = console_newlines
-        job.console_size = console_size or _console_size(spec)
+        job.console_size = console_size or process.console_size(spec)
         job.parent_death_signal, job.preserve_fds = parent_death_signal, preserve_fds
         # with CPUs to run on before it is in the cgroup, the helper has to enter by itself
         by_birth = job.affinity is None or not job.affinity.initial
@@ -576,7 +560,7 @@ def exec_process(
             from wherry.runtime import rdt
 
             job.cgroup_fds += rdt.Group(wanted, container_id).open_tasks()
-        undo.append(lambda: _close_all(job.cgroup_fds))
+        undo.append(lambda: close_all(job.cgroup_fds))
         ours, theirs = messages.pair()
         undo.append(ours.close)
         dumpable = process.set_dumpable(0)
@@ -590,7 +574,7 @@ def exec_process(
         undo.append(OnFailure(lambda: _reap(pid, pidfd)))
         if job.plan.listener is not None:
             messages.send(ours, messages.PID + b"%d" % pid)
-        console, _ = _await_exec(ours)
+        console, _ = await_exec(ours)
     except BaseException as error:
         unwind(undo, failed=True)
         if isinstance(error, WherryError | OSError):
@@ -630,7 +614,7 @@ def enter_and_exec(
         bundle="",
     )
     job.console_newlines = False
-    job.console_size = _console_size(spec)
+    job.console_size = process.console_size(spec)
     job.parent_death_signal, job.preserve_fds = parent_death_signal, 0
     job.cgroup_fds = [] if cgroup is None else cgroup.prepare_join()
     process.set_dumpable(0)

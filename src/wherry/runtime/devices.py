@@ -90,6 +90,20 @@ def make_node(root: int, device: oci.Device) -> None:
     directory, name = paths.split(device["path"])
     parent = paths.make_directory(root, directory)
     try:
+        _make_node_in(parent, name, device)
+    finally:
+        os.close(parent)
+
+
+def furnish(dev: int, *, kcore: bool) -> None:
+    """The default devices and the usual links, in an empty directory that is to become a container's /dev."""
+    for device in DEFAULT:
+        _make_node_in(dev, paths.split(device["path"])[1], device)
+    make_links(dev, kcore=kcore)
+
+
+def _make_node_in(parent: int, name: bytes, device: oci.Device) -> None:
+    try:
         number = os.makedev(device.get("major", 0), device.get("minor", 0))
         try:
             os.mknod(name, _KINDS[device["type"]] | device.get("fileMode", 0o666) & 0o7777, number, dir_fd=parent)
@@ -103,8 +117,6 @@ def make_node(root: int, device: oci.Device) -> None:
             os.chown(name, uid, gid, dir_fd=parent, follow_symlinks=False)
     except OSError as error:
         raise SyscallError("mknod", device["path"], error.errno or 0) from None
-    finally:
-        os.close(parent)
 
 
 def bind_node(root: int, device: oci.Device, mount: int) -> None:

@@ -30,7 +30,7 @@ import os
 import stat
 import struct
 
-from wherry.errors import Internal, StartError, SyscallError
+from wherry.errors import Internal, InvalidArgument, StartError, SyscallError
 from wherry.linux import cgroups, namespaces, paths, pty, syscalls
 from wherry.linux import mounts as linux_mounts
 from wherry.runtime import channel as messages
@@ -41,6 +41,7 @@ from wherry.wire import fastjson
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from wherry.runtime.rootfs import Rootfs
+    from wherry.spec import oci
 
 _SIOCGIFFLAGS, _SIOCSIFFLAGS, _IFF_UP = 0x8913, 0x8914, 0x1
 _NULL = os.makedev(1, 3)
@@ -76,6 +77,15 @@ class Init:
     waits: bool  # for the parent to give us something: id maps, network devices
     modules: int
     path: bytes
+
+    def describe(self, config: oci.Config) -> None:
+        """What the configuration says of the whole container. `plan` and `namespaces` are there already. InvalidArgument."""
+        linux, own = config.get("linux") or {}, self.namespaces.own
+        self.plan.of_container(linux)
+        self.hostname, self.domainname = _name(config, "hostname", own), _name(config, "domainname", own)
+        self.sysctls = [(sysctl.check(key, own=own), value) for key, value in (linux.get("sysctl") or {}).items()]
+        self.hooks = hooks.parse(config.get("hooks") or {})
+        self.console_size = process.console_size(config.get("process") or {})
 
     def run(self, channel: _socket.socket) -> None:
         """The child's body. Ends in execve, or raises StartError for `spawn.guard` to report."""
@@ -282,6 +292,15 @@ class Init:
 
     def execute(self) -> None:
         process.execute(self.plan, self.path)
+
+
+def _name(config: oci.Config, key: str, own: set[str]) -> bytes:
+    value = str(config.get(key) or "")
+    if value and "uts" not in own:
+        raise InvalidArgument(f"{key}: cannot be set without a uts namespace of the container's own")
+    if len(value.encode()) > 64:
+        raise InvalidArgument(f"{key}: longer than the 64 bytes that the kernel takes")
+    return value.encode()
 
 
 def raise_loopback() -> None:

@@ -61,7 +61,6 @@ class Plan:
         keyring: str | None = "",
     ) -> None:
         """`keyring`: the container whose session keyring is joined, "" for one without a name, None to keep the caller's."""
-        user = process.get("user") or {}
         self.argv = [_bytes(word, "process.args") for word in process.get("args") or ()]
         if not self.argv:
             raise InvalidArgument("process.args: there is no program to run")
@@ -69,10 +68,7 @@ class Plan:
         self.cwd = _bytes(process.get("cwd") or "/", "process.cwd")
         if not self.cwd.startswith(b"/"):
             raise InvalidArgument(f"process.cwd: {os.fsdecode(self.cwd)!r} is not an absolute path")
-        self.uid = _id(user.get("uid", 0), "process.user.uid")
-        self.gid = _id(user.get("gid", 0), "process.user.gid")
-        self.additional_groups = [_id(gid, "process.user.additionalGids") for gid in user.get("additionalGids") or ()]
-        self.umask = user.get("umask", _DEFAULT_UMASK)
+        self.set_user(process.get("user") or {})
         self.caps, self.warnings = capabilities.parse(
             process.get("capabilities") or {}, own_user_namespace=own_user_namespace
         )
@@ -95,6 +91,13 @@ class Plan:
             from wherry.runtime import scheduling
 
             self.scheduler = scheduling.Scheduler(process["scheduler"])
+
+    def set_user(self, user: oci.User) -> None:
+        """`process.user` of the configuration."""
+        self.uid = _id(user.get("uid", 0), "process.user.uid")
+        self.gid = _id(user.get("gid", 0), "process.user.gid")
+        self.additional_groups = [_id(gid, "process.user.additionalGids") for gid in user.get("additionalGids") or ()]
+        self.umask = user.get("umask", _DEFAULT_UMASK)
 
     def of_container(self, linux: oci.Linux) -> None:
         """What the container gives to each of its processes."""
@@ -214,6 +217,12 @@ def parse_personality(wanted: oci.Personality | None) -> int | None:
     if wanted.get("domain") not in _PERSONALITIES:
         raise InvalidArgument(f"linux.personality.domain: {wanted.get('domain')!r} is not LINUX or LINUX32")
     return _PERSONALITIES[wanted["domain"]]
+
+
+def console_size(process: oci.Process) -> tuple[int, int] | None:
+    """(width, height) of `process.consoleSize`."""
+    size = process.get("consoleSize")
+    return (size["width"], size["height"]) if size else None
 
 
 # ------------------------------------------------------------------------------------------------- below: in the child

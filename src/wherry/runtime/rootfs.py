@@ -31,6 +31,8 @@ if TYPE_CHECKING:
     from wherry.runtime import namespaces as runtime_namespaces
     from wherry.spec import oci
 
+    NewMount = tuple[str, str, tuple[tuple[str, str | None], ...], int, str]
+
 _PROC_FILES = frozenset((
     "/proc/cpuinfo", "/proc/diskstats", "/proc/meminfo", "/proc/stat", "/proc/swaps", "/proc/uptime", "/proc/loadavg", "/proc/slabinfo",
     "/proc/net/dev", "/proc/sys/kernel/ns_last_pid", "/proc/sys/crypto/fips_enabled",
@@ -43,7 +45,9 @@ _LONGEST_VALUE = 255  # of one fsconfig(2)
 _UNLABELLED = frozenset(("proc", "sysfs", "mqueue"))
 """File systems whose files have SELinux contexts of their own."""
 _LOOKING = ("prestart", "createRuntime", "createContainer")
-_EMPTY_TMPFS = [("mode", "0755"), ("size", "4k"), ("nr_inodes", "2")]
+_EMPTY_TMPFS = (("mode", "0755"), ("size", "4k"), ("nr_inodes", "2"))
+EMPTY: NewMount = ("", "tmpfs", _EMPTY_TMPFS, _INERT | mounts.RDONLY, "tmpfs")
+"""What covers a masked directory."""
 
 
 class _Mount:
@@ -190,6 +194,10 @@ class Rootfs:
         self._groups: list[tuple[str, str, int]] = []
         self._user_namespaces: dict[tuple[str, str], int] = {}
         self._whole: list[str] = []
+        self.stock: dict[NewMount, int] = {}
+        """New file systems that were made ahead, by (destination, type, options, attributes, source): detached mounts for the entries that ask
+        for just these. That for /dev has what `devices.furnish` makes, and is for containers with no other devices.
+        """
         self.root = -1
         self.entries = [_Mount(entry, bundle, is_locked=self.in_user_namespace) for entry in config.get("mounts") or ()]
         if isinstance(path, str):
@@ -302,8 +310,28 @@ class Rootfs:
             *(mount.fd for mount in self.entries),
             *(fd for _, fd in self._nodes),
             *(fd for _, _, fd in self._groups),
+            *self.stock.values(),
         ]
         return [fd for fd in fds if fd >= 0]
+
+    def take(self, fds: list[int]) -> None:
+        """In place of `open_sources`: the `descriptors` of another process's Rootfs of the same configuration, which has no user namespace and
+        was made without the `group`; that is there by now.
+        """
+        self.root = fds.pop(0)
+        for mount in self.entries:
+            if mount.type == "bind" and not mount.options.remount:
+                mount.fd = fds.pop(0)
+                mount.is_directory = stat.S_ISDIR(os.fstat(mount.fd).st_mode)
+
+    def open_groups(self) -> None:
+        """The part of `open_sources` that is about cgroup v1."""
+        for mount in self.entries:
+            if mount.type == "cgroup":
+                try:
+                    self._open_groups(mount)
+                except WherryError as error:
+                    raise mount.error(error) from None
 
     def close(self) -> None:
         for fd in (*self.descriptors(), *self._user_namespaces.values()):
@@ -424,7 +452,7 @@ class Rootfs:
         if mount.type == "overlay" and any(len(value or "") > _LONGEST_VALUE for _, value in data):
             fd = _open_long_overlay(data, attributes)
         else:
-            fd = mounts.Filesystem(mount.type, data, attributes, mount.source or mount.type).open()
+            fd = self._open_new(mount, data, attributes)
         keep = False
         try:
             if options.copy_up and mount.type == "tmpfs" and not mount.is_new:
@@ -444,6 +472,16 @@ class Rootfs:
         finally:
             if not keep:
                 os.close(fd)
+
+    def _open_new(self, mount: _Mount, data: list[tuple[str, str | None]], attributes: int) -> int:
+        source = mount.source or mount.type
+        fd = self.stock.pop((mount.destination, mount.type, tuple(data), attributes, source), None)
+        if fd is None:
+            return mounts.Filesystem(mount.type, data, attributes, source).open()
+        if mount.destination == "/dev":
+            self.make_dev = False
+            self.devices = []
+        return fd
 
     def _mount_cgroup(self, mount: _Mount, target: int) -> None:
         if self.group is None:
@@ -550,9 +588,12 @@ class Rootfs:
                         fd = mounts.clone_tree("", fd=null, subject="/dev/null")
                     elif empty < 0:
                         labels = [("context", self.label)] if self.label else []
-                        fd = empty = mounts.Filesystem(
-                            "tmpfs", [*_EMPTY_TMPFS, *labels], _INERT | mounts.RDONLY, "tmpfs"
-                        ).open()
+                        empty = -1 if labels else self.stock.pop(EMPTY, -1)
+                        if empty < 0:
+                            empty = mounts.Filesystem(
+                                "tmpfs", [*_EMPTY_TMPFS, *labels], _INERT | mounts.RDONLY, "tmpfs"
+                            ).open()
+                        fd = empty
                     else:
                         fd = mounts.clone_tree("", fd=empty, subject="empty directory")
                     try:

@@ -8,19 +8,24 @@ borrowed, those that it returns are the caller's.
 from __future__ import annotations
 
 import os
+from binascii import a2b_base64
 
 from wherry.errors import InvalidArgument, StartError, SyscallError
 from wherry.linux import cgroups, mounts, namespaces, paths
 from wherry.runtime import container, users
+from wherry.runtime.standby import UNSUITABLE
+from wherry.runtime.standby import create as create_by_standby
 from wherry.shim import copyup
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
     from _socket import socket as Socket
+    from collections.abc import Callable
 
     from wherry.linux.cgroups import Cgroup
+    from wherry.runtime.standby import Standby
     from wherry.spec import oci
-    from wherry.wire.shim import StartRequest, UserConfig
+    from wherry.wire.shim import Message, StartRequest, UserConfig
 
 
 class Started:
@@ -62,6 +67,12 @@ def set_user(root: int, process: oci.Process, wish: UserConfig | None) -> None:
     except InvalidArgument as error:
         raise StartError("user", str(error)) from None
     process["user"] = {**process.get("user", {}), "uid": who.uid, "gid": who.gid, "additionalGids": who.groups}
+
+
+def compiled_filter(request: StartRequest | Message) -> bytes | None:
+    """The seccomp filter of a request to start or to execute."""
+    program = request.get("seccomp")
+    return None if program is None else a2b_base64(program)
 
 
 def clone_foreign_mounts(config: oci.Config) -> dict[str, int]:
@@ -143,8 +154,16 @@ class BuiltinRuntime:
         self._init_pidfd = -1
         self.cgroup: Cgroup = cgroups.open_group((config.get("linux") or {}).get("cgroupsPath", ""))
 
-    def start(self, request: StartRequest, stdio: tuple[int, int, int] | None, seccomp: bytes | None) -> Started:
-        """Creates the container and runs its program. `stdio` is None for a terminal. StartError, with everything undone."""
+    def start(
+        self,
+        request: StartRequest,
+        stdio: tuple[int, int, int] | None,
+        standby: Standby | None,
+        meanwhile: Callable[[int], None],
+    ) -> Started:
+        """Creates the container and runs its program. `stdio` is None for a terminal; `standby` may become the container's init; `meanwhile`
+        is called before the program runs, with the pid of the process where there is one. StartError, with everything undone.
+        """
         copy_up = request.get("copy_up")
 
         def fill_volumes(root: int) -> None:
@@ -157,11 +176,24 @@ class BuiltinRuntime:
             shared = clone_foreign_mounts(self._config)
             shared |= clone_subpaths(self._config, request.get("subpaths") or {})
             set_user(rootfs, self._config["process"], request.get("user"))
+            if standby is not None and standby.suits(self._config):
+                try:
+                    init = create_by_standby(
+                        standby, self._config, root=rootfs, stdio=_stdio(stdio), prepare_rootfs=fill_volumes, mount_sources=shared,
+                        meanwhile=meanwhile,
+                    )  # fmt: skip
+                    return Started(init.pid, init.pidfd, init.console)
+                except StartError as error:
+                    if error.step != UNSUITABLE:
+                        raise
+            if standby is not None:
+                standby.close()
+            meanwhile(0)
             init = container.create(
                 self._config,
                 rootfs=rootfs,
                 stdio=_stdio(stdio),
-                seccomp_bpf=seccomp,
+                seccomp_bpf=compiled_filter(request),
                 hold=False,
                 prepare_rootfs=fill_volumes,
                 mount_sources=shared,

@@ -26,7 +26,10 @@ from wherry.wire import fastjson
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from wherry.linux.cgroups import Cgroup
+    from wherry.runtime.standby import Standby
     from wherry.spec import oci
     from wherry.wire.shim import RuntimeConfig, StartRequest
 
@@ -44,8 +47,17 @@ class ExternalRuntime:
         ]  # fmt: skip
         self.cgroup: Cgroup = cgroups.open_group((config.get("linux") or {}).get("cgroupsPath", ""))
 
-    def start(self, request: StartRequest, stdio: tuple[int, int, int] | None, seccomp: bytes | None) -> Started:
+    def start(
+        self,
+        request: StartRequest,
+        stdio: tuple[int, int, int] | None,
+        standby: Standby | None,
+        meanwhile: Callable[[int], None],
+    ) -> Started:
         """`create`, then `start`. StartError, with everything undone."""
+        if standby is not None:
+            standby.close()
+        meanwhile(0)
         os.mkdir(self._directory, 0o700)
         self._mount_rootfs(request)
         self._write("config.json", self._config)

@@ -23,10 +23,11 @@ from _socket import (
 )
 from _socket import socket as Socket
 from _struct import unpack
-from binascii import a2b_base64
 
 from wherry.errors import InvalidArgument, Unavailable
-from wherry.shim.builtin import BuiltinRuntime, set_user
+from wherry.linux import memory
+from wherry.runtime.standby import make as make_standby
+from wherry.shim.builtin import BuiltinRuntime, compiled_filter, set_user
 from wherry.shim.entry import make_pipes
 from wherry.shim.external import ExternalRuntime
 from wherry.shim.jsonfile import JsonFileLog
@@ -35,14 +36,22 @@ from wherry.wire import shim as wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
     from typing import Any, Protocol
 
+    from wherry.runtime.standby import Standby
     from wherry.shim.builtin import Started
+    from wherry.shim.worker import Tell
+    from wherry.spec import oci
     from wherry.wire.shim import LogConfig, Message, StartRequest
 
     class Runtime(Protocol):
         def start(
-            self, request: StartRequest, stdio: tuple[int, int, int] | None, seccomp: bytes | None
+            self,
+            request: StartRequest,
+            stdio: tuple[int, int, int] | None,
+            standby: Standby | None,
+            meanwhile: Callable[[int], None],
         ) -> Started: ...
 
 
@@ -84,8 +93,10 @@ def make_runtime(
     return ExternalRuntime(config, container_id, state_dir, external) if external else BuiltinRuntime(config)
 
 
-def read_start(control: Socket) -> wire.Frame:
-    """The first request on the control connection, and not a byte more. Unavailable when the engine has gone away."""
+def read_start(control: Socket) -> tuple[bytes, list[int]]:
+    """The first request on the control connection, still encoded, with its descriptors, and not a byte more. Unavailable when the engine has
+    gone away.
+    """
     header, fds = _read_header(control)
     length = int.from_bytes(header, "big")
     if length > wire.MAX_FRAME:
@@ -96,11 +107,7 @@ def read_start(control: Socket) -> wire.Frame:
         if not data:
             raise Unavailable("the engine has gone away")
         payload += data
-    decoder = wire.Decoder()
-    decoder.receive(header + payload, fds)
-    frame = decoder.next_frame()
-    assert frame is not None
-    return frame
+    return bytes(payload), fds
 
 
 def _read_header(control: Socket) -> tuple[bytes, list[int]]:
@@ -117,23 +124,58 @@ def _read_header(control: Socket) -> tuple[bytes, list[int]]:
     return header, fds
 
 
-def start(control: Socket, runtime: Runtime | None = None) -> tuple[Message, list[int]]:
-    """Waits for the request and carries it out, with `runtime` if given, else by the one that the request names. The answer has its "id",
-    also that of a failure; descriptors: streams, the listening socket, the clients."""
-    message, fds = read_start(control)
+def read_config(payload: bytes) -> tuple[oci.Config, bytes | None]:
+    """What a standby needs of a start request: the configuration, empty where it is not for it, and the compiled seccomp filter."""
+    request: Any = fastjson.loads(payload)
+    if request.get("op") != "start" or request.get("runtime"):
+        return {}, None
+    config = request["config"]
+    if request.get("netns_fd") is not None:
+        for namespace in (config.get("linux") or {}).get("namespaces") or ():
+            if namespace["type"] == "network":
+                namespace["path"] = "sent along"
+    return config, compiled_filter(request)
+
+
+def start_ahead(control: Socket, tell: Tell) -> tuple[Message, list[int]]:
+    """`start`, for a worker that has time until the request comes."""
+    standby = make_standby(read_config)
+    memory.copy_ahead()
+    return start(control, tell, standby=standby)
+
+
+def start(
+    control: Socket, tell: Tell, runtime: Runtime | None = None, standby: Standby | None = None
+) -> tuple[Message, list[int]]:
+    """Waits for the request and carries it out, with `runtime` if given, else by the one that the request names. The answer has its "id" and,
+    of a failure, the "error"; of a success "ok", unless `tell` was told before: the container, with the descriptors of its streams, the
+    listening socket, the clients.
+    """
+    payload, fds = read_start(control)
+    if standby is not None:
+        standby.announce(payload)
+    decoder = wire.Decoder()
+    decoder.receive(wire.frame(payload), fds)
+    frame = decoder.next_frame()
+    assert frame is not None
+    message, fds = frame
     answer: Message = {"id": message.get("id")}
     try:
         if message.get("op") != "start":
             raise InvalidArgument(f"a shim begins with start, not {message.get('op')!r}")
         spec: StartRequest = message  # type: ignore[assignment]
-        answer["ok"], result = _start(spec, fds, runtime)
+        answer["ok"], result = _start(spec, fds, tell, runtime, standby)
     except Exception as error:
+        if standby is not None:
+            standby.dismiss()
         answer["error"] = wire.error_to_message(error)
         result = []
     return answer, result
 
 
-def _start(spec: StartRequest, fds: list[int], runtime: Runtime | None) -> tuple[Message, list[int]]:
+def _start(
+    spec: StartRequest, fds: list[int], tell: Tell, runtime: Runtime | None, standby: Standby | None
+) -> tuple[Message | None, list[int]]:
     config, state_dir, external = spec["config"], spec["state_dir"], spec.get("runtime")
     linux = config.get("linux") or {}
     namespaces = linux.get("namespaces") or []
@@ -153,20 +195,11 @@ def _start(spec: StartRequest, fds: list[int], runtime: Runtime | None) -> tuple
         "runtime": external,
         "note": spec.get("note"),
     }
-    write_file(state_dir, "shim.json", state)
-    listener = _listen(state_dir)
-    try:
-        runner = runtime or make_runtime(config, spec["container"], state_dir, external)
-        stdin, terminal = spec["stdio"]["stdin"], bool(process.get("terminal"))
-        started, streams = _run(
-            lambda ends: runner.start(spec, ends, _decode(spec.get("seccomp"))), terminal=terminal, stdin=stdin
-        )
-    except BaseException:
-        os.unlink(f"{state_dir}/shim.sock")
-        raise
+    stdin, terminal = spec["stdio"]["stdin"], bool(process.get("terminal"))
+    ends, streams = (None, []) if terminal else make_pipes(stdin=stdin)
     clients = spec.get("attach") or []
-    answer = {
-        "pid": started.pid,
+    made = {
+        "pid": 0,
         "container": spec["container"],
         "state_dir": state_dir,
         "cgroup": linux.get("cgroupsPath", ""),
@@ -179,9 +212,33 @@ def _start(spec: StartRequest, fds: list[int], runtime: Runtime | None) -> tuple
         "stdin_once": spec["stdio"]["stdin_once"],
         "log": spec.get("log"),
         "attach": clients,
-        "streams": len(streams),
+        "streams": 1 if terminal else len(streams),
     }
-    return answer, [*streams, listener.detach(), *(fds[client["fd"]] for client in clients)]
+    listener: Socket | None = None
+
+    def record(pid: int) -> None:
+        """Writes down what an engine that comes later needs, and lets the shim get ready where it is known what it gets."""
+        nonlocal listener
+        write_file(state_dir, "shim.json", state)
+        listener = _listen(state_dir)
+        if pid and not terminal:
+            made["pid"] = pid
+            tell(made, [*streams, listener.fileno(), *(fds[client["fd"]] for client in clients)])
+
+    try:
+        runner = runtime or make_runtime(config, spec["container"], state_dir, external)
+        started = runner.start(spec, ends, standby, record)
+    except BaseException:
+        if listener is not None:
+            os.unlink(f"{state_dir}/shim.sock")
+        raise
+    assert listener is not None
+    if made["pid"]:
+        return None, []
+    made["pid"] = started.pid
+    if started.console is not None:
+        streams = [started.console]
+    return made, [*streams, listener.detach(), *(fds[client["fd"]] for client in clients)]
 
 
 def execute(runtime: ExternalRuntime, init_pid: int, request: Message, oom_score_adj: int) -> tuple[Message, list[int]]:
@@ -189,7 +246,10 @@ def execute(runtime: ExternalRuntime, init_pid: int, request: Message, oom_score
     process = request["process"]
     prepare_exec(init_pid, request, oom_score_adj)
     stdin, terminal = request["stdio"]["stdin"], bool(process.get("terminal"))
-    started, streams = _run(lambda ends: runtime.exec(process, ends), terminal=terminal, stdin=stdin)
+    ends, streams = (None, []) if terminal else make_pipes(stdin=stdin)
+    started = runtime.exec(process, ends)
+    if started.console is not None:
+        streams = [started.console]
     return {"pid": started.pid, "terminal": terminal, "stdin": stdin}, streams
 
 
@@ -198,7 +258,7 @@ def enter(
 ) -> None:  # fmt: skip
     """One more process by our own runtime: the part of `entry.Entry` that is done in the fork. `born`: in the container's cgroup."""
     prepare_exec(init_pid, request, oom_score_adj)
-    runtime.enter_and_exec(request["process"], stdio, _decode(request.get("seccomp")), channel, born=born)
+    runtime.enter_and_exec(request["process"], stdio, compiled_filter(request), channel, born=born)
 
 
 def prepare_exec(init_pid: int, request: Message, oom_score_adj: int) -> None:
@@ -213,15 +273,6 @@ def prepare_exec(init_pid: int, request: Message, oom_score_adj: int) -> None:
     process.setdefault("oomScoreAdj", oom_score_adj)
 
 
-def _run(run: Any, *, terminal: bool, stdin: bool) -> tuple[Started, list[int]]:
-    """Runs a process on pipes or a terminal: it, and the shim's ends."""
-    if terminal:
-        started = run(None)
-        return started, [started.console]
-    ends, streams = make_pipes(stdin=stdin)
-    return run(ends), streams
-
-
 def _listen(state_dir: str) -> Socket:
     """shim.sock, bound through a descriptor of the directory, whose path may be longer than an address can be."""
     directory = os.open(state_dir, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
@@ -234,7 +285,3 @@ def _listen(state_dir: str) -> Socket:
         os.close(directory)
     listener.listen(16)
     return listener
-
-
-def _decode(program: str | None) -> bytes | None:
-    return None if program is None else a2b_base64(program)

@@ -23,6 +23,9 @@ from wherry.wire import shim as wire
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from wherry.runtime.standby import Standby
     from wherry.wire.shim import Message, StartRequest
 
 _LIVES = 10
@@ -66,7 +69,7 @@ def _live(state_dir: str) -> None:
     for request in _requests(state_dir):
         engine.sendall(wire.encode(request))
     stand_alone()
-    shim = Supervisor(control.detach(), lambda control: jobs.start(control, _NoContainer()))
+    shim = Supervisor(control.detach(), lambda control, tell: jobs.start(control, tell, _NoContainer()))
     shim.run()
     engine.close()
 
@@ -88,12 +91,21 @@ def _requests(state_dir: str) -> list[Message]:
 class _NoContainer:
     """In place of a runtime: a process that says something and ends with its input."""
 
-    def start(self, request: StartRequest, stdio: tuple[int, int, int] | None, seccomp: bytes | None) -> Started:
+    def start(
+        self,
+        request: StartRequest,
+        stdio: tuple[int, int, int] | None,
+        standby: Standby | None,
+        meanwhile: Callable[[int], None],
+    ) -> Started:
         assert stdio is not None
         pid, pidfd = namespaces.clone(namespaces.CLONE_PARENT)
         if pid == 0:
-            close_descriptors(list(stdio))
-            os.write(stdio[1], b"rehearsal\n")
-            os.read(stdio[0], 1)
-            os._exit(0)
+            try:
+                close_descriptors(list(stdio))
+                os.write(stdio[1], b"rehearsal\n")
+                os.read(stdio[0], 1)
+            finally:
+                os._exit(0)  # never back into the worker's code
+        meanwhile(pid)
         return Started(pid, pidfd, None)

@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from wherry.shim.external import ExternalRuntime
     from wherry.shim.process import Process
     from wherry.shim.supervisor import Supervisor
+    from wherry.shim.worker import Tell
     from wherry.wire.shim import Message
 
     Answer = Callable[[Message], None]
@@ -157,7 +158,7 @@ class Service:
         owner, before = self._owner, self._owner.state
         owner.state = during
 
-        def work() -> tuple[Message, list[int]]:
+        def work(_: Tell) -> tuple[Message, list[int]]:
             call(owner.runtime)
             return {}, []
 
@@ -175,7 +176,7 @@ class Service:
             raise Conflict("the container is not running")
         owner, resources = self._owner, request["resources"]
 
-        def work() -> tuple[Message, list[int]]:
+        def work(_: Tell) -> tuple[Message, list[int]]:
             owner.runtime.update(resources)
             return {}, []
 

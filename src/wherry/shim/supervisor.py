@@ -41,7 +41,7 @@ if TYPE_CHECKING:
     from wherry.shim.jsonfile import JsonFileLog
     from wherry.shim.loop import Timer
     from wherry.shim.process import Process
-    from wherry.shim.worker import Done, Job
+    from wherry.shim.worker import Done, Job, Tell
     from wherry.wire.shim import Message
 
 EXEC_GRACE_SECONDS = 2.0
@@ -65,7 +65,11 @@ def stand_alone() -> None:
 class Supervisor:
     """`Supervisor(control_fd).run()` returns when nothing of the container is left. `start` is what the worker does who starts it."""
 
-    def __init__(self, control_fd: int, start: Callable[[Socket], tuple[Message, list[int]]] = jobs.start) -> None:
+    def __init__(
+        self,
+        control_fd: int,
+        start: Callable[[Socket, Tell], tuple[Message, list[int]]] = jobs.start_ahead,
+    ) -> None:
         self.loop = Loop()
         self.state = "created"
         self.init: Process | None = None
@@ -78,6 +82,8 @@ class Supervisor:
         self._workers: list[Worker | Entry] = []
         self._made: Message = {}
         """What the worker that has started the container says of it."""
+        self._not_taken: Message | None = None
+        """Why that could not be taken over."""
         self._cgroup: Cgroup | None = None
         self._listener: Socket | None = None
         self._log: JsonFileLog | None = None
@@ -85,8 +91,9 @@ class Supervisor:
         self._death: Timer | None = None
         control = Socket(fileno=control_fd)
         self.work(
-            lambda: start(control),
+            lambda tell: start(control, tell),
             lambda message, fds: self._on_started(control.detach(), message, fds),
+            told=self._take_over,
             keep=[control_fd],
         )
 
@@ -96,14 +103,16 @@ class Supervisor:
 
     # ---------------------------------------------------------------------------------------------------------- for `service`
 
-    def work(self, job: Job, done: Done, *, keep: list[int]) -> None:
-        """Has `job` done by a worker, who keeps the descriptors `keep`; `done(message, descriptors)` is called with its answer."""
+    def work(self, job: Job, done: Done, *, keep: list[int], told: Done | None = None) -> None:
+        """Has `job` done by a worker, who keeps the descriptors `keep`; `done(message, descriptors)` is called with its answer, `told` with what
+        it tells before.
+        """
 
         def finished(message: Message, fds: list[int]) -> None:
             self._workers.remove(worker)
             done(message, fds)
 
-        worker = Worker(self.loop, self._children, job, finished, keep)
+        worker = Worker(self.loop, self._children, job, finished, keep, told)
         self._workers.append(worker)
 
     def execute(self, request: Message, done: Done) -> None:
@@ -113,7 +122,7 @@ class Supervisor:
         pid, adjustment = init.pid, self.oom_score_adj
         if isinstance(runtime, ExternalRuntime):
             other = runtime
-            self.work(lambda: jobs.execute(other, pid, request, adjustment), done, keep=[init.pidfd])
+            self.work(lambda _: jobs.execute(other, pid, request, adjustment), done, keep=[init.pidfd])
             return
         own = runtime
         born_in = self.cgroup.clone_fd(beside=pid)
@@ -179,20 +188,26 @@ class Supervisor:
             self.loop.stop()
             return
         connection = self._service.connect(control_fd)
-        made = result.get("ok")
-        if made is None:
-            connection.send({"id": result["id"], "error": result["error"]})
+        if result.get("ok") is not None:
+            self._take_over(result["ok"], fds)
+        error = result.get("error") or self._not_taken
+        if error is not None:  # with us, the container ends
+            connection.send({"id": result["id"], "error": error})
             self.loop.stop()
             return
-        try:
-            self._take_over(made, fds)
-            connection.send({"id": result["id"], "ok": {"pid": made["pid"]}})
-        except Exception as error:  # with us, the container ends
-            connection.send({"id": result["id"], "error": wire.error_to_message(error)})
-            self.loop.stop()
+        assert self.init is not None
+        self.state = "running"
+        self._children.watch(self.init.pid, self._on_init_exit, init=True)
+        connection.send({"id": result["id"], "ok": {"pid": self.init.pid}})
 
     def _take_over(self, made: Message, fds: list[int]) -> None:
-        """The container that the worker has started is ours from here on."""
+        """The container that the worker has started, or is about to start, becomes ours."""
+        try:
+            self._connect(made, fds)
+        except Exception as error:
+            self._not_taken = wire.error_to_message(error)
+
+    def _connect(self, made: Message, fds: list[int]) -> None:
         self._made = made
         self.oom_score_adj = made["oom_score_adj"]
         end = made["streams"]
@@ -201,10 +216,8 @@ class Supervisor:
         self._log = jobs.open_log(made["log"])
         init = process.connect(self.loop, None, made, fds[:end], log=self._log, ends_with_client=made["stdin_once"])
         self.init = init
-        self.state = "running"
         for client, fd in zip(made["attach"], fds[end + 1 :], strict=True):
             init.streams.attach(fd, stdin=client["stdin"], stdout=client["stdout"], stderr=client["stderr"])
-        self._children.watch(init.pid, self._on_init_exit, init=True)
 
     def _on_connection(self, events: int) -> None:
         assert self._listener is not None
@@ -307,7 +320,10 @@ class Supervisor:
         assert self._listener is not None
         self.loop.forget(self._listener.fileno())
         self._listener.close()
-        os.unlink(f"{self._made['state_dir']}/shim.sock")
+        try:
+            os.unlink(f"{self._made['state_dir']}/shim.sock")
+        except FileNotFoundError:
+            pass  # somebody has removed the directory: what there is to be freed is free all the same
 
     def _leave(self) -> None:
         """Ends the process once every client has what it is owed."""

@@ -3,10 +3,11 @@
 The shim itself only ever waits in its loop: output is read and logged however long a start, an exec or a pause may take. What a worker makes
 (a container, a process) is the shim's child, see `spawn.spawn(sibling=True)`, and does not end with the worker.
 
-    shim ──fork──► worker: job() ──{"ok": …} or {"error": …}, descriptors──► shim: done(message, descriptors)
+    shim ──fork──► worker: job(tell) ──{"told": …}, descriptors──────────────► shim: told(message, descriptors)
+                                     ──{"ok": …} or {"error": …}, descriptors──► shim: done(message, descriptors)
 
-**Invariants**: `done` is called exactly once, with an error when the worker died; a worker answers once and ends; it has no descriptor of the
-shim's but those that it was given, since it may enter the container (CVE-2016-9962).
+**Invariants**: `done` is called exactly once, with an error when the worker died, and last; a worker answers once and ends; it has no descriptor
+of the shim's but those that it was given, since it may enter the container (CVE-2016-9962).
 """
 
 from __future__ import annotations
@@ -31,21 +32,25 @@ if TYPE_CHECKING:
     from wherry.shim.loop import Loop
     from wherry.wire.shim import Message
 
-    Job = Callable[[], tuple[Message, list[int]]]
+    Tell = Callable[[Message, list[int]], None]
+    Job = Callable[[Tell], tuple[Message, list[int]]]
     Done = Callable[[Message, list[int]], None]
 
 _SIGKILL = 9
 
 
 class Worker:
-    """Forks at once. `job` runs there, with the descriptors `keep`, and gives the answer's "ok" and its descriptors; `done(answer, descriptors)`
-    runs here and owns those.
+    """Forks at once. `job(tell)` runs there, with the descriptors `keep`, and gives the answer's "ok" and its descriptors; `done(answer,
+    descriptors)` runs here and owns those. What the job tells before that, `told` gets likewise.
     """
 
-    def __init__(self, loop: Loop, children: Children, job: Job, done: Done, keep: list[int]) -> None:
+    def __init__(
+        self, loop: Loop, children: Children, job: Job, done: Done, keep: list[int], told: Done | None = None
+    ) -> None:
         self._loop = loop
         self._children = children
         self._done: Done | None = done
+        self._told = told
         self._decoder = wire.Decoder()
         ours, theirs = socketpair(AF_UNIX, SOCK_STREAM)
         self.pid = os.fork()
@@ -71,6 +76,9 @@ class Worker:
         try:
             alive = receive(self._socket, self._decoder)
             frame = self._decoder.next_frame()
+            if frame is not None and "told" in frame[0] and self._told is not None:
+                self._told(frame[0]["told"], frame[1])
+                frame = self._decoder.next_frame()
             if frame is None and alive:
                 return
         except (OSError, wire.FrameError):
@@ -91,10 +99,14 @@ class Worker:
 
 def _work(job: Job, channel: Socket) -> None:
     try:
-        answer, fds = job()
+        answer, fds = job(lambda message, fds: _send(channel, {"told": message}, fds))
         message: Message = {"ok": answer}
     except Exception as error:
         message, fds = {"error": wire.error_to_message(error)}, []
+    _send(channel, message, fds)
+
+
+def _send(channel: Socket, message: Message, fds: list[int]) -> None:
     if fds:
         message["fds"] = len(fds)
     data = wire.encode(message)

@@ -16,7 +16,7 @@ from _socket import AF_UNIX, SOCK_STREAM
 from _socket import socket as Socket
 
 from wherry.errors import InvalidArgument, SyscallError
-from wherry.linux import capabilities, cgroups, syscalls
+from wherry.linux import capabilities, cgroups, memory, syscalls
 from wherry.shim import compact, rehearsal
 from wherry.shim.connection import receive
 from wherry.shim.supervisor import Supervisor, stand_alone
@@ -52,6 +52,7 @@ def main(control_fd: int) -> None:
     gc.freeze()
     _leave_the_engine()
     kept += compact.fill_gaps()
+    memory.note_ranges()
     decoder = wire.Decoder()
     try:
         while receive(control, decoder):

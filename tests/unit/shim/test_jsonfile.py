@@ -89,7 +89,7 @@ def test_each_stream_reads_back_as_it_was_written(
     log.finish()
     log.close()
     read = {"stdout": "", "stderr": ""}
-    for line in path.read_text().splitlines() if path.stat().st_size else []:
+    for line in path.read_text().removesuffix("\n").split("\n") if path.stat().st_size else []:
         record = json.loads(line)
         read[record["stream"]] += record["log"]
     for number, name in ((1, "stdout"), (2, "stderr")):

@@ -132,6 +132,8 @@ def tree(directory: str) -> Iterator[str]:
         path = waiting.pop()
         yield path
         try:
+            if os.stat(path).st_nlink == 2:
+                continue  # none below: kernfs counts a link for each
             with os.scandir(path) as entries:
                 waiting.extend(entry.path for entry in entries if entry.is_dir(follow_symlinks=False))
         except OSError:

@@ -1,0 +1,172 @@
+"""The init that waits for its container: the same container comes of it, nothing of the host's is in it, and nothing is left of it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import pytest
+from tests.root.shim_lab import Client, Lab, lab, run
+
+from wherry.core.tasks import Task
+from wherry.errors import StartError
+from wherry.linux import cgroups
+
+pytestmark = [
+    pytest.mark.requires("root", "overlay", "busybox"),
+    pytest.mark.skipif(not cgroups.detect().v1, reason="on cgroup v2 a process is born in its group"),
+]
+
+BY_OTHER_MEANS: Any = {"personality": {"domain": "LINUX"}}
+"""What every process has; but a container that says so is not made by a standby."""
+INERT = ["nosuid", "noexec", "nodev"]
+ENGINES_MOUNTS = [
+    {"destination": "/proc", "type": "proc", "source": "proc", "options": INERT},
+    {"destination": "/dev", "type": "tmpfs", "source": "tmpfs", "options": ["nosuid", "strictatime", "mode=755", "size=65536k"]},
+    {
+        "destination": "/dev/pts", "type": "devpts", "source": "devpts",
+        "options": ["nosuid", "noexec", "newinstance", "ptmxmode=0666", "mode=0620", "gid=5"],
+    },
+    {"destination": "/sys", "type": "sysfs", "source": "sysfs", "options": [*INERT, "ro"]},
+    {"destination": "/sys/fs/cgroup", "type": "cgroup", "source": "cgroup", "options": [*INERT, "ro"]},
+    {"destination": "/dev/mqueue", "type": "mqueue", "source": "mqueue", "options": INERT},
+    {"destination": "/dev/shm", "type": "tmpfs", "source": "shm", "options": [*INERT, "mode=1777", "size=67108864"]},
+]  # fmt: skip
+PROTECTED = {
+    "maskedPaths": ["/proc/kcore", "/proc/keys", "/proc/acpi", "/sys/firmware", "/proc/scsi"],
+    "readonlyPaths": ["/proc/sys", "/proc/irq", "/proc/sysrq-trigger"],
+    "sysctl": {"net.ipv4.ip_unprivileged_port_start": "0", "kernel.msgmax": "4096"},
+}
+SEES = """
+cut -d' ' -f4- /proc/self/mountinfo | sed 's/wherry-lab-[0-9]*.[a-z]*/GROUP/; s/[^ ,=]*upper\\|[^ ,=]*work//g'
+ls -ln /dev /dev/pts /dev/shm | sed 's/ [A-Z][a-z][a-z] .*[0-9]:[0-9][0-9]//'
+grep -E '^(Uid|Gid|Groups|Umask|NoNewPrivs|Seccomp|Cap|NSpid|SigBlk|SigIgn|SigCgt)' /proc/1/status
+sed 's/wherry-lab-.*/GROUP/' /proc/self/cgroup
+cat /proc/self/oom_score_adj /proc/sys/kernel/msgmax /proc/sys/net/ipv4/ip_unprivileged_port_start; ulimit -a
+hostname; env; pwd; ls /proc/1/fd; cat /proc/net/dev | cut -d: -f1; tty; umask; ls -ld / /home; cat /proc/1/comm
+awk '{ print $5, $6, $7 }' /proc/1/stat
+"""
+
+
+def children(pid: int) -> list[int]:
+    try:
+        return [int(child) for child in Path(f"/proc/{pid}/task/{pid}/children").read_text().split()]
+    except FileNotFoundError:
+        return []
+
+
+async def standby_of(it: Lab) -> int:
+    """The standby of the shim that waits for the next start."""
+    assert it.tasks._zygote_process is not None
+    while True:
+        for shim in children(it.tasks._zygote_process.pid):
+            for child in children(shim):
+                foreign = os.readlink(f"/proc/{child}/ns/pid") != os.readlink("/proc/self/ns/pid")
+                if foreign and "skb_wait" in Path(f"/proc/{child}/wchan").read_text():
+                    return child
+        await asyncio.sleep(0.01)
+
+
+async def started(it: Lab, name: str, script: str, client: Client, **options: Any) -> Task:
+    spec = it.spec(["sh", "-c", script], name, **options)
+    spec.config["mounts"][:] = ENGINES_MOUNTS
+    it._ids.append(name)
+    try:
+        return await it.tasks.start(name, spec, attach=[client.request])
+    finally:
+        client.connected()
+
+
+def groups_of(it: Lab, name: str) -> list[str]:
+    paths = set(cgroups.open_group(it.cgroup(name)).paths.values())
+    return [path for path in paths if os.path.exists(path)]
+
+
+@run
+async def test_a_standby_becomes_the_container_that_would_have_been_made_without_it(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        seen = []
+        for name, linux in (("aa", {}), ("bb", BY_OTHER_MEANS)):
+            standby, client = await standby_of(it), Client()
+            task = await started(
+                it, name, SEES, client, linux=PROTECTED | linux, resources={"memory": {"limit": 1 << 28}},
+                process={"oomScoreAdj": 7, "rlimits": [{"type": "RLIMIT_NOFILE", "soft": 99, "hard": 99}], "noNewPrivileges": True},
+            )  # fmt: skip
+            assert (task.pid == standby) is (name == "aa")
+            seen.append(sorted((await client.read())[1].decode().splitlines()))  # mounts are listed as they were made
+            assert (await it.exited(name)).status == 0
+        assert seen[0] == seen[1]
+        assert any("/proc/keys" in line for line in seen[0]) and "lab" in seen[0]
+
+
+@run
+async def test_a_terminal_and_a_user_are_given_by_a_standby_as_well(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        standby, client = await standby_of(it), Client(stdin=True)
+        task = await it.shell(
+            "tty; id -u", terminal=True, clients=(client,), process={"user": {"uid": 1000, "gid": 1000}}
+        )
+        assert task.pid == standby
+        assert await client.read_raw() == b"/dev/pts/0\r\n1000\r\n"
+        assert (await it.exited()).status == 0
+
+
+@run
+async def test_what_waits_has_nothing_mounted_but_its_own_and_the_cgroups(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        mounted = Path(f"/proc/{await standby_of(it)}/mountinfo").read_text().splitlines()
+        found = {line.split()[4]: line.partition(" - ")[2].split()[0] for line in mounted}
+        hierarchies = {hierarchy.mountpoint for hierarchy in cgroups.detect().v1}
+        assert found == {"/": "tmpfs", "/proc": "proc"} | dict.fromkeys(hierarchies, "cgroup")
+
+
+@run
+async def test_without_its_standby_a_container_starts_all_the_same(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        standby = await standby_of(it)
+        os.kill(standby, 9)
+        while "Z" not in Path(f"/proc/{standby}/stat").read_text():
+            await asyncio.sleep(0.01)
+        client = Client()
+        await it.shell("echo fine", clients=(client,))
+        assert await client.read() == {1: b"fine\n"}
+
+
+@run
+async def test_a_start_that_fails_in_either_process_leaves_nothing(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        missing = {"destination": "/home", "type": "bind", "source": f"{tmp_path}/missing", "options": ["rbind"]}
+        for wrong, words in (
+            ({"process": {"args": ["nothing"]}}, "executable file not found"),
+            ({"hostname": "x" * 65}, "hostname: longer than the 64 bytes"),
+            ({"mounts": [missing]}, "missing"),
+            ({"resources": {"memory": {"limit": 1}}}, "memory"),
+            (
+                {"mounts": [{"destination": "/home", "type": "tmpfs", "source": "tmpfs", "options": ["nonsense"]}]},
+                "nonsense",
+            ),
+            ({"linux": {"sysctl": {"kernel.nonsense": "1"}}}, "kernel.nonsense"),
+        ):
+            standby = await standby_of(it)
+            with pytest.raises(StartError, match=words):
+                await it.shell("true", **wrong)
+            assert groups_of(it, "c") == []
+            assert not os.path.exists(f"/proc/{standby}") or "Z" in Path(f"/proc/{standby}/stat").read_text()
+
+
+@run
+async def test_a_group_that_somebody_lives_in_is_left_alone(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        group = cgroups.open_group(it.cgroup("c"))
+        group.create()
+        with subprocess.Popen(["sleep", "1000"]) as process:
+            Path(group.paths["memory"], "cgroup.procs").write_text(str(process.pid))
+            with pytest.raises(StartError, match="not empty"):
+                await it.shell("true")
+            assert process.poll() is None
+            assert str(process.pid) in Path(group.paths["memory"], "cgroup.procs").read_text()
+            process.kill()
+        group.delete()
