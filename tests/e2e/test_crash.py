@@ -189,6 +189,7 @@ def test_a_disk_that_fails_leaves_the_old_state_and_the_engine_well(
         else:
             assert found == (trial.old if told else trial.new), f"{name}, {moment}: {found}"
         failed += bool(told)
+        assert "internal error" not in told, moment
         trial.is_sound(moment, leftovers=True)
         trial.succeeds_once_more(found, moment, leftovers=True)
     print(f"{name}: {trial.total} points, {failed} times refused after {end.name}")

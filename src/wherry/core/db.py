@@ -24,6 +24,8 @@ T = TypeVar("T")
 
 _RESERVE = 1 << 20
 """Bytes that are free inside the file, and have gone through the write-ahead log once, so that both files have their place on the disk."""
+_ERRORS = {sqlite3.SQLITE_FULL: errno.ENOSPC, sqlite3.SQLITE_IOERR: errno.EIO}
+"""By the primary code of an error."""
 _PAGE = 4096
 _CHECKPOINT_PAGES = 200
 """The log begins anew after about so many pages, and stays within the place that it has."""
@@ -55,7 +57,7 @@ class Database:
 
     async def run(self, transaction: Callable[[sqlite3.Connection], T]) -> T:
         """The function's answer, once what it wrote is on disk. Whatever it raises is raised here, and nothing was written; SyscallError when
-        the disk is full.
+        the disk is full or fails.
 
         Cancelling the caller does not undo a transaction that has begun.
         """
@@ -74,8 +76,8 @@ class Database:
         except BaseException as error:
             if connection.in_transaction:
                 connection.execute("rollback")
-            if isinstance(error, sqlite3.OperationalError) and error.sqlite_errorcode == sqlite3.SQLITE_FULL:
-                raise SyscallError("write", "wherry.db", errno.ENOSPC) from None
+            if isinstance(error, sqlite3.OperationalError) and (number := _ERRORS.get(error.sqlite_errorcode & 0xFF)):
+                raise SyscallError("write", "wherry.db", number) from None
             raise
         return answer
 
