@@ -379,8 +379,11 @@ class Lifecycle:
         except BaseException:
             record.state.status = before
             raise
-        await services.snapshots.remove(container.id)
-        services.snapshots.trash.put(services.settings.container_dir(container.id))
+        try:
+            await services.snapshots.remove(container.id)
+            services.snapshots.trash.put(services.settings.container_dir(container.id))
+        except (WherryError, OSError) as error:  # it is gone all the same: nobody is to wait for ever
+            log.warning("container %s: its files cannot be removed before the next start: %s", container.id[:12], error)
         container.drop_pending_attach()
         self._publish(container, "destroy")
         container.exited.set()
