@@ -224,9 +224,8 @@ class Ingest:
         return self.digest
 
     def sync(self) -> None:
-        """Brings to disk what was written so far, if that is much."""
-        if self.size >= EARLY:
-            os.fsync(self._fd)
+        """Brings to disk what was written so far; who syncs the blob in the end has less to wait for."""
+        os.fsync(self._fd)
 
     def commit(self) -> Digest:
         """Makes it a blob."""

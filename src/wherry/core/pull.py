@@ -21,7 +21,7 @@ import aiohttp
 
 from wherry.core.admission import Admission
 from wherry.core.cancellation import thread_to_the_end
-from wherry.core.content import Resumed
+from wherry.core.content import EARLY, Resumed
 from wherry.core.images import Image, Images, NewImage
 from wherry.core.layers import LayerWork, Wanted, all_of, both
 from wherry.core.manifests import MAX_DEPTH, REFERENCE_DIGEST, is_artifact, is_attestation
@@ -339,7 +339,7 @@ class Puller:
                 if seconds >= 1:
                     tell_of(tell, descriptor, f"Retrying in {seconds:.0f} second{'s' if seconds >= 1.5 else ''}")
 
-            while await thread_to_the_end(file.take_in):
+            while file.size < file.found and await thread_to_the_end(file.take_in):
                 report()
             if not file.found or file.size < descriptor.size:
                 async with repository.blob_pieces(descriptor, file.size, waiting) as pieces:
@@ -350,7 +350,8 @@ class Puller:
             file.check()
             tell_of(tell, descriptor, "Download complete")
             growing.finish()
-        await thread_to_the_end(file.sync)
+        if file.size >= EARLY:
+            await thread_to_the_end(file.sync)
 
     @asynccontextmanager
     async def _blob_lock(self, digest: Digest) -> AsyncIterator[None]:
