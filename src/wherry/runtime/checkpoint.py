@@ -33,6 +33,8 @@ DESCRIPTORS = "descriptors.json"
 """What 0, 1 and 2 were, in the image directory; the file and its form are runc's."""
 PARENT = "parent"
 """criu's link to the image that a directory continues."""
+LAZY_SOCKET = "lazy-pages.socket"
+"""Where `criu lazy-pages` listens, in its work directory, which is the images' unless it is told another."""
 HOST_CONFIG = "/etc/criu/runc.conf"
 """The administrator's settings for criu under a runtime; may be absent."""
 CONFIG_ANNOTATION = "org.criu.config"
@@ -215,9 +217,9 @@ def open_directory(path: str, *, make: bool = False) -> Directory:
         raise SyscallError("open", path, error.errno or 0) from None
 
 
-def check_images(fd: int, path: str) -> None:
+def check_images(fd: int, path: str, *, lazily: bool = False) -> None:
     """InvalidArgument unless the directory, and the images that it continues, hold plain files only and can be changed by
-    their owner, who is we or root, alone.
+    their owner, who is we or root, alone. `lazily`: the socket of a `criu lazy-pages` may be there.
     """
     current = os.dup(fd)
     for _ in range(_CHAIN):
@@ -225,7 +227,7 @@ def check_images(fd: int, path: str) -> None:
             status = os.fstat(current)
             if status.st_uid not in (0, os.geteuid()) or status.st_mode & 0o022:
                 raise InvalidArgument(f"image directory {path}: other users can change it")
-            following = _check_entries(current, path)
+            following = _check_entries(current, path, LAZY_SOCKET if lazily else "")
             if following is None:
                 return
             path = f"{path}/{following}"
@@ -239,7 +241,7 @@ def check_images(fd: int, path: str) -> None:
     raise InvalidArgument(f"image directory {path}: more than {_CHAIN} images continue one another")
 
 
-def _check_entries(fd: int, path: str) -> str | None:
+def _check_entries(fd: int, path: str, socket: str) -> str | None:
     """The directory that this one continues."""
     following = None
     for name in os.listdir(fd):
@@ -248,7 +250,7 @@ def _check_entries(fd: int, path: str) -> str | None:
             following = os.readlink(name, dir_fd=fd)
             if following.startswith("/"):
                 raise InvalidArgument(f"image directory {path}: {name} is an absolute link")
-        elif not stat.S_ISREG(mode):
+        elif not stat.S_ISREG(mode) and not (name == socket and stat.S_ISSOCK(mode)):
             raise InvalidArgument(f"image directory {path}: {name[:80]!r} is not a plain file")
     return following
 

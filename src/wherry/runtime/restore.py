@@ -84,7 +84,7 @@ def restore(
         checkpoint.open_directory(options.image_path) as images,
         checkpoint.open_directory(options.work_path, make=True) as work_directory,
     ):
-        checkpoint.check_images(images.fd, options.image_path)
+        checkpoint.check_images(images.fd, options.image_path, lazily=options.lazy_pages)
         try:
             group = container.make_group(config, state.id, undo, systemd=systemd, unified=True)
             work = _Work(state, config, group, rootfs, bundle, on_ready)
