@@ -109,7 +109,11 @@ def _main(work: Path, cuts: int, names: list[str]) -> int:
         last = ""
         chosen = sorted({1 + step * tally.points // cuts for step in range(cuts)})
         for point in [*chosen, None]:
-            cut = machine.run("cut", name, str(point or 1 << 30))
+            try:
+                cut = machine.run("cut", name, str(point or 1 << 30))
+            except RuntimeError as error:
+                tally.wrong.append(f"point {point}: {error}")
+                break
             verdict = work / "verdict"
             if verdict.exists():  # of the cut before this one
                 found = json.loads(verdict.read_bytes())
