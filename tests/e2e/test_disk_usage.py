@@ -15,7 +15,7 @@ from typing import Any
 import pytest
 
 from tests import leaks
-from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd, nothing_left, running
+from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd, nothing_left, running, wait_until
 from tests.e2e.parity import DOCKER, WHERRY, environment
 from tests.e2e.test_image_store import HERE_PLATFORM, OTHER_PLATFORM, write_index
 from tests.registry import docker_registry, skopeo_copy
@@ -63,7 +63,14 @@ def _fill(engine: Engine, place: Path) -> str:
     with (engine.data_root / "volumes/vol/_data/hole").open("r+b") as file:
         file.truncate(1 << 30)
     (engine.data_root / "content/partial" / f"sha256:{'5' * 64}").write_bytes(b"half" * 20_000)
+    _settle(engine)
     return name
+
+
+def _settle(engine: Engine) -> None:
+    """What was removed goes from the disk soon after the answer."""
+    trash = engine.data_root / "snapshots/trash"
+    wait_until("the trash is empty", lambda: not any(trash.iterdir()))
 
 
 def usage_of(engine: Engine) -> Json:
@@ -160,6 +167,7 @@ def test_what_is_reclaimable_is_what_prunes_free(filled: tuple[Engine, str]) -> 
     for used in (True, False):
         if not used:
             engine.docker("rm", "made")
+        _settle(engine)
         usage = usage_of(engine)["ImageUsage"]
         assert (usage["TotalCount"], usage["ActiveCount"]) == ((3, 1) if used else (1, 0))
         before = du(engine.data_root / "content", engine.data_root / "snapshots")
