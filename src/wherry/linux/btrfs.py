@@ -38,9 +38,8 @@ def delete_subvolume(path: str) -> None:
     _call(directory, name, _SNAP_DESTROY, struct.pack("q4088s", 0, os.fsencode(name)))
 
 
-def is_subvolume(path: str) -> bool:
-    """Of a path on btrfs."""
-    found = os.lstat(path)
+def is_subvolume(found: os.stat_result) -> bool:
+    """Of what is on btrfs."""
     return found.st_ino == _FIRST_INODE and (found.st_mode & 0o170000) == 0o040000
 
 

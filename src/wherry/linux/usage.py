@@ -23,20 +23,34 @@ BLOCK = 512
 
 
 def inodes(path: str) -> Iterator[os.stat_result]:
-    """The directory `path` itself and everything below it, hard-linked files once. What vanishes meanwhile is left out, no link is followed,
-    whoever puts one in a directory's place. As deep as it may be: what is deeper than anybody needs is not counted."""
+    """The directory `path` itself and everything below it, hard-linked files once."""
     try:
         yield os.lstat(path)
+    except FileNotFoundError:
+        return
+    seen: set[tuple[int, int]] = set()
+    for _, _, found in walk(path):
+        if found.st_nlink > 1 and not stat.S_ISDIR(found.st_mode):
+            if (found.st_dev, found.st_ino) in seen:
+                continue
+            seen.add((found.st_dev, found.st_ino))
+        yield found
+
+
+def walk(path: str) -> Iterator[tuple[int, str, os.stat_result]]:
+    """All that is below the directory `path`: the descriptor of the directory that it is in, its name there, and what it is. What vanishes meanwhile
+    is left out, no link is followed, whoever puts one in a directory's place. As deep as it may be: what is deeper than anybody needs is left out."""
+    try:
         root = os.open(path, _DIRECTORY)
     except (FileNotFoundError, NotADirectoryError):
         return
     try:
-        yield from _below(root, set(), 0)
+        yield from _below(root, 0)
     finally:
         os.close(root)
 
 
-def _below(root: int, seen: set[tuple[int, int]], depth: int) -> Iterator[os.stat_result]:
+def _below(root: int, depth: int) -> Iterator[tuple[int, str, os.stat_result]]:
     """Of a directory whose way is too long for a path `root` is another, `depth` such ways below the first."""
     pending = [b"."]
     while pending:
@@ -50,7 +64,7 @@ def _below(root: int, seen: set[tuple[int, int]], depth: int) -> Iterator[os.sta
         try:
             if len(way) > _LONG_WAY:
                 if depth < _MOST_WAYS:
-                    yield from _below(directory, seen, depth + 1)
+                    yield from _below(directory, depth + 1)
                 continue
             for name in os.listdir(directory):
                 try:
@@ -59,11 +73,7 @@ def _below(root: int, seen: set[tuple[int, int]], depth: int) -> Iterator[os.sta
                     continue
                 if stat.S_ISDIR(found.st_mode):
                     pending.append(way + b"/" + os.fsencode(name))
-                elif found.st_nlink > 1:
-                    if (found.st_dev, found.st_ino) in seen:
-                        continue
-                    seen.add((found.st_dev, found.st_ino))
-                yield found
+                yield directory, name, found
         finally:
             os.close(directory)
 

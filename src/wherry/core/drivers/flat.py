@@ -20,7 +20,7 @@ from wherry.core.drivers.tree_layers import TreeLayers
 from wherry.core.lay_over import lay_over
 from wherry.core.rootfs import BindRoot
 from wherry.errors import SyscallError
-from wherry.linux import btrfs
+from wherry.linux import btrfs, usage
 from wherry.linux.remove import remove_tree
 from wherry.linux.syscalls import filesystem_type
 
@@ -127,7 +127,7 @@ class Btrfs(Vfs):
             names = []
         for name in names:
             found = f"{path}/{name}" if name else path
-            if btrfs.is_subvolume(found):
+            if btrfs.is_subvolume(os.lstat(found)):
                 _delete(found)
                 if not name:
                     return
@@ -135,17 +135,28 @@ class Btrfs(Vfs):
 
 
 def _delete(path: str) -> None:
-    try:
-        btrfs.delete_subvolume(path)
-        return
-    except SyscallError as error:
-        if error.errno != errno.ENOTEMPTY:
-            raise
-    for directory, names, _ in os.walk(path, topdown=False):
-        for name in names:
-            if btrfs.is_subvolume(f"{directory}/{name}"):
-                btrfs.delete_subvolume(f"{directory}/{name}")
-    btrfs.delete_subvolume(path)
+    """With the subvolumes that a container has made in it: the innermost first, since one that has others in it stays."""
+    while True:
+        try:
+            btrfs.delete_subvolume(path)
+            return
+        except SyscallError as error:
+            if error.errno != errno.ENOTEMPTY or not _delete_below(path):
+                raise
+
+
+def _delete_below(path: str) -> bool:
+    """Those that have none in them. Whether there was one."""
+    found = False
+    for directory, name, status in usage.walk(path):
+        if btrfs.is_subvolume(status):
+            try:
+                btrfs.delete_subvolume(f"/proc/self/fd/{directory}/{name}")
+                found = True
+            except SyscallError as error:
+                if error.errno != errno.ENOTEMPTY:
+                    raise
+    return found
 
 
 @contextmanager
