@@ -63,7 +63,7 @@ test-uml: $(VENV)/.installed $(VENV)/.tools ## The cgroup v2 tests in a user-mod
 test-vm: $(VENV)/.installed $(VENV)/.tools ## Checkpoint and restore on Debian's kernel, emulated (qemu-system-x86, linux-image-cloud-amd64; as root)
 	PYTHON=$(BIN)/python tests/vm/run $(ARGS)
 
-crash: packages $(VENV)/.installed $(VENV)/.tools ## kill -9 of the engine at every change of its state (as root; about 10 minutes)
+crash: packages $(VENV)/.installed $(VENV)/.tools ## kill -9 of the engine, and a failing disk, at every change of its state (as root; about an hour)
 	WHERRY_CRASH_EVERY=1 $(PYTEST) -s --timeout=0 tests/e2e/test_crash.py $(ARGS)
 
 power-cut: packages $(VENV)/.installed $(VENV)/.tools ## Cut the power of a user-mode Linux 100 times, look at its disk (as root; about 25 minutes); ARGS="CUTS OPERATION…"
