@@ -258,6 +258,7 @@ _SERVERS = (
 _STATE = "its own state directory, which no container sees"
 _PACKAGE = "files of this package, which root has installed"
 _KERNEL = "the kernel's files (procfs, sysfs, cgroups) of the host"
+_FRESH = "a file system of its own, before there is a container"
 _DETACHED = "the host's side: what is cloned is a detached mount, used by its descriptor"
 
 _EXECUTED = {
@@ -309,6 +310,7 @@ _PATHS = {
     "linux/exe.py": "the interpreter's file",
     "linux/fuse.py:open_overlay": "devices of the host; the root of a mount by its descriptor",
     "linux/idmaps.py": "a child of ours in procfs",
+    "linux/memory.py": _KERNEL,
     "linux/mounts.py:_open_overlay_classic": "layers of the store, before Linux 6.5",
     "linux/mounts.py:_open_overlay_classic.name": "layers of the store, before Linux 6.5",
     "linux/namespaces.py": "namespaces' files, which the configuration names",
@@ -343,6 +345,7 @@ _PATHS = {
     "runtime/rootfs.py:_label": _KERNEL,
     "runtime/rootfs.py:_whole_mounts": _KERNEL,
     "runtime/rootless.py:_run_tool": "tools of the host",
+    "runtime/standby.py": _FRESH,
     "runtime/state.py": _STATE,
     "shim/builtin.py:clone_subpaths": "a volume's own directory, to begin at",
     "shim/builtin.py:_clone_from": "the host's root, to begin at",
@@ -379,6 +382,7 @@ _MOUNTS = {
     "runtime/rootfs.py:Rootfs.pivot": "where the root's descriptor has led",
     "runtime/rootfs.py:_inert_clone": _DETACHED,
     "runtime/rootfs.py:_cover": "the host's own mounts, taken away",
+    "runtime/standby.py:_leave_the_host": _FRESH,
     "shim/builtin.py:open_rootfs": _DETACHED,
     "shim/external.py:ExternalRuntime._mount_rootfs": "in its own mount namespace, below its state directory",
     "shim/launch.py:open_executable": _DETACHED,
@@ -404,6 +408,7 @@ _READ = {
     "engine/system.py:_engine_id": "a file of the data root",
     "engine/system.py:_reads": _KERNEL,
     "linux/cgroups/": _KERNEL,
+    "linux/memory.py": _KERNEL,
     "network/": _KERNEL,
     "registry/issuer.py:Issuer._form": "its length was looked at",
     "registry/passwords.py:Passwords._load": "the administrator's file",
