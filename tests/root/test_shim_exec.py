@@ -146,7 +146,9 @@ async def test_many_execs_leave_the_shim_as_small_as_it_was(tmp_path: Path) -> N
             await some(40 * round_)
         after = memory_of(shim), len(os.listdir(f"/proc/{shim}/fd"))
         assert after[1] == before[1]
-        assert after[0] - before[0] < 128, "KiB"
+        assert after[0] - before[0] < 256, (
+            "KiB: what is free lies here and there; 160 execs that each left something would show"
+        )
 
 
 @run
