@@ -376,7 +376,9 @@ class _Extractor:
         try:
             source = self._parent(b"/".join(parts[:-1]), make=False)
             found = os.stat(parts[-1], dir_fd=source, follow_symlinks=False)
-        except (FileNotFoundError, NotADirectoryError):
+        except (OSError, SyscallError) as error:
+            if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ENAMETOOLONG):
+                raise
             found = None
         if found is None or _is_whiteout(found) or stat.S_ISDIR(found.st_mode):
             raise InvalidArgument(

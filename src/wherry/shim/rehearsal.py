@@ -28,6 +28,8 @@ if TYPE_CHECKING:
     from wherry.runtime.standby import Standby
     from wherry.wire.shim import Message, StartRequest
 
+_PATIENCE = 10.0
+"""Seconds after which a life ends whatever has gone wrong in it: the zygote is to be ready."""
 _LIVES = 10
 """More often than the interpreter lets a function run before it specialises it."""
 
@@ -70,6 +72,7 @@ def _live(state_dir: str) -> None:
         engine.sendall(wire.encode(request))
     stand_alone()
     shim = Supervisor(control.detach(), lambda control, tell: jobs.start(control, tell, _NoContainer()))
+    shim.loop.call_later(_PATIENCE, shim.loop.stop)
     shim.run()
     engine.close()
 
