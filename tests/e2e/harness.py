@@ -25,12 +25,15 @@ from typing import Any
 import pytest
 
 from tests import leaks
+from wherry.shim import launch
 
 PEER = os.environ.get("WHERRY_E2E_PEER", "wherryd")
 READY_SECONDS = 30.0
 BUSYBOX = "busybox:latest"
 POOL = 4
 """Network namespaces that wherryd keeps ready, of each kind: attached to its bridge, and with loopback alone."""
+AHEAD = 4
+"""The zygote, and what it has forked ahead: a shim, its worker, its standby."""
 REPOSITORY = Path(__file__).parent.parent.parent
 
 Done = subprocess.CompletedProcess[str]
@@ -203,6 +206,8 @@ class Engine:
 
     def _count_pools(self, engines: int) -> None:
         leaks.allow_pool(f"link: veth on {self.bridge}", engines * POOL)
+        zygote = " ".join([os.path.realpath(sys.executable), "-I", "-S", "-c", launch._SOURCE])[:120]
+        leaks.allow_pool(f"process: {zygote}", engines * AHEAD)
         for name in ("python", "wherryd"):  # as run from the source, and as installed
             leaks.allow_pool(f"network namespace held by {name}", engines * 2 * POOL)
 
