@@ -640,3 +640,17 @@ def test_removal_does_not_follow_links(tmp_path: Path) -> None:
     (tmp_path / "itself").symlink_to(outside)
     remove_tree(str(tmp_path / "itself"))
     assert os.listdir(tmp_path) == ["outside"] and os.listdir(outside) == ["d"]
+
+
+def test_what_lies_in_a_directory_with_set_group_id_belongs_to_whom_the_tar_says(tmp_path: Path) -> None:
+    data = Tar().directory("a", mode=0o2775, gid=50).add("a/file").symlink("a/link", "file").directory("a/b")
+    unpack(data.bytes(), tmp_path)
+    assert (tmp_path / "a").stat().st_gid == 50
+    assert {name: (tmp_path / "a" / name).lstat().st_gid for name in ("file", "link", "b")} == dict.fromkeys(
+        ("file", "link", "b"), 0
+    )
+
+
+def test_the_last_owner_of_a_directory_that_a_tar_has_twice_counts(tmp_path: Path) -> None:
+    unpack(Tar().directory("a", uid=5, gid=6).directory("a").bytes(), tmp_path)
+    assert ((tmp_path / "a").stat().st_uid, (tmp_path / "a").stat().st_gid) == (0, 0)

@@ -408,8 +408,7 @@ class _Extractor:
 
     def _dress_by_name(self, entry: Entry, parent: int, name: bytes) -> None:
         """For what cannot be opened: it was made just now, in a directory that nobody else writes to."""
-        if entry.uid or entry.gid:
-            os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
+        os.chown(name, entry.uid, entry.gid, dir_fd=parent, follow_symlinks=False)
         if entry.kind != SYMLINK:
             os.chmod(name, entry.mode, dir_fd=parent)
         for key, value in _xattrs(entry):
@@ -428,6 +427,7 @@ class _Extractor:
         parent = self._parent(directory)
         try:
             os.mknod(hidden, stat.S_IFCHR, os.makedev(0, 0), dir_fd=parent)
+            os.chown(hidden, 0, 0, dir_fd=parent, follow_symlinks=False)  # as in an image of the layer
         except FileExistsError:
             # It hides what lower layers have under that name; what this layer has stays.
             if stat.S_ISDIR(os.stat(hidden, dir_fd=parent, follow_symlinks=False).st_mode):
@@ -439,9 +439,9 @@ class _Extractor:
 
 
 def _dress(fd: int, entry: Entry) -> None:
-    """Owner, then mode (a change of owner clears set-user-id), then attributes (it clears capabilities too)."""
-    if entry.uid or entry.gid:
-        os.fchown(fd, entry.uid, entry.gid)
+    """Owner (root as well: a directory with set-group-id gives its group to what is made in it), then mode (a change of owner clears
+    set-user-id), then attributes (it clears capabilities too)."""
+    os.fchown(fd, entry.uid, entry.gid)
     os.fchmod(fd, entry.mode)
     for key, value in _xattrs(entry):
         os.setxattr(fd, key, value)
