@@ -20,7 +20,7 @@ from urllib.parse import urlencode, urlsplit
 
 import aiohttp
 
-from wherry.distribution.errors import RegistryError, registry_error
+from wherry.distribution.errors import RegistryError, beginning, registry_error
 from wherry.distribution.proxies import proxy_for
 from wherry.errors import InvalidArgument, PermissionDenied, Unavailable
 from wherry.spec.calls import RegistryAuth
@@ -161,7 +161,7 @@ class Authorizer:
             call = self._session.get(f"{realm}{separator}{encoded}", **request)
         try:
             async with call as answer:
-                data = await answer.content.read(MAX_TOKEN_ANSWER)
+                data = await beginning(answer, MAX_TOKEN_ANSWER)
                 if answer.status != 200:
                     raise registry_error(answer.status, data, answer.headers)
         except (aiohttp.ClientError, TimeoutError) as error:

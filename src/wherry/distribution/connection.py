@@ -21,7 +21,7 @@ import aiohttp
 from wherry import __version__
 from wherry.distribution.auth import Authorizer, origin
 from wherry.distribution.endpoint import Endpoint
-from wherry.distribution.errors import RegistryError, registry_error
+from wherry.distribution.errors import RegistryError, beginning, registry_error
 from wherry.distribution.proxies import proxy_for
 from wherry.errors import InvalidArgument, PermissionDenied, Unavailable, WherryError
 from wherry.spec.calls import RegistryAuth
@@ -74,7 +74,7 @@ class Connection:
             if answer.status == 401:
                 self._authorizer.challenged(_challenges(answer), scope)
             elif answer.status >= 500 or answer.status == 429:
-                raise registry_error(answer.status, await answer.content.read(MAX_DOCUMENT), answer.headers)
+                raise registry_error(answer.status, await beginning(answer, MAX_DOCUMENT), answer.headers)
 
     async def log_in(self) -> str:
         """Shows the registry the user's credentials. → the identity token that stands for them from now on, "" if there is none.
@@ -106,7 +106,7 @@ class Connection:
                 if answer.status in accepted:
                     yield answer
                     return
-                content = await answer.content.read(MAX_DOCUMENT)
+                content = await beginning(answer, MAX_DOCUMENT)
                 again = (
                     answer.status == 401
                     and origin(str(answer.url)) == origin(url)

@@ -15,6 +15,7 @@ import aiohttp
 
 from wherry.distribution.auth import origin
 from wherry.distribution.connection import MAX_REDIRECTS, new_session, reason, resolve
+from wherry.distribution.errors import beginning
 from wherry.distribution.proxies import proxy_for
 from wherry.errors import InvalidArgument, NotFound, Unavailable, WherryError
 
@@ -81,7 +82,7 @@ def _broken(url: str, error: BaseException) -> WherryError:
 
 
 async def _refusal(url: str, answer: aiohttp.ClientResponse) -> WherryError:
-    words = (await answer.content.read(MAX_WORDS)).decode("utf-8", "replace")
+    words = (await beginning(answer, MAX_WORDS)).decode("utf-8", "replace")
     words = "".join(character if character.isprintable() else " " for character in words).strip()
     status = f"{answer.status} {answer.reason or ''}".strip()
     kind = NotFound if answer.status == 404 else InvalidArgument if answer.status < 500 else Unavailable

@@ -8,6 +8,8 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 
+import aiohttp
+
 from wherry.errors import WherryError
 
 _WORDS = {
@@ -46,6 +48,16 @@ class RegistryError(WherryError):
         """The same as an end: nobody waits so long."""
         asked = f"the registry asks to try again in {seconds:.0f} seconds"
         return RegistryError(self.status, self.code, f"{self.message}: {asked}" if self.message else asked)
+
+
+async def beginning(answer: aiohttp.ClientResponse, limit: int) -> bytes:
+    """At most `limit` bytes of an answer's body, all that there are up to it: `read(limit)` of its stream gives what has come so far."""
+    data = b""
+    async for piece in answer.content.iter_any():
+        data += piece
+        if len(data) >= limit:
+            break
+    return data[:limit]
 
 
 def registry_error(status: int, body: bytes, headers: Mapping[str, str] | None = None) -> RegistryError:

@@ -6,9 +6,10 @@ import asyncio
 import base64
 import contextlib
 import hashlib
+import json
 import ssl
 import subprocess
-from collections.abc import AsyncIterator, Awaitable, Callable
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import asynccontextmanager
 from email.utils import formatdate
 from pathlib import Path
@@ -553,6 +554,51 @@ def test_a_token_server_that_gives_no_token_is_an_error(answer: dict[str, Any]) 
             await repository.manifest("latest")
 
     talk(prepare, use)
+
+
+def in_packets(document: Mapping[str, Any], status: int) -> Callable[[web.Request], Awaitable[web.StreamResponse]]:
+    """An answer whose body comes in two packets."""
+
+    async def answer(request: web.Request) -> web.StreamResponse:
+        body = json.dumps(document).encode()
+        response = web.StreamResponse(status=status)
+        response.content_length = len(body)
+        await response.prepare(request)
+        await response.write(body[:10])
+        await asyncio.sleep(0.05)
+        await response.write(body[10:])
+        return response
+
+    return answer
+
+
+def test_a_token_that_comes_in_several_packets_is_whole() -> None:
+    def prepare(registry: ScriptedRegistry) -> None:
+        tokens, slow = TokenServer(registry), in_packets({"token": "t" * 5000}, 200)
+
+        async def behave(request: web.Request) -> web.StreamResponse | None:
+            return await (slow if request.path == "/token" else tokens)(request)
+
+        registry.behave = behave
+        registry.put_manifest(b"{}", "latest")
+
+    async def use(repository: Repository, registry: ScriptedRegistry) -> None:
+        assert (await repository.manifest("latest")).data == b"{}"
+
+    talk(prepare, use)
+
+
+def test_an_error_that_comes_in_several_packets_keeps_its_code() -> None:
+    slow = in_packets({"errors": [{"code": "MANIFEST_UNKNOWN", "message": "no such manifest"}]}, 404)
+
+    async def behave(request: web.Request) -> web.StreamResponse | None:
+        return await slow(request) if "/manifests/" in request.path else None
+
+    async def use(repository: Repository, registry: ScriptedRegistry) -> None:
+        with pytest.raises(RegistryError, match="manifest unknown: no such manifest"):
+            await repository.manifest("latest")
+
+    talk(lambda registry: setattr(registry, "behave", behave), use)
 
 
 # --- other places
