@@ -1,7 +1,7 @@
 """Dockerfile instructions that change an image's config: what `docker import --change` (and `commit --change`) takes. Pure.
 
 Source: the Dockerfile reference. Taken are those that Docker takes: CMD ENTRYPOINT ENV EXPOSE HEALTHCHECK LABEL ONBUILD STOPSIGNAL USER
-VOLUME WORKDIR.
+VOLUME WORKDIR. Variables are those of the config's own environment.
 """
 
 from __future__ import annotations
@@ -9,10 +9,10 @@ from __future__ import annotations
 import json
 import posixpath
 import re
-import shlex
 from collections.abc import Iterable
 from typing import Any
 
+from wherry.engine import words
 from wherry.errors import InvalidArgument
 
 _PORT = re.compile(r"(\d{1,5})(?:-(\d{1,5}))?(?:/(tcp|udp|sctp))?\Z", re.IGNORECASE)
@@ -23,13 +23,16 @@ _SHELL = ["/bin/sh", "-c"]
 
 def apply(run: dict[str, Any], changes: Iterable[str]) -> dict[str, Any]:
     """The config `run` with all the instructions applied. InvalidArgument names the one that is wrong."""
-    changed = dict(run)
+    changed, has_command = dict(run), False
     for text in changes:
         for line in re.sub(r"\\\s*\n", "", text).splitlines():
             if not line.strip() or line.lstrip().startswith("#"):
                 continue
             instruction, _, rest = line.strip().partition(" ")
             _apply_one(changed, instruction.upper(), rest.strip(), line)
+            has_command |= instruction.upper() == "CMD"
+            if instruction.upper() == "ENTRYPOINT" and changed["Entrypoint"] and not has_command:
+                changed.pop("Cmd", None)  # it was made for another entrypoint
     return changed
 
 
@@ -44,56 +47,65 @@ def _apply_one(run: dict[str, Any], instruction: str, rest: str, line: str) -> N
         raise InvalidArgument(f"invalid change {line.strip()!r}: {error}") from None
 
 
-def _command(rest: str) -> list[str]:
-    """The exec form (a JSON list), or the shell form."""
-    if rest.startswith("["):
-        try:
-            listed = json.loads(rest)
-        except (ValueError, RecursionError):
-            listed = None
-        if isinstance(listed, list) and all(isinstance(item, str) for item in listed):
-            return listed
-    return [*_SHELL, rest]
+def _exec_form(rest: str) -> list[str] | None:
+    """A JSON list of strings; None for anything else."""
+    if not rest.startswith("["):
+        return None
+    try:
+        listed = json.loads(rest)
+    except (ValueError, RecursionError):
+        return None
+    return listed if isinstance(listed, list) and all(isinstance(item, str) for item in listed) else None
+
+
+def _command(run: dict[str, Any], rest: str) -> list[str]:
+    """The exec form, or the shell form."""
+    listed = _exec_form(rest)
+    return [*(run.get("Shell") or _SHELL), rest] if listed is None else listed
 
 
 def _cmd(run: dict[str, Any], rest: str) -> None:
-    run["Cmd"] = _command(rest)
+    run["Cmd"] = _command(run, rest)
 
 
 def _entrypoint(run: dict[str, Any], rest: str) -> None:
-    run["Entrypoint"] = _command(rest)
+    run["Entrypoint"] = _command(run, rest)
 
 
-def _pairs(rest: str, name: str) -> list[tuple[str, str]]:
-    """`a=b c="d e"`, or the old form `a b c`."""
-    words = shlex.split(rest, posix=True)
-    if words and "=" not in words[0]:
+def _env_of(run: dict[str, Any]) -> dict[str, str]:
+    return {key: value for item in run.get("Env") or [] for key, _, value in [item.partition("=")]}
+
+
+def _pairs(run: dict[str, Any], rest: str, name: str) -> list[tuple[str, str]]:
+    """`a=b c="d e"`, or the old form `a b c`; expanded."""
+    env, written = _env_of(run), words.split(rest)
+    if "=" not in written[0]:
         key, space, value = rest.partition(" ")
         if not space:
             raise ValueError(f"{name} must have two arguments")
-        return [(key, value.strip())]
+        return [(words.expand(key, env), words.expand(value.strip(), env))]
     pairs = []
-    for word in words:
+    for word in written:
         key, equals, value = word.partition("=")
         if not equals or not key:
             raise ValueError(f"syntax error: can't find = in {word!r}. Must be of the form: name=value")
-        pairs.append((key, value))
+        pairs.append((words.expand(key, env), words.expand(value, env)))
     return pairs
 
 
 def _env(run: dict[str, Any], rest: str) -> None:
-    env = dict(item.partition("=")[::2] for item in run.get("Env") or [])
-    env.update(_pairs(rest, "ENV"))
+    env = _env_of(run)
+    env.update(_pairs(run, rest, "ENV"))
     run["Env"] = [f"{key}={value}" for key, value in env.items()]
 
 
 def _label(run: dict[str, Any], rest: str) -> None:
-    run["Labels"] = {**(run.get("Labels") or {}), **dict(_pairs(rest, "LABEL"))}
+    run["Labels"] = {**(run.get("Labels") or {}), **dict(_pairs(run, rest, "LABEL"))}
 
 
 def _expose(run: dict[str, Any], rest: str) -> None:
-    ports = dict(run.get("ExposedPorts") or {})
-    for word in rest.split():
+    ports, env = dict(run.get("ExposedPorts") or {}), _env_of(run)
+    for word in [one for written in words.split(rest) for one in words.expand(written, env).split()]:
         matched = _PORT.match(word)
         low = int(matched[1]) if matched else 0
         high = int(matched[2] or low) if matched else 0
@@ -105,26 +117,32 @@ def _expose(run: dict[str, Any], rest: str) -> None:
 
 
 def _volume(run: dict[str, Any], rest: str) -> None:
-    listed = _command(rest) if rest.startswith("[") else rest.split()
-    if listed[: len(_SHELL)] == _SHELL:
+    listed = _exec_form(rest)
+    if listed is None and rest.startswith("["):
         raise ValueError("not a list of paths")
-    if not all(item.strip() for item in listed):
+    env = _env_of(run)
+    found = [words.expand(item, env) for item in (words.split(rest) if listed is None else listed)]
+    if not all(item.strip() for item in found):
         raise ValueError("VOLUME specified can not be an empty string")
-    run["Volumes"] = {**(run.get("Volumes") or {}), **{item: {} for item in listed}}
+    run["Volumes"] = {**(run.get("Volumes") or {}), **{item: {} for item in found}}
 
 
 def _user(run: dict[str, Any], rest: str) -> None:
-    run["User"] = rest
+    run["User"] = words.expand(rest, _env_of(run))
 
 
 def _workdir(run: dict[str, Any], rest: str) -> None:
-    run["WorkingDir"] = posixpath.normpath(posixpath.join(run.get("WorkingDir") or "/", rest.strip('"')))
+    path = words.expand(rest, _env_of(run))
+    if not path:
+        raise ValueError("WORKDIR is empty")
+    run["WorkingDir"] = posixpath.normpath(posixpath.join(run.get("WorkingDir") or "/", path))
 
 
 def _stop_signal(run: dict[str, Any], rest: str) -> None:
-    if not re.fullmatch(r"(?:SIG)?[A-Z0-9+-]{1,16}", rest, re.IGNORECASE):
-        raise ValueError(f"invalid signal: {rest}")
-    run["StopSignal"] = rest
+    signal = words.expand(rest, _env_of(run))
+    if not re.fullmatch(r"(?:SIG)?[A-Z0-9+-]{1,16}", signal, re.IGNORECASE):
+        raise ValueError(f"invalid signal: {signal}")
+    run["StopSignal"] = signal
 
 
 def _onbuild(run: dict[str, Any], rest: str) -> None:
@@ -157,8 +175,8 @@ def _healthcheck(run: dict[str, Any], rest: str) -> None:
         case "NONE" if not command.strip():
             check = {"Test": ["NONE"]}
         case "CMD" if command.strip():
-            listed = _command(command.strip())
-            check["Test"] = ["CMD-SHELL", command.strip()] if listed[:2] == _SHELL else ["CMD", *listed]
+            listed = _exec_form(command.strip())
+            check["Test"] = ["CMD-SHELL", command.strip()] if listed is None else ["CMD", *listed]
         case _:
             raise ValueError(f'unknown type "{kind}" in HEALTHCHECK (try CMD)')
     run["Healthcheck"] = check

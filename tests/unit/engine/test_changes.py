@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import contextlib
 from typing import Any
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from wherry.engine.changes import apply
 from wherry.errors import InvalidArgument
@@ -46,8 +49,53 @@ def test_an_instruction_changes_its_field_only(change: str, result: dict[str, An
 
 
 @pytest.mark.parametrize(
+    ("change", "result"),
+    [
+        ("ENV P=$P:/opt Q=$P", {"Env": ["P=/bin:/opt", "A=1", "Q=/bin"]}),
+        ("ENV P ${P}:$A  x", {"Env": ["P=/bin:1  x", "A=1"]}),
+        ("ENV X=2 Y=$X", {"Env": ["P=/bin", "A=1", "X=2", "Y="]}),
+        ("ENV Q='$A' R=\"$A\" S=\\$A", {"Env": ["P=/bin", "A=1", "Q=$A", "R=1", "S=$A"]}),
+        ("ENV X=${A:+y} Y=${no:+z}w Z=${no:-$A}", {"Env": ["P=/bin", "A=1", "X=y", "Y=w", "Z=1"]}),
+        ("ENV X=$ Y=a$$b Z=$1a", {"Env": ["P=/bin", "A=1", "X=$", "Y=ab", "Z=a"]}),
+        ('ENV X="a\\"b" Y=a\\ b Z="a\\\\b"', {"Env": ["P=/bin", "A=1", 'X=a"b', "Y=a b", "Z=a\\b"]}),
+        ('ENV X=\'a"b\'c"d" é=é$A', {"Env": ["P=/bin", "A=1", 'X=a"bcd', "é=é1"]}),
+        ("LABEL $A='$A'", {"Labels": {"1": "$A"}}),
+        ("EXPOSE 8$A/udp $no", {"ExposedPorts": {"81/udp": {}}}),
+        ('VOLUME ["/v$A"]', {"Volumes": {"/v1": {}}}),
+        ('WORKDIR "/a $A"', {"WorkingDir": "/a 1"}),
+        ("USER '$A'$A", {"User": "$A1"}),
+        ('CMD ["$A"]', {"Cmd": ["$A"]}),
+        ("HEALTHCHECK CMD x $A", {"Healthcheck": {"Test": ["CMD-SHELL", "x $A"]}}),
+        ("ONBUILD RUN x $A", {"OnBuild": ["RUN x $A"]}),
+    ],
+)
+def test_variables_are_the_configs_own_environment(change: str, result: dict[str, Any]) -> None:
+    base = {"Env": ["P=/bin", "A=1"]}
+    assert apply(base, [change]) == {**base, **result}
+
+
+def test_a_new_entrypoint_takes_the_old_ones_command_away() -> None:
+    base = {"Cmd": ["old"]}
+    assert apply(base, ['ENTRYPOINT ["/e"]']) == {"Entrypoint": ["/e"]}
+    assert apply(base, ['ENTRYPOINT ["/e"]', 'CMD ["new"]']) == {"Entrypoint": ["/e"], "Cmd": ["new"]}
+    assert apply(base, ['CMD ["new"]', 'ENTRYPOINT ["/e"]']) == {"Entrypoint": ["/e"], "Cmd": ["new"]}
+
+
+def test_the_shell_form_is_for_the_images_own_shell() -> None:
+    assert apply({"Shell": ["/bin/ash", "-ec"]}, ["CMD x"])["Cmd"] == ["/bin/ash", "-ec", "x"]
+
+
+@given(st.text(alphabet="a$A{}:+-?'\"\\ =", max_size=40))
+def test_any_words_are_read_or_refused(text: str) -> None:
+    with contextlib.suppress(InvalidArgument):
+        apply({"Env": ["A=1"]}, [f"ENV X={text}"])
+
+
+@pytest.mark.parametrize(
     "change",
-    ["RUN x", "FROM x", "COPY a b", "CMD", "ENV", "ENV A", "ENV =1", "LABEL x", "EXPOSE 0", "EXPOSE 70000", "EXPOSE x", "EXPOSE 9-8",
+    ["ENV X=${A", "ENV X=${no:?msg}", "ENV X=${A#1}", "ENV X=${A:0}", "ENV X=${}", "ENV X=" + "${A+" * 100_000, 'LABEL "m=x"', "ENV X='",
+     "WORKDIR $no",
+     "RUN x", "FROM x", "COPY a b", "CMD", "ENV", "ENV A", "ENV =1", "LABEL x", "EXPOSE 0", "EXPOSE 70000", "EXPOSE x", "EXPOSE 9-8",
      "VOLUME [\"\"]", "STOPSIGNAL a b", "ONBUILD FROM x", "HEALTHCHECK FOO", "HEALTHCHECK --x=1 CMD a", "HEALTHCHECK --interval=x CMD a", "ENV 'x"],
 )  # fmt: skip
 def test_an_instruction_that_is_wrong_is_named(change: str) -> None:
