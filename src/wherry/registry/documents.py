@@ -40,13 +40,15 @@ class Document:
     """Layers that may be fetched from other places ("non-distributable", "foreign"): needed if they are here."""
     manifests: tuple[Digest, ...]
     """An index's manifests: must be in the repository."""
+    listed: tuple[Digest, ...]
+    """What else an index lists (those of BuildKit's caches list layers): must be in the repository, whatever it is."""
     subject: Digest | None
     artifact_type: str
     annotations: dict[str, Any]
 
     @property
     def needs(self) -> tuple[Digest, ...]:
-        return (*self.blobs, *self.elsewhere, *self.manifests)
+        return (*self.blobs, *self.elsewhere, *self.manifests, *self.listed)
 
     def descriptor(self, digest: Digest, size: int) -> str:
         """As a referrers list shows it, in JSON."""
@@ -105,7 +107,8 @@ def _parse(data: bytes, named: str) -> Document:
         media_type,
         tuple(blob.digest for blob in blobs if not _is_elsewhere(blob)),
         tuple(blob.digest for blob in blobs if _is_elsewhere(blob)),
-        tuple(manifest.digest for manifest in manifests),
+        tuple(entry.digest for entry in manifests if entry.is_manifest or entry.is_index),
+        tuple(entry.digest for entry in manifests if not (entry.is_manifest or entry.is_index)),
         descriptor(subject, "manifest: subject").digest if subject is not None else None,
         artifact_type,
         annotations or {},

@@ -197,6 +197,9 @@ def _put_manifest(connection: sqlite3.Connection, new: NewManifest, now: float) 
         missing = _missing(connection, has_link, repository, document.blobs)
         has_manifest = "select 1 from manifests where repository = ? and digest = ?"
         missing += _missing(connection, has_manifest, repository, document.manifests)
+        missing += _missing(
+            connection, has_link, repository, _missing(connection, has_manifest, repository, document.listed)
+        )
         if missing:
             raise Refused(
                 Code.MANIFEST_BLOB_UNKNOWN,

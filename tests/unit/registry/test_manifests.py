@@ -1,5 +1,6 @@
 import json
 import os
+import time
 from pathlib import Path
 
 import pytest
@@ -49,6 +50,23 @@ def test_a_manifest_whose_blobs_are_missing_is_refused_and_names_them(tmp_path: 
             answer = await client.ask("PUT", "/v2/a/manifests/v1", data=json.dumps(document))
             assert answer.code == "MANIFEST_BLOB_UNKNOWN"
             assert (await client.ask("GET", "/v2/a/tags/list")).json["tags"] == []
+
+    run(test)
+
+
+def test_an_index_may_list_blobs_as_buildkits_caches_do_and_keeps_them(tmp_path: Path) -> None:
+    async def test() -> None:
+        async with registry(tmp_path) as client:
+            cache = index(descriptor(b"layer", "application/vnd.oci.image.layer.v1.tar+gzip"), descriptor(b"x", "a/b"))
+            answer = await client.ask("PUT", "/v2/a/manifests/v1", data=json.dumps(cache))
+            assert answer.json["errors"][0]["detail"]["digests"] == [sha(b"layer"), sha(b"x")]
+            for data in (b"layer", b"x"):
+                await client.push_blob("a", data)
+            await client.push_manifest("a", "v1", cache, OCI_INDEX)
+            collector = client.lab.collector(grace=1.0)
+            collector.clock = lambda: time.time() + 100
+            assert (await collector.collect()).links == 0
+            assert (await client.ask("GET", f"/v2/a/blobs/{sha(b'layer')}")).body == b"layer"
 
     run(test)
 
