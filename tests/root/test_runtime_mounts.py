@@ -285,6 +285,21 @@ def test_later_mounts_lie_on_earlier_ones(lab: Lab, tmp_path: Path) -> None:
     assert result.out == "deep\n"
 
 
+def test_what_is_mounted_at_a_devices_place_is_there_instead(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine\n")
+    entries = [
+        bind("/dev/urandom", "/dev/random"), bind(tmp_path / "file", "/dev/zero"), bind(tmp_path / "file", "/dev/stdout")
+    ]  # fmt: skip
+    result = lab.shell("stat -c '%F %t %T' /dev/random /dev/urandom; cat /dev/zero /dev/stdout", mounts=entries)
+    assert result.out == "character special file 1 9\n" * 2 + "mine\n" * 2
+
+
+def test_a_mount_that_a_later_one_hides_takes_no_devices_place(lab: Lab, tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    result = lab.shell("stat -c %t,%T /dev/zero", mounts=[bind(tmp_path / "file", "/dev/zero"), mount("/dev", "tmpfs")])
+    assert result.out == "1,5\n"
+
+
 def test_a_source_that_is_relative_counts_from_the_bundle(lab: Lab, tmp_path: Path) -> None:
     (tmp_path / "files").mkdir()
     (tmp_path / "files/here").touch()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import dataclasses
 import os
 import subprocess
 from pathlib import Path
@@ -11,7 +12,7 @@ from typing import Any
 import pytest
 from tests.root.shim_lab import Client, Lab, lab, run
 
-from wherry.core.tasks import Task
+from wherry.core.tasks import Task, UserWish
 from wherry.errors import StartError
 from wherry.linux import cgroups
 
@@ -72,7 +73,7 @@ async def standby_of(it: Lab) -> int:
 
 async def started(it: Lab, name: str, script: str, client: Client, **options: Any) -> Task:
     spec = it.spec(["sh", "-c", script], name, **options)
-    spec.config["mounts"][:] = ENGINES_MOUNTS
+    spec.config["mounts"][:] = [*ENGINES_MOUNTS, *options.get("mounts", ())]
     it._ids.append(name)
     try:
         return await it.tasks.start(name, spec, attach=[client.request])
@@ -100,6 +101,55 @@ async def test_a_standby_becomes_the_container_that_would_have_been_made_without
             assert (await it.exited(name)).status == 0
         assert seen[0] == seen[1]
         assert any("/proc/keys" in line for line in seen[0]) and "lab" in seen[0]
+
+
+@run
+async def test_mounts_in_dev_are_made_as_without_a_standby(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("mine\n")
+    places = [(str(tmp_path / "file"), "/dev/stdout"), ("/dev/urandom", "/dev/random"), (str(tmp_path), "/dev/fd")]
+    binds = [
+        {"destination": place, "type": "bind", "source": source, "options": ["rbind"]} for source, place in places
+    ]
+    async with lab(tmp_path) as it:
+        standby, client = await standby_of(it), Client()
+        script = "cat /dev/stdout; stat -c %t,%T /dev/random /dev/zero; ls /dev/fd; readlink /dev/stderr"
+        task = await started(it, "c", script, client, mounts=binds)
+        assert task.pid == standby
+        assert b"mine\n1,9\n1,5\n" in (shown := (await client.read())[1])
+        assert b"\nfile\n" in shown and shown.endswith(b"/proc/self/fd/2\n")
+
+
+@run
+async def test_what_no_message_has_room_for_is_started_without_a_standby(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        everybodys = "".join(f"g{gid}:x:{gid}:app\n" for gid in range(20_000, 32_000))
+        for name, env, groups, said in (
+            ("aa", ["A=" + "x" * 90_000], "", b"90000 2\n"),
+            ("bb", [], everybodys, b"0 12002\n"),
+        ):
+            (it.rootfs / "etc/group").write_text(groups)
+            standby, client = await standby_of(it), Client()
+            script = "echo ${#A} $(grep Groups /proc/self/status | wc -w)"
+            spec = it.spec(["sh", "-c", script], name, process={"env": ["PATH=/bin", *env]})
+            it._ids.append(name)
+            spec = dataclasses.replace(spec, user=UserWish("app"))
+            task = await it.tasks.start(name, spec, attach=[client.request])
+            client.connected()
+            assert task.pid != standby
+            assert await client.read() == {1: said}
+            await it.exited(name)
+
+
+@run
+async def test_the_hosts_network_by_path_is_none_to_set_values_in(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        value = Path("/proc/sys/net/core/somaxconn")
+        before = value.read_text()
+        spaces = [{"type": kind} for kind in ("pid", "mount", "ipc", "uts")]
+        network = {"type": "network", "path": f"/proc/{os.getpid()}/ns/net"}
+        with pytest.raises(StartError, match="not allowed in the hosts network namespace"):
+            await it.shell("true", linux={"namespaces": [*spaces, network], "sysctl": {"net.core.somaxconn": "77"}})
+        assert value.read_text() == before
 
 
 @run

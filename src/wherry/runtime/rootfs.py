@@ -210,7 +210,8 @@ class Rootfs:
         wanted = devices.wanted(linux.get("devices") or []) if self.make_dev else linux.get("devices") or []
         for device in wanted:
             devices.check(device)
-        self.devices = wanted
+        mounted = _mount_points(self.entries)
+        self.devices = [device for device in wanted if os.path.normpath(device["path"]) not in mounted]
 
     # -------------------------------------------------------------------------------------------------- in the parent
 
@@ -652,6 +653,17 @@ class Rootfs:
         kind, recursive = self.propagation
         if kind and kind != mounts.SLAVE:
             mounts.set_propagation("/", kind, recursive=recursive)
+
+
+def _mount_points(entries: list[_Mount]) -> set[str]:
+    """Where something is mounted that can be seen at the end. What is asked for at a device's path is there in place of the device."""
+    seen: set[str] = set()
+    for mount in entries:
+        place = os.path.normpath(mount.destination)
+        seen = {other for other in seen if not other.startswith(f"{place}/")}
+        if not mount.options.remount:
+            seen.add(place)
+    return seen
 
 
 def _find_inside(entries: list[_Mount], root: str) -> None:

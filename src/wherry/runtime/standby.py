@@ -71,6 +71,7 @@ _STOCK: tuple[NewMount, ...] = (
     rootfs.EMPTY,
 )  # fmt: skip
 """As the engine asks for them. sysfs is not among them: it shows the network namespace of its maker."""
+_IN_DEV = frozenset(place for place, *_ in _STOCK)
 
 
 class Standby:
@@ -91,10 +92,13 @@ class Standby:
             self.pidfd = -1
 
     def announce(self, request: bytes) -> None:
-        """Lets it read the start request, and begin with it."""
+        """Lets it read the start request, and begin with it; one that is longer than a message is not for it."""
+        if len(request) > messages.LIMIT:
+            self.close()
+            return
         try:
             messages.send(self.channel, request)
-        except OSError:  # longer than a message can be, or it is gone
+        except OSError:  # it is gone
             self.close()
 
     def suits(self, config: oci.Config) -> bool:
@@ -184,6 +188,9 @@ def create(
     try:
         opened += [fd for fd in (stdio.stdin, stdio.stdout, stdio.stderr) if fd is not None]
         about = {"streams": len(opened), "user": spec.get("user") or {}, "oom_score_adj": spec.get("oomScoreAdj")}
+        described = fastjson.dumps(about)
+        if len(described) > messages.LIMIT:
+            raise StartError(UNSUITABLE, "the user is in more groups than a message has room for", 0)
         network = _open_network(linux)
         if network is not None:
             opened.append(network)
@@ -191,7 +198,7 @@ def create(
         shared.open_sources()
         prepare_rootfs(shared.root)
         try:
-            messages.send_all(standby.channel, fastjson.dumps(about), [*opened, *shared.descriptors()])
+            messages.send_all(standby.channel, described, [*opened, *shared.descriptors()])
         except BrokenPipeError:
             pass  # it has failed: why, it has said
         _, ready = container.await_exec(standby.channel)
@@ -212,10 +219,13 @@ def create(
 
 
 def _open_network(linux: oci.Linux) -> int | None:
-    """The network namespace that is joined by path, if any."""
+    """The network namespace that is joined by path, if any. StartError when it is our own, over which a container has no power."""
     for entry in linux.get("namespaces") or ():
         if entry["type"] == "network" and entry.get("path"):
-            return namespaces.open_namespace("network", entry["path"])
+            fd = namespaces.open_namespace("network", entry["path"])
+            if namespaces.is_own("network", fd):
+                raise StartError(UNSUITABLE, "the network namespace is the host's", 0)
+            return fd
     return None
 
 
@@ -288,10 +298,16 @@ def _prepare(config: oci.Config, seccomp: bytes | None, stock: dict[NewMount, in
     init.describe(config)
     init.rootfs = rootfs.Rootfs(config, -1, group=None, namespaces=init.namespaces)
     init.rootfs.kcore = kcore  # /proc is another's by now
-    if _DEV in stock and linux.get("devices"):
+    if _DEV in stock and (linux.get("devices") or any(map(_is_in_dev, config.get("mounts") or ()))):
         os.close(stock.pop(_DEV))  # what they are called may be what a link is called there
     init.rootfs.stock = stock
     return init
+
+
+def _is_in_dev(mount: oci.Mount) -> bool:
+    """Whether it is mounted in /dev, and is none of the file systems that usually are."""
+    place = os.path.normpath(f"/{mount.get('destination', '')}").lstrip("/")
+    return place.startswith("dev/") and f"/{place}" not in _IN_DEV
 
 
 def _make_stock(kcore: bool) -> dict[NewMount, int]:
