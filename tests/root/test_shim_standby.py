@@ -5,16 +5,21 @@ from __future__ import annotations
 import asyncio
 import dataclasses
 import os
+import select
 import subprocess
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.root.shim_lab import Client, Lab, lab, run
+from tests.root.shim_lab import Client, Lab, busybox_rootfs, config, lab, run
 
 from wherry.core.tasks import Task, UserWish
 from wherry.errors import StartError
 from wherry.linux import cgroups
+from wherry.runtime import container
+from wherry.runtime import standby as standbys
+from wherry.shim import builtin, jobs, zygote
+from wherry.wire import fastjson
 
 pytestmark = [
     pytest.mark.requires("root", "overlay", "busybox"),
@@ -107,9 +112,7 @@ async def test_a_standby_becomes_the_container_that_would_have_been_made_without
 async def test_mounts_in_dev_are_made_as_without_a_standby(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("mine\n")
     places = [(str(tmp_path / "file"), "/dev/stdout"), ("/dev/urandom", "/dev/random"), (str(tmp_path), "/dev/fd")]
-    binds = [
-        {"destination": place, "type": "bind", "source": source, "options": ["rbind"]} for source, place in places
-    ]
+    binds = [{"destination": place, "type": "bind", "source": source, "options": ["rbind"]} for source, place in places]
     async with lab(tmp_path) as it:
         standby, client = await standby_of(it), Client()
         script = "cat /dev/stdout; stat -c %t,%T /dev/random /dev/zero; ls /dev/fd; readlink /dev/stderr"
@@ -220,3 +223,22 @@ async def test_a_group_that_somebody_lives_in_is_left_alone(tmp_path: Path) -> N
             assert str(process.pid) in Path(group.paths["memory"], "cgroup.procs").read_text()
             process.kill()
         group.delete()
+
+
+def test_one_that_has_failed_before_it_is_told_to_go_on_has_said_why(tmp_path: Path) -> None:
+    wrong = {"destination": "/home", "type": "tmpfs", "source": "tmpfs", "options": ["nonsense"]}
+    asked_for = config(["true"], cgroup=f"/wherry-standby-{os.getpid()}", mounts=[wrong])
+    zygote._preload()
+    waiting = standbys.make(jobs.read_config)
+    assert waiting is not None
+    poll = select.poll()
+    poll.register(waiting.pidfd, select.POLLIN)
+    waiting.announce(fastjson.dumps({"op": "start", "config": asked_for}))
+    root = builtin.open_rootfs({"type": "bind", "path": str(busybox_rootfs(tmp_path))})
+    with pytest.raises(StartError, match="nonsense"):
+        standbys.create(
+            waiting, asked_for, root=root, stdio=container.Stdio(), prepare_rootfs=lambda _: None, mount_sources={},
+            meanwhile=lambda _: poll.poll() and None,
+        )  # fmt: skip
+    os.close(root)
+    assert not cgroups.open_group(asked_for["linux"]["cgroupsPath"]).exists()

@@ -197,13 +197,10 @@ def create(
         shared = rootfs.Rootfs(config, root, group=None, namespaces=_plan(linux), sources=mount_sources)
         shared.open_sources()
         prepare_rootfs(shared.root)
-        try:
-            messages.send_all(standby.channel, described, [*opened, *shared.descriptors()])
-        except BrokenPipeError:
-            pass  # it has failed: why, it has said
+        _tell(standby, described, [*opened, *shared.descriptors()])
         _, ready = container.await_exec(standby.channel)
         meanwhile(standby.pid)
-        messages.send(standby.channel, messages.GO)
+        _tell(standby, messages.GO, [])
         console, _ = container.await_exec(standby.channel)
     except BaseException as error:
         standby.dismiss()
@@ -216,6 +213,14 @@ def create(
             raise spawn.as_start_error("create", error) from None
         raise
     return container.InitProcess(standby.pid, standby.pidfd, console, [], group, None)
+
+
+def _tell(standby: Standby, message: bytes, fds: list[int]) -> None:
+    """One that has failed meanwhile has said why: that is still to be read."""
+    try:
+        messages.send_all(standby.channel, message, fds)
+    except (BrokenPipeError, ConnectionResetError):
+        pass
 
 
 def _open_network(linux: oci.Linux) -> int | None:
