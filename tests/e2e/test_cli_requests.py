@@ -139,6 +139,7 @@ container prune -f
 container prune -f --filter until=24h
 image prune -f
 image prune -af
+image prune -f --filter dangling=false
 system df
 info
 events --since 5 --until 6

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import os
 import subprocess
 import sys
+import urllib.parse
+import urllib.request
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,7 +17,7 @@ import pytest
 
 from tests import images
 from tests.images import Entry, ImageSpec, layer
-from tests.registry import docker_registry, skopeo_copy, wherry_registry
+from tests.registry import OCI_MANIFEST, docker_registry, skopeo_copy, wherry_registry
 
 pytestmark = pytest.mark.requires("registry", "skopeo", "docker")
 
@@ -157,3 +160,28 @@ def test_images_of_another_registry_and_damaged_files_are_refused(desk: Desk) ->
     damaged = desk.run(WHERRY, "inspect", "other.example/app:1")
     assert damaged.returncode == 1 and str(file) in damaged.stderr
     desk.both("rm", "other.example/app:1")
+
+
+@pytest.mark.parametrize("said", ['"os":{"a":1}', '"os":"linux","os.features":5', '"architecture":7'])
+def test_a_platform_that_is_none_is_refused(desk: Desk, said: str) -> None:
+    config = f"{{{said}}}".encode()
+    digest = _push(desk.host, "blobs/uploads/", config)
+    part = {"mediaType": "application/vnd.oci.image.config.v1+json", "digest": digest, "size": len(config)}
+    document = {"schemaVersion": 2, "mediaType": OCI_MANIFEST, "config": part, "layers": []}
+    _push(desk.host, "manifests/odd", json.dumps(document).encode())
+    for words in (("inspect", "-v", "HOST/odd:odd"), ("create", "HOST/odd:list", "HOST/odd:odd")):
+        refused = desk.run(WHERRY, words[0], "--insecure", *words[1:])
+        assert refused.returncode == 1 and digest in refused.stderr
+        assert "internal error" not in refused.stderr
+
+
+def _push(host: str, rest: str, data: bytes) -> str:
+    """A blob or a manifest of the repository `odd`. → its digest."""
+    digest, base = f"sha256:{hashlib.sha256(data).hexdigest()}", f"http://{host}/v2/odd/"
+    url, headers = base + rest, {"Content-Type": OCI_MANIFEST}
+    if rest.startswith("blobs"):
+        with urllib.request.urlopen(urllib.request.Request(url, method="POST", data=b"")) as begun:
+            url = urllib.parse.urljoin(url, begun.headers["Location"])
+        url, headers = f"{url}{'&' if '?' in url else '?'}digest={digest}", {"Content-Type": "application/octet-stream"}
+    with urllib.request.urlopen(urllib.request.Request(url, method="PUT", data=data, headers=headers)):
+        return digest

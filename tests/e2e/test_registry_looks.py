@@ -68,6 +68,8 @@ def test_search_lists_what_the_registry_finds(engine: Engine, searchable: str) -
     assert len(engine.output("search", "--format", form, "--limit=1", f"{searchable}/app").splitlines()) == 1
     assert engine.output("search", "--format", form, f"{searchable}/nothing") == ""
     refused = engine.docker("search", "--limit=101", f"{searchable}/app", check=False)
+    unclear = engine.docker("search", "-f", "is-official=maybe", f"{searchable}/app", check=False)
+    assert "invalid filter 'is-official=[maybe]'" in unclear.stderr.lower()
     assert refused.returncode == 1 and "limit 101 is outside the range of [1, 100]" in refused.stderr.lower()
 
 

@@ -168,7 +168,7 @@ def _read(path: str) -> Entry:
     from base64 import b64decode
 
     from wherry.errors import InvalidArgument
-    from wherry.spec.image import digest_of
+    from wherry.spec.image import Manifest, digest_of, parse_document
     from wherry.spec.reference import parse
     from wherry.wire.fastjson import loads
 
@@ -177,9 +177,9 @@ def _read(path: str) -> Entry:
             document: Any = loads(file.read(MAX_FILE))
         descriptor = document["Descriptor"]
         data = b64decode(document["Raw"], validate=True)
-        platform = descriptor.get("platform") or {}
-        entry = Entry(parse(document["Ref"]), str(descriptor["mediaType"]), data, dict(platform))
-        if digest_of(data) != descriptor["digest"]:
+        platform = _checked(descriptor.get("platform") or {}, path)
+        entry = Entry(parse(document["Ref"]), str(descriptor["mediaType"]), data, platform)
+        if digest_of(data) != descriptor["digest"] or not isinstance(parse_document(data, entry.media_type), Manifest):
             raise ValueError
     except (ValueError, KeyError, TypeError, AttributeError, binascii.Error, InvalidArgument):
         raise CliError(f"invalid manifest file {path}: remove the list, and create it again") from None
@@ -229,7 +229,8 @@ async def _look(repository: Repository, reference: Reference) -> Entry | list[En
             )
         entry = await _entry(repository, replaced(reference, digest=listed.digest), inner, child)
         raw = next(one for one in document.raw["manifests"] if one.get("digest") == listed.digest)
-        found.append(replaced(entry, platform=raw.get("platform") or {"architecture": "", "os": ""}))
+        platform = _checked(raw.get("platform") or {"architecture": "", "os": ""}, f"{reference}: {listed.digest}")
+        found.append(replaced(entry, platform=platform))
     return found
 
 
@@ -246,4 +247,17 @@ async def _entry(repository: Repository, reference: Reference, fetched: Fetched,
     assert isinstance(document, Manifest)
     config = decode(await repository.blob(document.config, MAX_CONFIG), f"config {document.config.digest}")
     platform = {key: config[key] for key in _PLATFORM_KEYS if config.get(key)}
-    return Entry(reference, document.media_type, fetched.data, {"architecture": "", "os": "", **platform})
+    platform = _checked({"architecture": "", "os": "", **platform}, f"config {document.config.digest}")
+    return Entry(reference, document.media_type, fetched.data, platform)
+
+
+def _checked(platform: Any, where: str) -> dict[str, Any]:
+    """InvalidArgument when it is not what a platform is."""
+    from wherry.errors import InvalidArgument
+    from wherry.spec.image import platform_from_json
+
+    platform_from_json(platform, where)
+    features = platform.get("os.features") or []
+    if not isinstance(features, list) or not all(isinstance(feature, str) for feature in features):
+        raise InvalidArgument(f"{where}: os.features is not a list of strings")
+    return dict(platform)

@@ -66,7 +66,7 @@ async def in_thread(function: Callable[[Source], T], pieces: AsyncIterator[bytes
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         bridge.cancel()
-        await asyncio.wait([work])
+        await to_the_end(_ended(work))
         raise
 
 
@@ -142,6 +142,6 @@ async def produced(function: Callable[[Callable[[bytes], object]], object]) -> A
         await to_the_end(_ended(done))
 
 
-async def _ended(done: asyncio.Future[None]) -> None:
+async def _ended(done: asyncio.Future[Any]) -> None:
     await asyncio.wait([done])
     done.exception()  # looked at: who wanted it has it, or has gone

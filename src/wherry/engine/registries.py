@@ -160,7 +160,7 @@ def _flag(filters: Filters, name: str) -> bool | None:
         return True
     if values <= {"0", "false"}:
         return False
-    raise InvalidArgument(f"invalid filter '{name}={sorted(values)}'")
+    raise InvalidArgument(f"invalid filter '{name}=[{' '.join(sorted(values))}]'")
 
 
 def registry_config(hosts: RegistryHosts) -> Json:

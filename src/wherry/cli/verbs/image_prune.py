@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
 def run(app: App, flags: Flags, arguments: list[str]) -> int:
     filters = {key: list(found) for key, found in flags.mapping("filter").items()}
-    filters["dangling"] = ["false" if flags.on("all") else "true"]
+    filters.setdefault("dangling", []).append("false" if flags.on("all") else "true")
     what = "all images without at least one container associated to them" if flags.on("all") else "all dangling images"
     if not flags.on("force"):
         confirm(app, f"WARNING! This will remove {what}.", "image prune")
