@@ -40,6 +40,19 @@ def test_options_may_come_after_the_container(runtime: Runtime) -> None:
     assert "flag provided but not defined: -nothing" in runtime("state", "box", "--nothing").stderr
 
 
+def test_global_options_may_come_after_the_verb(runtime: Runtime, tmp_path: Path) -> None:
+    runtime.start("sleep", "1000")
+    elsewhere = tmp_path / "elsewhere"
+    elsewhere.mkdir()
+    assert runtime("state", "box").returncode == 0
+    assert "does not exist" in runtime("state", f"--root={elsewhere}", "box").stderr
+    refused = runtime("state", "box", "--root", str(elsewhere), "--log", str(tmp_path / "log"), "--log-format", "json")
+    assert refused.returncode == 1
+    assert '"msg":"container does not exist' in (tmp_path / "log").read_text()
+    assert runtime("exec", "box", "echo", "--root", "x").stdout == "--root x\n"
+    assert "should not be set to /" in runtime("list", "--root", "/").stderr
+
+
 def test_options_of_the_program_are_not_execs(runtime: Runtime) -> None:
     runtime.start("sleep", "1000")
     assert runtime("exec", "box", "sh", "-c", "echo $0", "--tty").stdout == "--tty\n"

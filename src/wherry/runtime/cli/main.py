@@ -81,6 +81,13 @@ class Globals:
         self.root: str = os.path.abspath(values["root"] or options.default_root())
         self.rootless: bool | None = options.true_or_false("--rootless", values["rootless"], other=("auto", ""))
 
+    def check(self) -> None:
+        """InvalidArgument."""
+        if self.root == "/":
+            raise errors.InvalidArgument("Option --root argument should not be set to /")
+        if self.log_format not in ("", "text", "json"):
+            raise errors.InvalidArgument(f"invalid log-format: {self.log_format!r}")
+
     def write(self, level: str, message: str) -> None:
         """One log entry."""
         if level == "debug" and not self.debug:
@@ -120,10 +127,7 @@ def main(arguments: list[str]) -> int:
     try:
         values, rest = options.parse(GLOBAL, arguments)
         settings = Globals(values)
-        if settings.root == "/":
-            raise errors.InvalidArgument("Option --root argument should not be set to /")
-        if values["log-format"] not in ("", "text", "json"):
-            raise errors.InvalidArgument(f"invalid log-format: {values['log-format']!r}")
+        settings.check()
         if values["version"]:
             return _print_version()
         if values["help"] or not rest or rest[0] in ("help", "h"):
@@ -131,7 +135,11 @@ def main(arguments: list[str]) -> int:
         verb, *words = rest
         if verb == "exec":
             failed = 255
-        return _run(settings, verb, words)
+        module = _load(verb)
+        own, rest = _parse_verb(verb, module.OPTIONS, words, values)
+        settings = Globals(values)
+        settings.check()
+        return _run(settings, verb, module, own, rest)
     except UnknownVerbError as error:
         settings.fatal(str(error))
         return 3
@@ -162,9 +170,19 @@ def _load(verb: str) -> Any:
     return sys.modules[name]
 
 
-def _run(settings: Globals, verb: str, words: list[str]) -> int:
-    module = _load(verb)
-    values, rest = options.parse(module.OPTIONS, words, mixed=verb not in _TAKING_A_COMMAND)
+def _parse_verb(
+    verb: str, table: tuple[Option, ...], words: list[str], settings: dict[str, Any]
+) -> tuple[dict[str, Any], list[str]]:
+    """(values of the verb's options, its arguments). Global options may stand among them, as in runc since 1.5: they go to `settings`."""
+    own = {option.name for option in table}
+    outer = [option for option in GLOBAL if option.name not in own and option.name != "version"]
+    given = {option.name: settings[option.name] for option in outer}
+    values, rest = options.parse((*table, *outer), words, mixed=verb not in _TAKING_A_COMMAND, given=given)
+    settings.update({name: values.pop(name) for name in given})
+    return values, rest
+
+
+def _run(settings: Globals, verb: str, module: Any, values: dict[str, Any], rest: list[str]) -> int:
     if values["help"]:
         return _print_help([verb])
     if verb in _ENTERING:

@@ -59,11 +59,14 @@ class Option:
 HELP = Option("help", "show help", short="h", kind="switch")
 
 
-def parse(table: Sequence[Option], words: list[str], *, mixed: bool = False) -> tuple[dict[str, Any], list[str]]:
+def parse(
+    table: Sequence[Option], words: list[str], *, mixed: bool = False, given: dict[str, Any] | None = None
+) -> tuple[dict[str, Any], list[str]]:
     """({option's name: value}, the other words). Options end at "--", and unless `mixed` at the first word that is
-    none. InvalidArgument for an unknown option or a bad value, NotImplemented for a refused one.
+    none. `given`: values that stay where an option is not there. InvalidArgument for an unknown option or a bad value, NotImplemented for a
+    refused one.
     """
-    values = {option.name: option.initial() for option in (*table, HELP)}
+    values = {option.name: option.initial() for option in (*table, HELP)} | (given or {})
     known = {name: option for option in (*table, HELP) for name in (option.name, option.short) if name}
     at = 0
     arguments: list[str] = []
