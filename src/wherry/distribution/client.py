@@ -92,15 +92,23 @@ class Repository:
     def _url(self, connection: Connection, rest: str) -> str:
         return connection.url(f"{self.path}/{rest}")
 
-    async def _anywhere(self, attempt: Callable[[Connection], Awaitable[T]]) -> T:
-        """From the first that has it: what fails at a mirror is asked of the next, and in the end of the registry itself."""
-        for connection in self._connections[:-1]:
+    async def _anywhere(self, attempt: Callable[[Connection], Awaitable[T]], *, resolving: bool) -> T:
+        """From the first that has it: what fails at a mirror is asked of the next, and in the end of the registry itself. `resolving`: no digest
+        tells whether the answer is right."""
+        connections = self._resolving() if resolving else self._connections
+        for connection in connections[:-1]:
             try:
                 return await attempt(connection)
             except WherryError as error:
                 _log.info("mirror %s: %s", connection.endpoint.base, error)
-        last = self._connections[-1]
+        last = connections[-1]
         return await persistently(lambda: attempt(last))
+
+    def _resolving(self) -> list[Connection]:
+        found = [connection for connection in self._connections if connection.endpoint.may_resolve]
+        if not found:
+            raise Unavailable(f"{self.path}: no host that is there may resolve names (hosts.toml)")
+        return found
 
     # --- manifests
 
@@ -120,11 +128,11 @@ class Repository:
                 digest = _verified(Digest(said), data)
             return Fetched(data, media_type, digest)
 
-        return await self._anywhere(attempt)
+        return await self._anywhere(attempt, resolving=not is_digest(reference))
 
     async def tags(self) -> list[str]:
         """All tags of the repository, from the registry itself."""
-        connection = self._connections[-1]
+        connection = self._resolving()[-1]
         found: list[str] = []
         url: str | None = self._url(connection, "tags/list")
         while url is not None and len(found) < 100_000:
@@ -152,7 +160,7 @@ class Repository:
                 return await bounded(answer, MAX_DOCUMENT, "referrers")
 
         try:
-            data = await self._anywhere(attempt)
+            data = await self._anywhere(attempt, resolving=True)
         except RegistryError as error:
             if error.status not in (404, 405):
                 raise

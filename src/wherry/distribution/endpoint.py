@@ -19,3 +19,5 @@ class Endpoint:
     mirror: bool = False
     may_pull: bool = True
     may_push: bool = True
+    may_resolve: bool = True
+    """Whether it is believed what a tag stands for; a digest needs no belief."""

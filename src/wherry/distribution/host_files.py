@@ -122,8 +122,6 @@ def _host(url: str, table: Any, where: str, path: str, *, mirror: bool) -> Endpo
     for name in capabilities:
         if name not in _CAPABILITIES:
             raise InvalidArgument(f"{where}: unknown capability {name}")
-    if "pull" in capabilities and "resolve" not in capabilities:
-        raise InvalidArgument(f"{where}: wherry does not support a host that may pull but not resolve")
     headers = table.get("header", {})
     if not isinstance(headers, dict):
         raise InvalidArgument(f"{where}: header is not a table")
@@ -135,6 +133,7 @@ def _host(url: str, table: Any, where: str, path: str, *, mirror: bool) -> Endpo
         mirror,
         may_pull="pull" in capabilities,
         may_push="push" in capabilities,
+        may_resolve="resolve" in capabilities,
     )
 
 

@@ -149,14 +149,14 @@ def test_hosts_toml_gives_mirrors_in_their_order_and_another_server(tmp_path: Pa
     assert [endpoint.base for endpoint in hosts.endpoints("other.example")] == ["https://other.example"]
 
 
-def mirrored(mirror: ScriptedRegistry, real: ScriptedRegistry, place: Path, use: object) -> None:
-    """Both serve; `use` gets the repository "x" of `real`, of which `mirror` is a mirror."""
+def mirrored(mirror: ScriptedRegistry, real: ScriptedRegistry, place: Path, use: object, more: str = "") -> None:
+    """Both serve; `use` gets the repository "x" of `real`, of which `mirror` is a mirror; `more` is said of that."""
 
     async def run() -> None:
         async with mirror.serving(), real.serving(), new_session() as session:
             (place / real.host).mkdir()
             (place / real.host / "hosts.toml").write_text(
-                f'server = "http://{real.host}"\n[host."http://{mirror.host}"]\n'
+                f'server = "http://{real.host}"\n[host."http://{mirror.host}"]\n{more}\n'
             )
             hosts = RegistryHosts(certificates=[str(place)])
             auth = RegistryAuth(username="ann", password="secret")
@@ -190,6 +190,22 @@ def test_a_mirror_is_asked_first_and_without_credentials(tmp_path: Path) -> None
     mirrored(mirror, real, tmp_path, use)
     assert all(not authorization for _, _, authorization in mirror.requests)
     assert sum("/blobs/" in path for _, path, _ in real.requests) == 1
+
+
+def test_a_mirror_that_may_not_resolve_is_asked_for_digests_alone(tmp_path: Path) -> None:
+    mirror, real = ScriptedRegistry(), ScriptedRegistry()
+    descriptor = mirror.put_blob(b"blob")
+    mirror.put_manifest(b'{"a": "lie"}', "latest")
+    real.put_manifest(b"{}", "latest")
+    by_digest = mirror.put_manifest(b'{"b": 1}')["digest"]
+
+    async def use(repository: Repository) -> None:
+        assert (await repository.manifest("latest")).data == b"{}"
+        assert (await repository.manifest(by_digest)).data == b'{"b": 1}'
+        assert await download(repository, b"blob", descriptor["digest"]) == b"blob"
+
+    mirrored(mirror, real, tmp_path, use, 'capabilities = ["pull"]')
+    assert not any("latest" in path for _, path, _ in mirror.requests)
 
 
 def test_what_a_mirror_does_not_have_or_breaks_comes_from_the_registry(tmp_path: Path) -> None:
