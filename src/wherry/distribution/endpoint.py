@@ -6,6 +6,9 @@ import ssl
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+HUB = "registry-1.docker.io"
+"""Where docker.io is."""
+
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:

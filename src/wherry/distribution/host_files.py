@@ -18,8 +18,9 @@ from dataclasses import dataclass
 from typing import Any
 from urllib.parse import urlsplit
 
-from wherry.distribution.endpoint import Endpoint
+from wherry.distribution.endpoint import HUB, Endpoint
 from wherry.errors import InvalidArgument
+from wherry.spec.reference import DEFAULT_DOMAIN
 
 _MAX_FILE = 1 << 20
 _CAPABILITIES = ("pull", "resolve", "push")
@@ -47,14 +48,14 @@ class HostFiles:
             for parent in self._directories:
                 directory = os.path.join(parent, name)
                 if "/" not in name and os.path.isdir(directory):
-                    return _read_directory(directory)
+                    return _read_directory(directory, host)
         return Found()
 
 
-def _read_directory(directory: str) -> Found:
+def _read_directory(directory: str, host: str) -> Found:
     listed = os.path.join(directory, "hosts.toml")
     if os.path.exists(listed):
-        return _read_hosts(listed)
+        return _read_hosts(listed, host)
     authorities, pairs = [], []
     for name in sorted(os.listdir(directory)):
         path = os.path.join(directory, name)
@@ -87,7 +88,8 @@ def _context(authorities: Sequence[str], pairs: Sequence[tuple[str, str | None]]
     return context
 
 
-def _read_hosts(path: str) -> Found:
+def _read_hosts(path: str, host: str) -> Found:
+    """What is said outside of the table of hosts is of the server: the registry itself, if none is named."""
     try:
         with open(path, "rb") as file:
             document = tomllib.loads(file.read(_MAX_FILE).decode())
@@ -100,11 +102,11 @@ def _read_hosts(path: str) -> Found:
     if not isinstance(hosts, dict):
         raise InvalidArgument(f"{path}: host is not a table of hosts")
     listed = tuple(_host(url, table, f'{path}: host."{url}"', path, mirror=True) for url, table in hosts.items())
-    server = document.get("server")
-    if server is None and not set(document) - {"host"}:
+    if not set(document) - {"host"}:
         return Found(hosts=listed)
+    server = document.get("server", f"https://{HUB if host == DEFAULT_DOMAIN else host}")
     if not isinstance(server, str):
-        raise InvalidArgument(f"{path}: server is missing, or not a URL")
+        raise InvalidArgument(f"{path}: server is not a URL")
     own = {key: value for key, value in document.items() if key not in ("host", "server")}
     return Found(server=_host(server, own, path, path, mirror=False), hosts=listed)
 

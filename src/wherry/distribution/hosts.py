@@ -12,12 +12,11 @@ from collections.abc import Iterable, Sequence
 from dataclasses import replace
 from urllib.parse import urlsplit
 
-from wherry.distribution.endpoint import Endpoint
+from wherry.distribution.endpoint import HUB, Endpoint
 from wherry.distribution.host_files import HostFiles
 from wherry.errors import InvalidArgument
 from wherry.spec.reference import DEFAULT_DOMAIN
 
-_HUB = "registry-1.docker.io"
 CERTIFICATES = ("/etc/wherry/certs.d", "/etc/docker/certs.d", "/etc/containerd/certs.d")
 
 
@@ -64,7 +63,7 @@ class RegistryHosts:
 
     def _own(self, domain: str, tls: ssl.SSLContext | None) -> list[Endpoint]:
         """Without mirrors. Certificates for a loopback address say that it is to be verified; listing a registry as insecure says more."""
-        host = _HUB if domain == DEFAULT_DOMAIN else domain
+        host = HUB if domain == DEFAULT_DOMAIN else domain
         if tls is not None and not self._is_listed(domain):
             return [Endpoint(f"https://{host}", tls)]
         if not self.is_insecure(domain):

@@ -149,6 +149,17 @@ def test_hosts_toml_gives_mirrors_in_their_order_and_another_server(tmp_path: Pa
     assert [endpoint.base for endpoint in hosts.endpoints("other.example")] == ["https://other.example"]
 
 
+def test_hosts_toml_that_names_no_server_speaks_of_the_registry_itself(tmp_path: Path) -> None:
+    for name, base in (
+        ("registry.example:5000", "https://registry.example:5000"),
+        ("docker.io", "https://registry-1.docker.io"),
+    ):
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "hosts.toml").write_text("skip_verify = true\n")
+        [own] = RegistryHosts(certificates=[str(tmp_path)]).endpoints(name)
+        assert (own.base, own.tls, own.mirror) == (base, False, False)
+
+
 def mirrored(mirror: ScriptedRegistry, real: ScriptedRegistry, place: Path, use: object, more: str = "") -> None:
     """Both serve; `use` gets the repository "x" of `real`, of which `mirror` is a mirror; `more` is said of that."""
 
