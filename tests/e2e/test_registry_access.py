@@ -265,4 +265,6 @@ def test_hosts_are_asked_for_what_they_are_capable_of(engine: Engine, place: Pla
             engine.docker("push", "-q", f"{NAME}/team/new:1")
         assert "PUT /v2/team/new/manifests/1" in taking.log.read_text() and "GET /v2/team" not in taking.log.read_text()
         assert "team/new" not in giving.log.read_text()
-        assert "no host that is there may resolve names" in pull(engine, f'[host."{giving.url}"]\ncapabilities = ["pull"]\n')
+        assert "no host that is there may resolve names" in pull(
+            engine, f'[host."{giving.url}"]\ncapabilities = ["pull"]\n'
+        )

@@ -62,6 +62,8 @@ def _test(images: Images, name: str, values: Names) -> Test | None:
                 return lambda image: all_true(created_ns(image) < pivot for pivot in pivots)
             return lambda image: all_true(created_ns(image) > pivot for pivot in pivots)
         case "until":
+            if not values:
+                return None
             deadline = min(parse_timestamp(value, now_ns=time.time_ns()) for value in values)
             return lambda image: created_ns(image) < deadline
         case "reference":
@@ -79,29 +81,31 @@ def matches(reference: Reference, patterns: Names) -> bool:
 
 
 def _glob(pattern: str) -> re.Pattern[str]:
-    """Go's path.Match: "*" and "?" stop at "/". InvalidArgument for an unfinished class."""
-    out, position = "", 0
+    """Go's path.Match: "*" and "?" stop at "/", and what follows a "*" is where it comes first: nothing is tried twice, however many there are.
+    InvalidArgument for an unfinished class."""
+    pieces, position = [""], 0  # between the runs of "*"
     while position < len(pattern):
         character = pattern[position]
         position += 1
         if character == "*":
-            out += "[^/]*"
+            if len(pieces) == 1 or pieces[-1]:
+                pieces.append("")
         elif character == "?":
-            out += "[^/]"
+            pieces[-1] += "[^/]"
         elif character == "[":
             end = pattern.find("]", position + 1)
             if end < 0:
                 raise InvalidArgument(f"invalid filter 'reference={pattern}': syntax error in pattern")
             inside = pattern[position:end].replace("\\", "\\\\").replace("[", "\\[")
-            out += f"[{inside}]"
+            pieces[-1] += f"[{inside}]"
             position = end + 1
         elif character == "\\" and position < len(pattern):
-            out += re.escape(pattern[position])
+            pieces[-1] += re.escape(pattern[position])
             position += 1
         else:
-            out += re.escape(character)
-    # Runs of "*" mean the same as one, and would make the expression slow.
-    out = re.sub(r"(?:\[\^/\]\*)+", "[^/]*", out)
+            pieces[-1] += re.escape(character)
+    first, *rest = pieces
+    out = first + "".join(f"(?>[^/]*?{piece})" for piece in rest[:-1]) + "".join(f"[^/]*{piece}" for piece in rest[-1:])
     try:
         return re.compile(out + r"\Z")
     except re.error:

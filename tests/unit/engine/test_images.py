@@ -241,6 +241,7 @@ def test_filters_of_the_list(tmp_path: Path) -> None:
         assert await engine.names(dangling=["false"]) == ["one:1"]
         assert await engine.names(label=["team"]) == await engine.names(label=["team=a", "x=1"]) == ["one:1"]
         assert await engine.names(label=["team=b"]) == []
+        assert await engine.names(until=[], label=[]) == await engine.names()
         assert await engine.names(reference=["one"]) == await engine.names(reference=["o*:?"]) == ["one:1"]
         assert await engine.names(reference=["reg.example/*/one"]) == ["reg.example/team/one:2"]
         assert await engine.names(reference=["*/one"]) == []
