@@ -98,9 +98,13 @@ class Connection:
         body: Body | None = None,
         accepted: tuple[int, ...] = (200, 206),
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """With credentials; what has no body follows redirects. RegistryError unless the answer's status is `accepted`."""
+        """With credentials, if `url` (the registry may have named it) is at the registry's own origin; what has no body follows redirects.
+        RegistryError unless the answer's status is `accepted`."""
+        home, place = origin(self.endpoint.base), origin(url)
+        if home[0] == "https" != place[0]:
+            raise InvalidArgument(f"the registry leads to an insecure place: {url[:200]}")
         for _ in range(3):
-            header = await self._authorizer.header(scope)
+            header = await self._authorizer.header(scope) if place == home else None
             own = {**headers, "Authorization": header} if header else dict(headers)
             async with self._redirected(method, url, own, headers, body) as answer:
                 if answer.status in accepted:
@@ -109,7 +113,7 @@ class Connection:
                 content = await beginning(answer, MAX_DOCUMENT)
                 again = (
                     answer.status == 401
-                    and origin(str(answer.url)) == origin(url)
+                    and origin(str(answer.url)) == home
                     and self._authorizer.challenged(_challenges(answer), scope)
                 )
                 if not again:

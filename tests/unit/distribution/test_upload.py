@@ -216,6 +216,33 @@ def test_a_mount_either_is_done_or_leaves_nothing_begun(status: int) -> None:
     assert ("DELETE" in [method for method, _, _ in registry.requests]) is (status == 202)
 
 
+def test_credentials_do_not_follow_an_upload_to_another_place() -> None:
+    real, other = ScriptedRegistry(), Receiving()
+    shown: list[tuple[str, str]] = []
+
+    async def lead_away(request: web.Request) -> web.Response | None:
+        if "Authorization" not in request.headers:
+            return error(401, "UNAUTHORIZED", "authentication required", {"WWW-Authenticate": 'Basic realm="x"'})
+        shown.append(("real", request.method))
+        location = f"http://{other.host}/v2/x/blobs/uploads/1?state=a"
+        return web.Response(status=202, headers={"Location": location}) if request.method == "POST" else None
+
+    async def run() -> None:
+        async with real.serving(), other.serving(), new_session() as session:
+            real.behave = lead_away
+            auth = RegistryAuth(username="ann", password="secret")
+            target = await Target.open(session, RegistryHosts(), parse(f"{real.host}/x"), auth)
+
+            async def pieces(position: int) -> AsyncIterator[bytes]:
+                yield BLOB[position:]
+
+            await target.upload(DIGEST, len(BLOB), pieces)
+
+    asyncio.run(run())
+    assert other.stored == {DIGEST: BLOB} and ("real", "POST") in shown
+    assert all(not authorization for _, _, authorization in other.requests)
+
+
 def test_a_refusal_is_not_repeated() -> None:
     registry = Receiving()
 
