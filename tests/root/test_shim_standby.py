@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import dataclasses
 import os
 import select
@@ -14,7 +15,7 @@ import pytest
 from tests.root.shim_lab import Client, Lab, busybox_rootfs, config, lab, run
 
 from wherry.core.tasks import Task, UserWish
-from wherry.errors import StartError
+from wherry.errors import StartError, Unavailable
 from wherry.linux import cgroups
 from wherry.runtime import container
 from wherry.runtime import standby as standbys
@@ -186,6 +187,28 @@ async def test_without_its_standby_a_container_starts_all_the_same(tmp_path: Pat
         client = Client()
         await it.shell("echo fine", clients=(client,))
         assert await client.read() == {1: b"fine\n"}
+
+
+@run
+async def test_no_group_is_left_when_both_who_make_a_container_are_killed(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        for _ in range(8):
+            standby = await standby_of(it)
+            shim = int(Path(f"/proc/{standby}/stat").read_text().rpartition(")")[2].split()[1])
+            (worker,) = set(children(shim)) - {standby}
+            start = asyncio.ensure_future(it.shell("sleep 1000"))
+            while not groups_of(it, "c") and not start.done():
+                await asyncio.sleep(0)
+            for pid in (worker, standby):
+                with contextlib.suppress(ProcessLookupError):
+                    os.kill(pid, 9)
+            try:
+                await start
+                await it.exited()
+                await it.tasks.forget("c")
+            except (StartError, Unavailable):
+                pass
+            assert groups_of(it, "c") == []
 
 
 @run

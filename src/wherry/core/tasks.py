@@ -445,6 +445,7 @@ class Tasks:
         """After a failed start, which has cleaned up unless the shim died in it."""
         try:
             _kill_remains(directory)
+            _remove_deserted(config)
         except (WherryError, OSError) as error:
             self.on_warning(f"a failed start left something behind: {error}")
         shutil.rmtree(directory, ignore_errors=True)
@@ -593,6 +594,15 @@ def _kill_remains(directory: str) -> None:
             if runtime := state["runtime"]:  # it may have made more than the group; what it says does not help here
                 command = [runtime["path"], *runtime["args"], "--root", f"{directory}/runtime", "delete", "--force"]
                 subprocess.run([*command, os.path.basename(directory)], capture_output=True, check=False)
+            group.delete()
+
+
+def _remove_deserted(config: oci.Config) -> None:
+    """The cgroup of a container whose makers were killed before any of them had written down that there is one. Who lives in it stays."""
+    path = (config.get("linux") or {}).get("cgroupsPath") or ""
+    if path.startswith("/"):
+        group = cgroups.open_group(path)
+        if group.exists() and not group.pids():
             group.delete()
 
 
