@@ -32,7 +32,7 @@ def test_each_namespace_is_its_own(engine: Engine, kind: str) -> None:
 
 def test_nothing_of_the_host_s_mount_table_is_seen(engine: Engine) -> None:
     points = engine.shell("awk '{print $5}' /proc/self/mountinfo").split()
-    assert points[0] == "/"
+    assert "/" in points
     allowed = re.compile(r"/($|proc|dev|sys|etc/(hosts|hostname|resolv\.conf))")
     assert [point for point in points if not allowed.match(point)] == []
     sources = engine.shell("awk '{print $4}' /proc/self/mountinfo").split()

@@ -390,21 +390,21 @@ def unpack_in_engine(data: bytes, root: Path, diff_id: str | None = None) -> tup
     async def run() -> tuple[Unpacked, int]:
         (root / "blob").write_bytes(data)
         (root / "fs").mkdir()
-        unpackers = Unpackers()
+        unpackers, before = Unpackers(), children()
         found = gzip.decompress(data) if data[:2] == b"\x1f\x8b" else data
         digest = Digest(diff_id or "sha256:" + hashlib.sha256(found).hexdigest())
         try:
             unpacked = await unpackers.unpack(str(root / "blob"), str(root / "fs"), digest)
-            return unpacked, len(children())
+            return unpacked, len(children() - before)
         finally:
             await unpackers.close()
 
     return asyncio.run(run())
 
 
-def children() -> list[str]:
+def children() -> set[str]:
     """The processes that this one has started."""
-    return [pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()]
+    return {pid for task in Path("/proc/self/task").iterdir() for pid in (task / "children").read_text().split()}
 
 
 def test_a_layer_is_unpacked_and_reported_as_the_library_does(begun: Tar, tmp_path: Path) -> None:

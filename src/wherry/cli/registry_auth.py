@@ -31,6 +31,10 @@ def auth_for(app: App, reference: str) -> dict[str, str] | None:
     return Logins(app).get(HUB if registry == "docker.io" else registry)
 
 
+def _host_of(key: str) -> str:
+    return key.removeprefix("http://").removeprefix("https://").partition("/")[0]
+
+
 class Logins:
     """`key`: a registry's host with its port, or HUB."""
 
@@ -72,7 +76,10 @@ class Logins:
                 return {"serveraddress": key, "identitytoken": secret}
             return {"serveraddress": key, "username": user, "password": secret}
         logins = self._config.get("auths")
-        entry = logins.get(key) if isinstance(logins, dict) else None
+        if not isinstance(logins, dict):
+            return None
+        # old clients have written whole URLs
+        entry = logins.get(key) or next((entry for name, entry in logins.items() if _host_of(name) == key), None)
         return _decode(entry, key) if isinstance(entry, dict) else None
 
     def put(self, key: str, username: str, password: str, identity_token: str) -> None:

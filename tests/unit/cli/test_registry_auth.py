@@ -40,6 +40,12 @@ def test_a_token_is_a_login_too(tmp_path: Path) -> None:
     assert auth_for(app, "example.com/x") == {"serveraddress": "example.com", "identitytoken": "t"}
 
 
+def test_a_login_that_an_old_client_has_kept_under_an_address_is_found(tmp_path: Path) -> None:
+    app = app_with({"auths": {"https://example.com:5000/v1/": {"auth": encoded("me", "x")}}}, tmp_path)
+    assert (auth_for(app, "example.com:5000/a") or {})["username"] == "me"
+    assert auth_for(app, "example.com/a") is None
+
+
 @pytest.mark.parametrize(
     "config", ["{", "[]", '{"auths": []}', '{"auths": {"example.com": {"auth": "!"}}}', '{"auths": {"example.com": 5}}']
 )
