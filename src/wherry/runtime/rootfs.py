@@ -195,8 +195,8 @@ class Rootfs:
         self._user_namespaces: dict[tuple[str, str], int] = {}
         self._whole: list[str] = []
         self.stock: dict[NewMount, int] = {}
-        """New file systems that were made ahead, by (destination, type, options, attributes, source): detached mounts for the entries that ask
-        for just these. That for /dev has what `devices.furnish` makes, and is for containers with no other devices.
+        """New file systems that were made ahead, by (destination, type, options with sizes in bytes, attributes, source): detached mounts for
+        the entries that ask for just these. That for /dev has what `devices.furnish` makes, and is for containers with no other devices.
         """
         self.root = -1
         self.entries = [_Mount(entry, bundle, is_locked=self.in_user_namespace) for entry in config.get("mounts") or ()]
@@ -476,7 +476,8 @@ class Rootfs:
 
     def _open_new(self, mount: _Mount, data: list[tuple[str, str | None]], attributes: int) -> int:
         source = mount.source or mount.type
-        fd = self.stock.pop((mount.destination, mount.type, tuple(data), attributes, source), None)
+        plain = tuple((key, _in_bytes(value) if key == "size" and value else value) for key, value in data)
+        fd = self.stock.pop((mount.destination, mount.type, plain, attributes, source), None)
         if fd is None:
             return mounts.Filesystem(mount.type, data, attributes, source).open()
         if mount.destination == "/dev":
@@ -689,6 +690,12 @@ def _below(root: str, path: str) -> str:
         return ""
     clean = os.path.normpath(path)
     return clean.removeprefix(root) or "/" if clean == root or clean.startswith(f"{root}/") else ""
+
+
+def _in_bytes(size: str) -> str:
+    """A tmpfs's size as a plain number, where it has a unit (tmpfs(5))."""
+    factor = {"k": 1 << 10, "m": 1 << 20, "g": 1 << 30}.get(size[-1:].lower())
+    return str(int(size[:-1]) * factor) if factor and size[:-1].isdecimal() else size
 
 
 def _inert_clone(path: str, flags: int) -> int:

@@ -59,7 +59,7 @@ _SIGKILL = 9
 _PATIENCE = 10
 """Seconds for a process that was killed or told to end."""
 
-_DEV: NewMount = ("/dev", "tmpfs", (("mode", "755"), ("size", "65536k")), mounts.NOSUID | mounts.STRICTATIME, "tmpfs")
+_DEV: NewMount = ("/dev", "tmpfs", (("mode", "755"), ("size", "67108864")), mounts.NOSUID | mounts.STRICTATIME, "tmpfs")
 _STOCK: tuple[NewMount, ...] = (
     ("/proc", "proc", (), _INERT, "proc"),
     (
@@ -313,6 +313,23 @@ def _is_in_dev(mount: oci.Mount) -> bool:
     """Whether it is mounted in /dev, and is none of the file systems that usually are."""
     place = os.path.normpath(f"/{mount.get('destination', '')}").lstrip("/")
     return place.startswith("dev/") and f"/{place}" not in _IN_DEV
+
+
+def rehearse() -> None:
+    """Reads once what most containers ask for: in the zygote, which does so often enough that the code is specialised for all (`rehearsal`)."""
+    words = {mounts.NOSUID: "nosuid", mounts.NODEV: "nodev", mounts.NOEXEC: "noexec", mounts.STRICTATIME: "strictatime"}
+    entries: list[oci.Mount] = []
+    for destination, kind, options, attributes, source in (*_STOCK[:-1], _DEV):
+        data = [key if value is None else f"{key}={value}" for key, value in options]
+        data += [word for bit, word in words.items() if attributes & bit]
+        entries.append({"destination": destination, "type": kind, "source": source, "options": data})
+    config: oci.Config = {
+        "process": {"args": ["true"], "cwd": "/", "env": ["PATH=/bin"], "capabilities": {"bounding": ["CAP_KILL"]}},
+        "mounts": entries,
+        "linux": {"namespaces": [{"type": kind} for kind in sorted(_NEW)], "cgroupsPath": "/wherry-rehearsal"},
+    }
+    if _suits(config):
+        _prepare(config, None, {}, kcore=False)
 
 
 def _make_stock(kcore: bool) -> dict[NewMount, int]:

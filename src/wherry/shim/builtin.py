@@ -10,7 +10,7 @@ from __future__ import annotations
 import os
 from binascii import a2b_base64
 
-from wherry.errors import InvalidArgument, StartError, SyscallError
+from wherry.errors import FailedPrecondition, InvalidArgument, StartError, SyscallError
 from wherry.linux import cgroups, mounts, namespaces, paths
 from wherry.runtime import container, users
 from wherry.runtime.standby import UNSUITABLE
@@ -235,8 +235,11 @@ class BuiltinRuntime:
 
     def delete(self) -> None:
         """After init's end: whatever is left of the container."""
-        self.cgroup.kill()
-        self.cgroup.delete()
+        try:
+            self.cgroup.delete()
+        except FailedPrecondition:  # somebody has been moved there
+            self.cgroup.kill()
+            self.cgroup.delete()
 
 
 def _stdio(fds: tuple[int, int, int] | None) -> container.Stdio:

@@ -14,6 +14,7 @@ import sys
 from _socket import AF_UNIX, SOCK_STREAM, socketpair
 
 from wherry.linux import mounts, namespaces
+from wherry.runtime import standby
 from wherry.runtime.process import close_descriptors
 from wherry.shim import compact, jobs
 from wherry.shim.builtin import Started
@@ -50,6 +51,7 @@ def play(keep: list[int]) -> list[bytes]:
         compact.gather(played)
         for _ in range(_LIVES):
             _live(state_dir)
+            standby.rehearse()
     finally:
         stop_watching()
         close_descriptors(keep)
