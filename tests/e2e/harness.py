@@ -243,6 +243,26 @@ class Engine:
             "DOCKER_CONFIG": str(self.root / "client"),
         }
 
+    def run_client(
+        self,
+        cli: str,
+        *words: str,
+        stdin: str | None = None,
+        timeout: float = 60.0,
+        env: Mapping[str, str] | None = None,
+    ) -> Done:
+        """Run a client (docker, wherry) at this engine, however it ends."""
+        return subprocess.run(
+            [cli, *words],
+            input=stdin,
+            stdin=subprocess.DEVNULL if stdin is None else None,
+            capture_output=True,
+            text=True,
+            timeout=timeout,
+            env={**self.client_environment, **(env or {})},
+            check=False,
+        )
+
     def docker(
         self,
         *words: str,
@@ -252,16 +272,7 @@ class Engine:
         env: Mapping[str, str] | None = None,
     ) -> Done:
         """Run the docker CLI; with `check` a non-zero exit fails the test with what it said."""
-        done = subprocess.run(
-            ["docker", *words],
-            input=stdin,
-            stdin=subprocess.DEVNULL if stdin is None else None,
-            capture_output=True,
-            text=True,
-            timeout=timeout,
-            env={**self.client_environment, **(env or {})},
-            check=False,
-        )
+        done = self.run_client("docker", *words, stdin=stdin, timeout=timeout, env=env)
         if check and done.returncode:
             pytest.fail(f"docker {' '.join(words)}: exit {done.returncode}\n{done.stdout}{done.stderr}")
         return done

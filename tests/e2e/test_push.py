@@ -39,19 +39,6 @@ def guarded(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
         yield host
 
 
-def run(engine: Engine, cli: str, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [cli, *words],
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        capture_output=True,
-        text=True,
-        env=engine.client_environment,
-        check=False,
-        timeout=60,
-    )
-
-
 def load(engine: Engine, tmp_path: Path, *names: str) -> None:
     for name in names:
         engine.docker("load", "-q", "-i", images.write_docker_archive(str(tmp_path / "app.tar"), APP, name))
@@ -67,14 +54,14 @@ def test_what_is_pushed_comes_back_as_it_was(cli: str, engine: Engine, registry:
     name = f"{registry}/{Path(cli).name}/app:1"
     load(engine, tmp_path, name)
     before = engine.inspect(name)["Id"]
-    done = run(engine, cli, "push", name)
+    done = engine.run_client(cli, "push", name)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(f"The push refers to repository [{registry}/{Path(cli).name}/app]\n")
     assert "Pushed" in done.stdout and "1: digest: sha256:" in done.stdout
     digest = done.stdout.split("digest: ")[1].split()[0]
     repository = f"{registry}/{Path(cli).name}/app"
     assert engine.inspect(name)["RepoDigests"] == [f"{repository}@{digest}"]
-    again = run(engine, cli, "push", name)
+    again = engine.run_client(cli, "push", name)
     assert again.returncode == 0 and "Pushed" not in again.stdout and f"digest: {digest}" in again.stdout
     engine.docker("rmi", name)
     engine.docker("pull", "-q", name)
@@ -122,17 +109,17 @@ def test_where_an_image_came_from_is_told_and_no_tag_changes_it(engine: Engine, 
 def test_all_tags_are_pushed(cli: str, engine: Engine, registry: str, tmp_path: Path) -> None:
     repository = f"{registry}/{Path(cli).name}/all"
     load(engine, tmp_path, f"{repository}:1", f"{repository}:2")
-    assert run(engine, cli, "push", "--all-tags", repository).returncode == 0
+    assert engine.run_client(cli, "push", "--all-tags", repository).returncode == 0
     assert raw_manifest(f"{repository}:1") == raw_manifest(f"{repository}:2")
 
 
 @pytest.mark.parametrize("cli", CLIS)
 def test_a_push_that_cannot_be_is_said_in_dockers_words(cli: str, engine: Engine, registry: str) -> None:
-    unknown = run(engine, cli, "push", f"{registry}/nothing:1")
+    unknown = engine.run_client(cli, "push", f"{registry}/nothing:1")
     assert unknown.returncode == 1
     assert f"An image does not exist locally with the tag: {registry}/nothing" in unknown.stderr
     engine.docker("tag", BUSYBOX, "127.0.0.1:9/app:1")
-    gone = run(engine, cli, "push", "127.0.0.1:9/app:1")
+    gone = engine.run_client(cli, "push", "127.0.0.1:9/app:1")
     assert gone.returncode == 1 and "connection refused" in gone.stderr
 
 
@@ -145,31 +132,31 @@ def test_a_login_opens_a_registry_and_a_logout_closes_it(
 ) -> None:
     name = f"{guarded}/{Path(cli).name}/app:1"
     load(engine, tmp_path, name)
-    refused = run(engine, cli, "push", name)
+    refused = engine.run_client(cli, "push", name)
     assert refused.returncode == 1 and "no basic auth credentials" in refused.stderr
-    wrong = run(engine, cli, "login", "-u", "ann", "--password-stdin", guarded, stdin="wrong")
+    wrong = engine.run_client(cli, "login", "-u", "ann", "--password-stdin", guarded, stdin="wrong")
     assert wrong.returncode == 1 and "unauthorized" in wrong.stderr, wrong.stderr
-    right = run(engine, cli, "login", "-u", "ann", "--password-stdin", guarded, stdin="secret\n")
+    right = engine.run_client(cli, "login", "-u", "ann", "--password-stdin", guarded, stdin="secret\n")
     assert (right.returncode, right.stdout.strip()) == (0, "Login Succeeded"), right.stderr
     config = json.loads((engine.root / "client/config.json").read_text())
     assert config["auths"][guarded] == {"auth": base64.b64encode(b"ann:secret").decode()}
-    assert run(engine, cli, "login", guarded).returncode == 0  # with what it knows
-    assert run(engine, cli, "push", name).returncode == 0
+    assert engine.run_client(cli, "login", guarded).returncode == 0  # with what it knows
+    assert engine.run_client(cli, "push", name).returncode == 0
     engine.docker("rmi", name)
-    pulled = run(engine, cli, "pull", "-q", name)
+    pulled = engine.run_client(cli, "pull", "-q", name)
     assert (pulled.returncode, pulled.stdout.strip()) == (0, name)
-    out = run(engine, cli, "logout", guarded)
+    out = engine.run_client(cli, "logout", guarded)
     assert out.stdout == f"Removing login credentials for {guarded}\n"
-    assert run(engine, cli, "pull", name).returncode == 1
+    assert engine.run_client(cli, "pull", name).returncode == 1
 
 
 @pytest.mark.parametrize("cli", CLIS)
 def test_a_login_to_a_registry_without_users_or_without_a_registry(cli: str, engine: Engine, registry: str) -> None:
-    assert run(engine, cli, "login", "-u", "x", "-p", "y", registry).returncode == 0
-    run(engine, cli, "logout", registry)
-    nowhere = run(engine, cli, "login", "-u", "x", "-p", "y", "127.0.0.1:9")
+    assert engine.run_client(cli, "login", "-u", "x", "-p", "y", registry).returncode == 0
+    engine.run_client(cli, "logout", registry)
+    nowhere = engine.run_client(cli, "login", "-u", "x", "-p", "y", "127.0.0.1:9")
     assert nowhere.returncode == 1 and "connection refused" in nowhere.stderr
-    bare = run(engine, cli, "login", registry)
+    bare = engine.run_client(cli, "login", registry)
     assert bare.returncode == 1 and "non-TTY" in bare.stderr.replace("non TTY", "non-TTY")
 
 

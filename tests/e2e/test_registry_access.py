@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import base64
 import json
-import subprocess
 import sys
 import threading
 from collections.abc import Iterator
@@ -56,19 +55,6 @@ def folder(address: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
-def run(engine: Engine, cli: str, *words: str, stdin: str | None = None) -> subprocess.CompletedProcess[str]:
-    return subprocess.run(
-        [cli, *words],
-        input=stdin,
-        stdin=subprocess.DEVNULL if stdin is None else None,
-        capture_output=True,
-        text=True,
-        env=engine.client_environment,
-        check=False,
-        timeout=60,
-    )
-
-
 # --- who is asking
 
 
@@ -88,23 +74,23 @@ def test_a_login_leaves_an_identity_token_that_pulls_and_pushes(
     cli: str, engine: Engine, guarded: Served, tmp_path: Path
 ) -> None:
     host, name = guarded.host, f"{guarded.host}/team/app:1"
-    assert run(engine, cli, "pull", name).returncode == 1
-    done = run(engine, cli, "login", "-u", "ann", "--password-stdin", host, stdin="secret")
+    assert engine.run_client(cli, "pull", name).returncode == 1
+    done = engine.run_client(cli, "login", "-u", "ann", "--password-stdin", host, stdin="secret")
     assert (done.returncode, done.stdout.strip()) == (0, "Login Succeeded"), done.stderr
     kept = json.loads((engine.root / "client/config.json").read_text())["auths"][host]
     assert base64.b64decode(kept["auth"]) == b"ann:" and kept["identitytoken"].count(".") == 2
     if cli == WHERRY:  # Docker's asks for a password again
-        assert run(engine, cli, "login", host).returncode == 0
+        assert engine.run_client(cli, "login", host).returncode == 0
         assert json.loads((engine.root / "client/config.json").read_text())["auths"][host] == kept
-    assert run(engine, cli, "pull", "-q", name).returncode == 0
+    assert engine.run_client(cli, "pull", "-q", name).returncode == 0
     engine.docker("tag", name, f"{host}/team/pushed:1")
-    pushed = run(engine, cli, "push", f"{host}/team/pushed:1")
+    pushed = engine.run_client(cli, "push", f"{host}/team/pushed:1")
     assert pushed.returncode == 0, pushed.stderr
     htpasswd(tmp_path / "users", ann="changed")
     for words in (("pull", name), ("push", f"{host}/team/pushed:1")):
-        refused = run(engine, cli, *words)
+        refused = engine.run_client(cli, *words)
         assert refused.returncode == 1 and "authentication required" in refused.stderr, refused
-    run(engine, cli, "logout", host)
+    engine.run_client(cli, "logout", host)
 
 
 def header(**login: str) -> dict[str, str]:

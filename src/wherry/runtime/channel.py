@@ -35,8 +35,7 @@ def pair() -> tuple[_socket.socket, _socket.socket]:
 
 def send(channel: _socket.socket, message: bytes, fd: int | None = None) -> None:
     """Sends one message, with a descriptor if given. A parent that is gone is BrokenPipeError, never SIGPIPE."""
-    ancillary = [] if fd is None else [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, struct.pack("i", fd))]
-    channel.sendmsg([message], ancillary, _socket.MSG_NOSIGNAL)
+    send_all(channel, message, [] if fd is None else [fd])
 
 
 def receive(channel: _socket.socket) -> tuple[bytes, int | None]:

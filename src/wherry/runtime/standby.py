@@ -175,8 +175,9 @@ def create(
     prepare_rootfs: Callable[[int], None],
     mount_sources: dict[str, int],
     meanwhile: Callable[[int], None],
-) -> container.InitProcess:
-    """As `container.create` with `sibling`, by the standby. For a caller that ends soon: of its own descriptors it closes none.
+) -> int | None:
+    """As `container.create` with `sibling`, by the standby; returns the terminal's master, if there is one. For a caller that ends soon: of its
+    own descriptors it closes none.
 
     `stdio` is whole, or empty for a terminal; `meanwhile(pid)` is called before the program runs. StartError; its step is UNSUITABLE where
     the container has to be made by `container.create`.
@@ -201,7 +202,7 @@ def create(
         _, ready = container.await_exec(standby.channel)
         meanwhile(standby.pid)
         _tell(standby, messages.GO, [])
-        console, _ = container.await_exec(standby.channel)
+        return container.await_exec(standby.channel)[0]
     except BaseException as error:
         standby.dismiss()
         if ready:
@@ -212,7 +213,6 @@ def create(
         if isinstance(error, WherryError | OSError):
             raise spawn.as_start_error("create", error) from None
         raise
-    return container.InitProcess(standby.pid, standby.pidfd, console, [], group, None)
 
 
 def _tell(standby: Standby, message: bytes, fds: list[int]) -> None:

@@ -178,11 +178,11 @@ class BuiltinRuntime:
             set_user(rootfs, self._config["process"], request.get("user"))
             if standby is not None and standby.suits(self._config):
                 try:
-                    init = create_by_standby(
+                    console = create_by_standby(
                         standby, self._config, root=rootfs, stdio=_stdio(stdio), prepare_rootfs=fill_volumes, mount_sources=shared,
                         meanwhile=meanwhile,
                     )  # fmt: skip
-                    return Started(init.pid, init.pidfd, init.console)
+                    return Started(standby.pid, standby.pidfd, console)
                 except StartError as error:
                     if error.step != UNSUITABLE:
                         raise
