@@ -146,10 +146,30 @@ def test_a_container_may_share_the_mount_namespace(runtime: Runtime, tmp_path: P
     assert Path(f"/proc/{pid}/ns/mnt").readlink() == Path("/proc/self/ns/mnt").readlink()
     assert Path(f"/proc/{pid}/root").readlink() == root
     assert (root / "proc/1/comm").read_text() == "sleep\n"
-    assert "no mount namespace of its own" in runtime("exec", "box", "true").stderr
+    # of the container's root, not of the host's, by name and by number
+    words = ("--cwd", "/bin", "--user", "1000", "box", "sh", "-c", "pwd; cat /proc/1/comm; echo ~; cd ../..; ls")
+    shown = runtime("exec", *words)
+    assert shown.stdout.splitlines() == ["/bin", "sleep", "/home/app", *sorted(os.listdir(root))], shown.stderr
+    links = runtime("exec", "box", "ls", "-l", "/proc/self/fd").stdout.splitlines()
+    assert [line for line in links if " 3" not in line and not line.endswith(("total 0", "]", "null"))] == []
+    assert "executable file not found" in runtime("exec", "box", "bash").stderr
+    assert "failed: no such file" in runtime("exec", "--cwd", str(root), "box", "true").stderr
+    elsewhere = ("unshare", "-m", "--propagation", "private", "sh", "-c", 'mount -t tmpfs x "$0"; exec "$@"', str(root))
+    command = [*elsewhere, *runtime.command("exec", "box", "ls", "/proc/1/comm")]
+    away = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert away.stdout == "/proc/1/comm\n", away.stderr  # whatever is at that path where the caller is
     assert runtime("delete", "-f", "box").returncode == 0
     assert Path("/proc/self/mountinfo").read_text() == before
     assert runtime.run("nope", hostname="", **changes).returncode == 1
+    assert Path("/proc/self/mountinfo").read_text() == before
+
+
+def test_the_runtimes_own_mount_namespace_is_not_given_by_path(runtime: Runtime) -> None:
+    """It would be the container's in name alone: an exec from elsewhere would enter it at the host's root."""
+    spaces = [{"type": "mount", "path": "/proc/self/ns/mnt"}, {"type": "pid"}]
+    before = Path("/proc/self/mountinfo").read_text()
+    done = runtime.run("true", hostname="", linux_namespaces=spaces)
+    assert (done.returncode, "is the runtime's own" in done.stderr) == (1, True), done.stderr
     assert Path("/proc/self/mountinfo").read_text() == before
 
 

@@ -543,6 +543,8 @@ def exec_process(
             keyring=container_id if new_keyring else None, container_id=container_id, bundle=bundle,
         )  # fmt: skip
         undo.append(job.plan.close_listener)
+        if job.root >= 0:
+            undo.append(lambda: os.close(job.root))
         job.console_newlines = console_newlines
         job.console_size = console_size or process.console_size(spec)
         job.parent_death_signal, job.preserve_fds = parent_death_signal, preserve_fds
@@ -565,7 +567,7 @@ def exec_process(
         undo.append(ours.close)
         dumpable = process.set_dumpable(0)
         try:
-            keep = [init_pidfd, *job.cgroup_fds, *job.plan.descriptors(), *range(3, 3 + preserve_fds)]
+            keep = [*job.descriptors(), *job.cgroup_fds, *job.plan.descriptors(), *range(3, 3 + preserve_fds)]
             helper = spawn.Helper(job.enter, keep, _stdio_fds(stdio, undo))
             pid, pidfd = spawn.spawn(job.run, theirs, flags=0, cgroup_fd=cgroup_fd, helper=helper)
         finally:
@@ -622,7 +624,7 @@ def enter_and_exec(
     # Who is at the other end of `channel` does not know the pid
     tell, listen = messages.pair() if job.plan.listener is not None else (None, None)
     job.pid_source = listen
-    keep = [init_pidfd, *job.cgroup_fds, *job.plan.descriptors(), channel.fileno()]
+    keep = [*job.descriptors(), *job.cgroup_fds, *job.plan.descriptors(), channel.fileno()]
     process.close_descriptors([*keep, *(end.fileno() for end in (tell, listen) if end is not None)])
     try:
         job.enter()
@@ -655,8 +657,6 @@ def _plan_exec(
     linux = config.get("linux") or {}
     job = Exec()
     job.joins = _namespaces_of(init_pid, linux)
-    if not job.joins & namespaces.NEWNS:
-        raise FailedPrecondition("the container has no mount namespace of its own by which its root could be entered")
     job.plan = process.Plan(
         spec,
         seccomp_bpf=seccomp_bpf,
@@ -672,6 +672,9 @@ def _plan_exec(
 
         job.affinity = scheduling.Affinity(affinity)
     job.init_pidfd = init_pidfd
+    job.root = -1
+    if not any(entry["type"] == "mount" for entry in linux.get("namespaces") or ()):
+        job.root = _open_root(init_pid, init_pidfd)
     job.plan.listen(linux.get("seccomp"), hooks.state_document(config, container_id, "running", init_pid, bundle))
     return job
 
@@ -685,11 +688,30 @@ def _reap(pid: int, pidfd: int) -> None:
     os.close(pidfd)
 
 
+def _open_root(pid: int, pidfd: int) -> int:
+    """The root directory of the process, as a descriptor: where a container is that shares its mounts with others. StartError when it has ended."""
+    procfs = Procfs.of_this_machine()
+    try:
+        directory = procfs.open(str(pid), os.O_PATH | os.O_DIRECTORY)
+        try:
+            fd = os.open("root", os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC, dir_fd=directory)
+        finally:
+            os.close(directory)
+        if namespaces.send_signal(pidfd, 0):  # checked after it was opened, so it is not another process's
+            return fd
+        os.close(fd)
+    except (SyscallError, OSError) as error:
+        if error.errno not in (errno.ENOENT, errno.ESRCH):
+            raise
+    finally:
+        procfs.close()
+    raise StartError("exec", "the container's first process has ended", errno.ESRCH)
+
+
 def _namespaces_of(pid: int, linux: oci.Linux) -> int:
-    """The flags of the configuration's namespaces in which the container's first process really differs from us."""
+    """The flags of the configuration's namespaces, and the mount namespace, in which the container's first process really differs from us."""
     flags = 0
-    for entry in linux.get("namespaces") or ():
-        kind = entry["type"]
+    for kind in ("mount", *(entry["type"] for entry in linux.get("namespaces") or ())):
         name = namespaces.FILE[kind]
         try:
             theirs, mine = os.stat(f"/proc/{pid}/ns/{name}"), os.stat(f"/proc/self/ns/{name}")

@@ -4,6 +4,8 @@ The parent forks a helper; it enters all of the container's namespaces through t
 the process that will be the program. So whoever watches from inside sees it for the first time when it has the
 container's root, no descriptor of the host's, and is not dumpable (CVE-2016-9962, CVE-2024-21626). Runs in the
 children of the shim and of `wherry-runc`.
+Where the container shares its mounts, its root is the one that its first process has, taken from a verified procfs and entered by
+chroot(2); under runc the program would be the host's, in the host's root.
 """
 
 from __future__ import annotations
@@ -28,7 +30,7 @@ class Exec:
 
     __slots__ = (
         "affinity", "cgroup_fds", "channel", "console_newlines", "console_size", "init_pidfd", "joins", "modules", "parent_death_signal", "path",
-        "pid_source", "plan", "preserve_fds",
+        "pid_source", "plan", "preserve_fds", "root",
     )  # fmt: skip
 
     channel: _socket.socket
@@ -42,8 +44,13 @@ class Exec:
     console_size: tuple[int, int] | None
     parent_death_signal: int
     preserve_fds: int
+    root: int  # descriptor of the container's root directory where no mount namespace of its own leads there; -1
     modules: int
     path: bytes
+
+    def descriptors(self) -> list[int]:
+        """By which the helper enters the container."""
+        return [fd for fd in (self.init_pidfd, self.root) if fd >= 0]
 
     def enter(self) -> None:
         """In the helper: the container's cgroup (on v2 it was born there), then all of its namespaces at once (setns(2) with a pidfd, Linux 5.8).
@@ -58,10 +65,15 @@ class Exec:
         elif self.affinity is None:
             process.run_on_all_cpus()
         process.set_on_host(self.plan, limits=bool(self.joins & namespaces.NEWUSER))
-        syscalls.setns(self.init_pidfd, self.joins, f"namespaces of the container ({namespaces.names(self.joins)})")
+        if self.joins:
+            syscalls.setns(self.init_pidfd, self.joins, f"namespaces of the container ({namespaces.names(self.joins)})")
         os.close(self.init_pidfd)
         if self.joins & namespaces.NEWUSER:
             become_root()
+        if self.root >= 0:
+            os.fchdir(self.root)
+            os.chroot(".")
+            os.close(self.root)
 
     def run(self, channel: _socket.socket) -> None:
         """The child's body. Ends in execve, or raises StartError for `spawn.guard` to report."""

@@ -52,6 +52,11 @@ class Plan:
                     continue
                 fd = namespaces.open_namespace(kind, path)
                 if namespaces.is_own(kind, fd):
+                    if kind == "mount":
+                        os.close(fd)
+                        raise InvalidArgument(
+                            f"linux.namespaces: mount namespace {path} is the runtime's own: a container that is to share it has no entry for it"
+                        )
                     os.close(fd)  # nothing to do; the kernel refuses to enter a user namespace that one is in
                 else:
                     self.join.append((kind, fd))
