@@ -79,6 +79,23 @@ def test_commit_makes_an_image_of_the_changes(engine: Engine, changed: str) -> N
     assert engine.output("run", "--rm", "--network=none", "made:1") == "hi"
 
 
+def test_changes_that_leave_nothing_leave_the_containers_own(engine: Engine) -> None:
+    container = engine.output("create", BUSYBOX, "echo", "own")
+    for changes, entrypoint, command in (
+        (["CMD []"], None, ["echo", "own"]),
+        (["ENTRYPOINT []"], None, ["echo", "own"]),
+        (["CMD x"], None, ["/bin/sh", "-c", "x"]),
+        (['ENTRYPOINT ["cat"]'], ["cat"], None),
+        (['ENTRYPOINT ["cat"]', "ENTRYPOINT []"], None, ["echo", "own"]),
+    ):
+        made = engine.output("commit", *(f"--change={change}" for change in changes), container)
+        config = engine.inspect(made)["Config"]
+        assert (config.get("Entrypoint"), config.get("Cmd")) == (entrypoint, command), changes
+    made = engine.output("commit", "--change=EXPOSE 0 8080:80", container, "ports:0")
+    assert engine.inspect(made)["Config"]["ExposedPorts"] == {"0/tcp": {}, "80/tcp": {}}
+    assert engine.output("run", "--rm", "--network=none", "ports:0") == "own"
+
+
 def test_what_was_committed_is_what_the_container_saw(engine: Engine, changed: str) -> None:
     engine.docker("commit", changed, "made:1")
     copy = engine.output("create", "-v", "/tmp:/mnt/here", "made:1", "true")

@@ -57,7 +57,7 @@ async def commit(
         raise NotFound(f"No such image: {record.image}")
     if image.damage:
         raise FailedPrecondition(f"container {container.id}: its image {image.id} is damaged: {image.damage}")
-    run = dockerfile.apply(_configuration(options.config, record, image), options.changes)
+    run = _configuration(options, record, image)
     created_by = " ".join(_as_list(record.config.cmd))
     step = Step(run, rfc3339_nano(time.time_ns()), created_by, options.author, options.comment)
     paused = options.pause and container.status is Status.RUNNING
@@ -81,24 +81,28 @@ async def commit(
     return made.id
 
 
-def _configuration(asked: ContainerConfig | None, record: Record, image: Image) -> dict[str, Any]:
-    """The new image's configuration: what the request says, where it is silent the container's, and what only an image has."""
+def _configuration(options: CommitOptions, record: Record, image: Image) -> dict[str, Any]:
+    """The new image's configuration: the request's, else the container's, as the changes leave it; where that is silent, the container's again.
+
+    So an empty command is none, and a label or a variable can be set but not taken away: as dockerd.
+    """
     own = _of(record.config)
     if not image.run.get("WorkingDir") and own.get("WorkingDir") == "/":
         del own["WorkingDir"]  # the container has it because there was none
-    base = {key: value for key, value in image.run.items() if key in ("OnBuild", "Shell", "Healthcheck")}
-    if asked is None:
-        return {**base, **own}
-    wanted = _of(asked)
-    for key in ("Volumes", "ExposedPorts", "Labels"):
-        if key in wanted and key in own:
-            wanted[key] = {**own[key], **wanted[key]}
+    of_image = {key: value for key, value in image.run.items() if key in ("OnBuild", "Shell", "Healthcheck")}
+    asked = own if options.config is None else _of(options.config)
+    changed = dockerfile.apply({**of_image, **asked}, options.changes)
+    wanted = {key: value for key, value in changed.items() if value}
+    below = {**of_image, **own}
+    for key in ("Volumes", "ExposedPorts", "Labels", "Healthcheck"):
+        if key in wanted and key in below:
+            wanted[key] = {**below[key], **wanted[key]}
     if "Env" in wanted:
         given = {item.partition("=")[0] for item in wanted["Env"]}
-        wanted["Env"] += [item for item in own.get("Env", ()) if item.partition("=")[0] not in given]
+        wanted["Env"] = [*wanted["Env"], *(item for item in own.get("Env", ()) if item.partition("=")[0] not in given)]
     if "Entrypoint" in wanted:
-        own.pop("Cmd", None)
-    return {**base, **own, **wanted}
+        below.pop("Cmd", None)
+    return {**below, **wanted}
 
 
 def _of(config: ContainerConfig) -> dict[str, Any]:

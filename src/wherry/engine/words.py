@@ -6,29 +6,38 @@ Deliberately absent: pattern removal and replacement (`${NAME#x}`, `${NAME%x}`, 
 
 from __future__ import annotations
 
+import json
 import re
 from collections.abc import Mapping
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#?$!-]")
-_WORD = re.compile(r"""(?:\\.|'[^']*'|"(?:\\.|[^"\\])*"|[^\s'"\\])+""", re.DOTALL)
+_WORD = re.compile(r"""(?:\\.|'[^']*(?:'|\Z)|"(?:\\.|[^"\\])*(?:"|(?=\\?\Z))|[^\s'"\\])+""", re.DOTALL)
+_FLAG = re.compile(
+    r"""\s*(--(?:\\.|'(?:\\.|[^'\\])*+(?:'|(?=\\?\Z))|"(?:\\.|[^"\\])*+(?:"|(?=\\?\Z))|[^\s'"\\])*+)(?:\\\Z)?""",
+    re.DOTALL,
+)
 MAX_DEPTH = 16
 
 
 def split(text: str) -> list[str]:
-    """Words as they are written. ValueError for a quote that nothing ends."""
-    words, position = [], 0
-    while position < len(text):
-        if text[position].isspace():
-            position += 1
-            continue
-        matched = _WORD.match(text, position)
-        if matched is None:
-            raise ValueError(
-                f"unexpected end of statement in {text[position:][:200]!r}: a quote or a backslash ends nowhere"
-            )
-        words.append(matched[0])
+    """Words as they are written. A quote that nothing ends goes on to the end; a backslash there is dropped."""
+    return _WORD.findall(text)
+
+
+def flags(text: str) -> tuple[tuple[str, ...], str]:
+    """The words beginning with "--" that come first, without their quotes, and what follows them or a "--" alone."""
+    found, position = [], 0
+    while matched := _FLAG.match(text, position):
         position = matched.end()
-    return words
+        if matched[1] == "--":
+            break
+        found.append(re.sub(r"""\\(.)|['"]""", r"\1", matched[1], flags=re.DOTALL))
+    return tuple(found), text[position:]
+
+
+def quote(text: str) -> str:
+    """As Go's %q, near enough for a message."""
+    return json.dumps(text[:200], ensure_ascii=False)
 
 
 def expand(word: str, values: Mapping[str, str]) -> str:
@@ -37,7 +46,7 @@ def expand(word: str, values: Mapping[str, str]) -> str:
         scanner = _Scanner(word, values)
         found = scanner.until("")
     except ValueError as error:
-        raise ValueError(f'failed to process "{word[:200]}": {error}') from None
+        raise ValueError(f"failed to process {quote(word)}: {error}") from None
     return found
 
 
@@ -60,7 +69,7 @@ class _Scanner:
         while (character := self._next()) != end:
             match character:
                 case "":
-                    raise ValueError(f"unexpected end of statement while looking for {end}")
+                    raise ValueError("syntax error: missing '}'")
                 case "'":
                     out.append(self._single())
                 case '"':
@@ -110,7 +119,7 @@ class _Scanner:
         self._at += 1
         name = self._name()
         if not name:
-            raise ValueError("bad substitution")
+            raise ValueError("syntax error: bad substitution")
         character = self._next()
         if character == "}":
             return self._values.get(name, "")
@@ -118,7 +127,7 @@ class _Scanner:
         modifier = self._next() if with_colon else character
         if modifier not in ("-", "+", "?") or not modifier:
             raise ValueError(
-                f"unsupported modifier ({modifier}) in substitution" if modifier else "missing '}' in substitution"
+                f"unsupported modifier ({modifier}) in substitution" if modifier else "syntax error: missing '}'"
             )
         self._depth += 1
         if self._depth > MAX_DEPTH:
@@ -129,5 +138,7 @@ class _Scanner:
         if modifier == "+":
             return word if is_set else ""
         if not is_set and modifier == "?":
-            raise ValueError(f"{name}: {word or 'not set'}")
+            raise ValueError(
+                f"{name}: {word or 'is not allowed to be ' + ('unset' if name not in self._values else 'empty')}"
+            )
         return self._values[name] if is_set else word

@@ -18,7 +18,29 @@ from wherry.errors import InvalidArgument
     [
         ('CMD ["a", "b c"]', {"Cmd": ["a", "b c"]}),
         ("cmd echo $HOME", {"Cmd": ["/bin/sh", "-c", "echo $HOME"]}),
-        ('ENTRYPOINT ["/init"]', {"Entrypoint": ["/init"]}),
+        ('ENTRYPOINT ["/init"]', {"Entrypoint": ["/init"], "Cmd": None}),
+        ("CMD []", {"Cmd": []}),
+        ("CMD", {"Cmd": ["/bin/sh", "-c"]}),
+        ("CMD ['a']", {"Cmd": ["/bin/sh", "-c", "['a']"]}),
+        ('CMD ["a"] b', {"Cmd": ["/bin/sh", "-c", '["a"] b']}),
+        ("CMD [NaN]", {"Cmd": ["/bin/sh", "-c", "[NaN]"]}),
+        ('CMD\t["\\u0041", "\\ud800"]', {"Cmd": ["A", "\ufffd"]}),
+        ("CMD a \\", {"Cmd": ["/bin/sh", "-c", "a"]}),
+        ("CMD a \\\n# between\n\n  b", {"Cmd": ["/bin/sh", "-c", "a   b"]}),
+        ("ENTRYPOINT []", {"Entrypoint": None, "Cmd": None}),
+        ("ENTRYPOINT", {"Entrypoint": None, "Cmd": None}),
+        ('ENTRYPOINT [""]', {"Entrypoint": [""], "Cmd": None}),
+        ('VOLUME ["/a"', {"Volumes": {"[/a": {}}}),
+        (
+            "EXPOSE 0 127.0.0.1:8080:80 9000-9001:90-91/udp",
+            {"ExposedPorts": {p: {} for p in ("0/tcp", "80/tcp", "90/udp", "91/udp")}},
+        ),
+        ("LABEL a=b\\", {"Labels": {"a": "b"}}),
+        ("HEALTHCHECK -- CMD a", {"Healthcheck": {"Test": ["CMD-SHELL", "a"]}}),
+        (
+            "HEALTHCHECK --interval=.5s --timeout=+1s --retries=0 CMD a",
+            {"Healthcheck": {"Test": ["CMD-SHELL", "a"], "Interval": 500_000_000, "Timeout": 1_000_000_000}},
+        ),
         ("ENV A=1 B=\"two words\" C='3'", {"Env": ["P=/bin", "A=1", "B=two words", "C=3"]}),
         ("ENV P new value", {"Env": ["P=new value"]}),
         (
@@ -76,7 +98,8 @@ def test_variables_are_the_configs_own_environment(change: str, result: dict[str
 
 def test_a_new_entrypoint_takes_the_old_ones_command_away() -> None:
     base = {"Cmd": ["old"]}
-    assert apply(base, ['ENTRYPOINT ["/e"]']) == {"Entrypoint": ["/e"]}
+    assert apply(base, ['ENTRYPOINT ["/e"]']) == {"Entrypoint": ["/e"], "Cmd": None}
+    assert apply(base, ["CMD []", 'ENTRYPOINT ["/e"]']) == {"Entrypoint": ["/e"], "Cmd": None}
     assert apply(base, ['ENTRYPOINT ["/e"]', 'CMD ["new"]']) == {"Entrypoint": ["/e"], "Cmd": ["new"]}
     assert apply(base, ['CMD ["new"]', 'ENTRYPOINT ["/e"]']) == {"Entrypoint": ["/e"], "Cmd": ["new"]}
 
@@ -85,17 +108,26 @@ def test_the_shell_form_is_for_the_images_own_shell() -> None:
     assert apply({"Shell": ["/bin/ash", "-ec"]}, ["CMD x"])["Cmd"] == ["/bin/ash", "-ec", "x"]
 
 
-@given(st.text(alphabet="a$A{}:+-?'\"\\ =", max_size=40))
-def test_any_words_are_read_or_refused(text: str) -> None:
+@given(
+    st.sampled_from(("ENV X=", "HEALTHCHECK --", "VOLUME ", "CMD [")), st.text(alphabet="a$A{}:+-?'\"\\ =", max_size=40)
+)
+def test_any_words_are_read_or_refused(start: str, text: str) -> None:
     with contextlib.suppress(InvalidArgument):
-        apply({"Env": ["A=1"]}, [f"ENV X={text}"])
+        apply({"Env": ["A=1"]}, [start + text])
+
+
+@pytest.mark.parametrize("start", ["ENV a=", "HEALTHCHECK --", "EXPOSE ", "VOLUME "])
+@pytest.mark.parametrize("piece", ["'a", '"a', "'a\"", "\\", "-- ", "${A"])
+def test_long_words_are_read_once(start: str, piece: str) -> None:
+    with contextlib.suppress(InvalidArgument):
+        apply({}, [start + piece * 50_000 + "\\"])
 
 
 @pytest.mark.parametrize(
     "change",
     ["ENV X=${A", "ENV X=${no:?msg}", "ENV X=${A#1}", "ENV X=${A:0}", "ENV X=${}", "ENV X=" + "${A+" * 100_000, 'LABEL "m=x"', "ENV X='",
      "WORKDIR $no",
-     "RUN x", "FROM x", "COPY a b", "CMD", "ENV", "ENV A", "ENV =1", "LABEL x", "EXPOSE 0", "EXPOSE 70000", "EXPOSE x", "EXPOSE 9-8",
+     "RUN x", "FROM x", "COPY a b", "ENV", "ENV A", "ENV =1", "LABEL x", "EXPOSE 1:2:3:4", "EXPOSE 70000", "EXPOSE x", "EXPOSE 9-8",
      "VOLUME [\"\"]", "STOPSIGNAL a b", "ONBUILD FROM x", "HEALTHCHECK FOO", "HEALTHCHECK --x=1 CMD a", "HEALTHCHECK --interval=x CMD a", "ENV 'x"],
 )  # fmt: skip
 def test_an_instruction_that_is_wrong_is_named(change: str) -> None:
@@ -103,6 +135,42 @@ def test_an_instruction_that_is_wrong_is_named(change: str) -> None:
         apply({}, [change])
 
 
-def test_what_docker_does_not_take_as_a_change_is_refused_in_its_words() -> None:
-    with pytest.raises(InvalidArgument, match=r"^RUN is not a valid change command$"):
-        apply({}, ["RUN x"])
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        ("", "file with no instructions"),
+        ("# only this", "file with no instructions"),
+        ("bogus x", "bogus is not a valid change command"),
+        ('CMD ["a", 1]', "when using JSON array syntax, arrays must be comprised of strings only"),
+        ("VOLUME [null]", "when using JSON array syntax, arrays must be comprised of strings only"),
+        ("VOLUME []", "VOLUME requires at least one argument"),
+        ("USER", "USER requires exactly one argument"),
+        ('WORKDIR ""', "cannot normalize nothing"),
+        ("CMD --x=1 a", "unknown flag: --x"),
+        ("STOPSIGNAL SIGFOO", "invalid signal: SIGFOO"),
+        ("ENV =b", "ENV names can not be blank"),
+        ("LABEL a", "LABEL must have two arguments"),
+        ('ENV a="x', 'failed to process "\\"x": unexpected end of statement while looking for matching double-quote'),
+        ("ENV a=${NO?}", 'failed to process "${NO?}": NO: is not allowed to be unset'),
+        ("ONBUILD ONBUILD RUN x", "Chaining ONBUILD via `ONBUILD ONBUILD` isn't allowed"),
+        ("EXPOSE 80/foo", "invalid proto: foo"),
+        ("HEALTHCHECK CMD []", "Missing command after HEALTHCHECK CMD"),
+        ("HEALTHCHECK NONE x", "HEALTHCHECK NONE takes no arguments"),
+        ("HEALTHCHECK FOO", 'Unknown type "FOO" in HEALTHCHECK (try CMD)'),
+        ("HEALTHCHECK --interval=1us CMD a", 'Interval "interval" cannot be less than 1ms'),
+        ("HEALTHCHECK --interval=-1s CMD a", 'Interval "interval" cannot be less than 1ms'),
+        ("HEALTHCHECK --interval=1s --interval=2s CMD a", "duplicate flag specified: --interval"),
+        ("HEALTHCHECK --interval 5s CMD a", "missing a value on flag: --interval"),
+        ("HEALTHCHECK --retries=-1 CMD a", "--retries cannot be negative (-1)"),
+        ("HEALTHCHECK --retries=x CMD a", 'strconv.ParseInt: parsing "x": invalid syntax'),
+    ],
+)
+def test_what_is_wrong_is_said_in_dockerds_words(change: str, words: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
+        apply({}, [change])
+    assert str(raised.value) == words
+
+
+def test_changes_are_lines_of_one_file() -> None:
+    assert apply({}, ["CMD a \\", "b"]) == {"Cmd": ["/bin/sh", "-c", "a b"]}
+    assert apply({"Cmd": ["x"]}, []) == {"Cmd": ["x"]}
