@@ -15,9 +15,13 @@ import signal
 import subprocess
 from collections.abc import Callable, Iterator
 
+import hypothesis
 import pytest
 
 from tests import leaks
+
+hypothesis.settings.register_profile("wherry", deadline=None, suppress_health_check=[hypothesis.HealthCheck.too_slow])
+hypothesis.settings.load_profile("wherry")  # how fast a machine is, is no property of the code
 
 LEAK_CHECKED = ("root", "e2e", "security", "conformance")
 """The folders of tests whose every test must leave the machine as it found it."""

@@ -20,7 +20,7 @@ import subprocess
 import time
 from collections.abc import Iterator, Sequence
 
-WAIT_SECONDS = 10.0
+WAIT_SECONDS = 60.0
 PR_SET_CHILD_SUBREAPER = 36
 TCP_LISTEN = "0A"
 UNIX_LISTENS = 0x10000  # __SO_ACCEPTCON in the flags of /proc/net/unix

@@ -119,7 +119,7 @@ def run(scenario: Callable[[Served], Awaitable[None]]) -> None:
 
     async def main() -> None:
         async with served() as serving:
-            async with asyncio.timeout(30):
+            async with asyncio.timeout(300):
                 await scenario(serving)
 
     uvloop.run(main())

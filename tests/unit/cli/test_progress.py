@@ -62,7 +62,7 @@ def test_a_bar_tells_speed_and_time_left() -> None:
             time.sleep(0.15)  # bars are drawn ten times a second
 
     text = shown_on_a_terminal(lambda fd: show(slowly(), fd=fd))
-    assert re.search(r"Downloading .*3MB/400MB *[\d.]+MB/s \d+:\d\d", text), text
+    assert re.search(r"Downloading .*3MB/400MB *[\d.]+[kM]B/s \d+:\d\d", text), text
 
 
 def test_without_a_terminal_every_state_is_a_line_and_bars_are_left_out() -> None:

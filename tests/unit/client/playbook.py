@@ -5,7 +5,7 @@ from __future__ import annotations
 import socket
 import threading
 from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 
 from wherry.client.session import Session
 
@@ -29,9 +29,16 @@ def playing(path: str, script: Sequence[bytes | None]) -> Iterator[Played]:
 
     def serve() -> None:
         while pending:
-            connection, _ = server.accept()
+            try:
+                connection, _ = server.accept()
+            except OSError:  # nobody will come any more
+                return
             played.connections += 1
-            with connection, connection.makefile("rb") as file:
+            with (
+                suppress(ConnectionError),
+                connection,
+                connection.makefile("rb") as file,
+            ):  # a client may go at any time
                 while pending and (request := _read_request(file)):
                     played.requests.append(request)
                     answer = pending.pop(0)
@@ -46,8 +53,9 @@ def playing(path: str, script: Sequence[bytes | None]) -> Iterator[Played]:
     try:
         yield played
     finally:
+        server.shutdown(socket.SHUT_RDWR)
+        thread.join()
         server.close()
-        thread.join(timeout=10)
 
 
 def _read_request(file: object) -> bytes:

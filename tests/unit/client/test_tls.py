@@ -7,7 +7,7 @@ import ssl
 import subprocess
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -79,8 +79,10 @@ def serving(folder: Path, *, demand: bool = False) -> Iterator[int]:
     try:
         yield server.getsockname()[1]
     finally:
+        with suppress(OSError):
+            server.shutdown(socket.SHUT_RDWR)
+        thread.join()
         server.close()
-        thread.join(timeout=10)
 
 
 def session(port: int, tls: Tls) -> Session:

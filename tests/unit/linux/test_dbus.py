@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import HealthCheck, given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from wherry.errors import DataLoss, InvalidArgument, Unavailable
@@ -39,7 +39,6 @@ def wider(inner: st.SearchStrategy[tuple[str, Any]]) -> st.SearchStrategy[tuple[
 VALUES = st.recursive(SIMPLE, wider, max_leaves=6)
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow])  # a machine under load is no fault of the data
 @given(st.lists(VALUES, max_size=4))
 def test_values_survive_the_way_to_bytes_and_back(pairs: list[tuple[str, Any]]) -> None:
     signature = "".join(kind for kind, _ in pairs)
@@ -167,7 +166,7 @@ def test_a_peer_that_misbehaves_is_an_error(
     thread = answering(tmp_path / "bus", talk)
     with pytest.raises(kind):
         dbus.Connection(str(tmp_path / "bus"), bus=True)
-    thread.join(10)
+    thread.join()
 
 
 def test_nobody_there_is_unavailable(tmp_path: Path) -> None:

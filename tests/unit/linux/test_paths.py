@@ -133,7 +133,9 @@ def test_descriptors_do_not_leak(tree: Path, root: int) -> None:
 names = st.sampled_from(["a", "b", "c", "..", ".", "", "link", "up", "abs"])
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(
+    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture, HealthCheck.too_slow]
+)
 @given(path=st.lists(names, min_size=1, max_size=7).map("/".join), file=st.booleans())
 def test_no_path_at_all_leads_out(tree: Path, root: int, path: str, file: bool) -> None:
     for name, target in (("link", "a/c"), ("up", "../../outside"), ("abs", f"{tree}/outside")):

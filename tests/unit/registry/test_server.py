@@ -79,9 +79,8 @@ def test_the_log_has_a_line_a_request_that_a_client_cannot_forge(tmp_path: Path)
         async with registry(tmp_path) as client:
             await client.ask("GET", "/v2/", headers={"User-Agent": 'x" 200 \u202e\\'})
             await client.ask("GET", f"/v2/a/blobs/{await client.push_blob('a', b'12345')}")
-            async with asyncio.timeout(10):  # the line is written after the answer
-                while len(lines := client.lab.log.getvalue().splitlines()) < 3:
-                    await asyncio.sleep(0.01)
+            while len(lines := client.lab.log.getvalue().splitlines()) < 3:  # the line is written after the answer
+                await asyncio.sleep(0.01)
             first, _, third = lines
             assert re.fullmatch(
                 r'127\.0\.0\.1 - - \[.*\] "GET /v2/ HTTP/1\.1" 200 2 "-" "x\\x22 200 \\x202e\\x5c" 0\.\d{3}', first
