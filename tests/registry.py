@@ -2,18 +2,18 @@
 
 from __future__ import annotations
 
-import asyncio
 import contextlib
 import gzip
 import hashlib
 import json
 import os
+import re
 import shutil
 import signal
-import socket
 import ssl
 import subprocess
 import sys
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager
 from pathlib import Path
@@ -124,22 +124,15 @@ def error(status: int, code: str, message: str, headers: Mapping[str, str] | Non
 # --- Debian's docker-registry ----------------------------------------------------------------------------------------------------------
 
 
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
 @contextlib.contextmanager
 def docker_registry(root: Path, *, extra: str = "", prefix: str = "/", data: Path | None = None) -> Iterator[str]:
     """Runs docker-registry with its data below `root`, or in `data`. → "127.0.0.1:PORT". `extra`: more lines of its configuration; `prefix`: of all
     its paths."""
-    port = free_port()
     root.mkdir(parents=True, exist_ok=True)
     configuration = root / "config.yml"
     configuration.write_text(
-        f"version: 0.1\nlog: {{level: error}}\nstorage: {{filesystem: {{rootdirectory: {data or root / 'data'}}}}}\n"
-        f"http: {{addr: 127.0.0.1:{port}, secret: tests, prefix: {prefix}}}\n{extra}"
+        f"version: 0.1\nlog: {{level: info}}\nstorage: {{filesystem: {{rootdirectory: {data or root / 'data'}}}}}\n"
+        f'http: {{addr: "127.0.0.1:0", secret: tests, prefix: {prefix}}}\n{extra}'
     )
     environment = {key: value for key, value in os.environ.items() if not key.startswith("REGISTRY_")}
     with (root / "log").open("wb") as log:
@@ -147,24 +140,18 @@ def docker_registry(root: Path, *, extra: str = "", prefix: str = "/", data: Pat
             ["docker-registry", "serve", str(configuration)], stdout=log, stderr=log, env=environment
         )
     try:
-        asyncio.run(_until_listening(port, process))
-        yield f"127.0.0.1:{port}"
+        yield _where_it_listens(root / "log", process)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(10)
+        process.wait(60)
 
 
-async def _until_listening(port: int, process: subprocess.Popen[bytes]) -> None:
-    async with asyncio.timeout(20):
-        while True:
-            try:
-                _, writer = await asyncio.open_connection("127.0.0.1", port)
-            except OSError:
-                assert process.poll() is None, "docker-registry did not start"
-                await asyncio.sleep(0.05)
-                continue
-            writer.close()
-            return
+def _where_it_listens(log: Path, process: subprocess.Popen[bytes]) -> str:
+    """Its address: the kernel has chosen the port, so nobody else can have it."""
+    while not (found := re.search(r'msg="listening on (127\.0\.0\.1:\d+)"', log.read_text())):
+        assert process.poll() is None, f"docker-registry did not start: {log.read_text()}"
+        time.sleep(0.02)
+    return found[1]
 
 
 def skopeo_copy(source: str, target: str, *options: str) -> None:
@@ -177,11 +164,13 @@ def skopeo_copy(source: str, target: str, *options: str) -> None:
 
 # --- our own as a process --------------------------------------------------------------------------------------------------------------
 
+METRICS = ("--metrics-addr", "127.0.0.1:0")
 WHERRY = str(Path(sys.executable).parent / "wherry")
 
 
 class Served:
-    """A `wherry registry serve` that has said where it listens. `stop` ends it by SIGTERM, and checks that it ended cleanly."""
+    """A `wherry registry serve` that has said where it listens. `metrics`: their URL, if METRICS asked for one.
+    `stop` ends it by SIGTERM, and checks that it ended cleanly."""
 
     def __init__(self, root: Path, *flags: str) -> None:
         root.mkdir(parents=True, exist_ok=True)
@@ -197,11 +186,12 @@ class Served:
             assert line, f"the registry did not start: {self.said}"
             self.said += line
         self.url = self.said.split()[-1]
+        self.metrics = next((line.split()[-1] for line in self.said.splitlines() if "metrics at" in line), "")
         self.host = self.url.partition("://")[2]
 
     def stop(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        _, rest = self.process.communicate(timeout=20)
+        _, rest = self.process.communicate(timeout=300)
         assert self.process.returncode == 0, rest
         assert "Traceback" not in rest, rest
 

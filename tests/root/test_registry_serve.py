@@ -13,12 +13,12 @@ import subprocess
 import threading
 import time
 import urllib.request
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from urllib.error import HTTPError
 
 import pytest
-from tests.registry import WHERRY, Served, certificates, free_port, htpasswd, wherry_registry
+from tests.registry import METRICS, WHERRY, Served, certificates, htpasswd, wherry_registry
 
 DATA = os.urandom(3_000_000)
 MANIFEST = "application/vnd.oci.image.manifest.v1+json"
@@ -29,7 +29,7 @@ def digest_of(data: bytes) -> str:
 
 
 def ask(served: Served, method: str, path: str, body: bytes | None = None, **headers: str) -> tuple[int, bytes]:
-    connection = http.client.HTTPConnection(served.host, timeout=30)
+    connection = http.client.HTTPConnection(served.host, timeout=300)
     connection.request(method, path, body, headers)
     answer = connection.getresponse()
     result = answer.status, answer.read()
@@ -44,7 +44,7 @@ def push(served: Served, repository: str, data: bytes) -> int:
 def refusal(*flags: str) -> str:
     """What it says when it does not start."""
     done = subprocess.run(
-        [WHERRY, "registry", "serve", *flags], capture_output=True, text=True, check=False, timeout=30
+        [WHERRY, "registry", "serve", *flags], capture_output=True, text=True, check=False, timeout=300
     )
     assert done.returncode == 1 and "Traceback" not in done.stderr
     return done.stderr.strip()
@@ -53,7 +53,7 @@ def refusal(*flags: str) -> str:
 def test_it_says_where_it_serves_what_and_ends_cleanly_with_what_is_under_way(tmp_path: Path) -> None:
     with wherry_registry(tmp_path) as served:
         assert served.said == f"wherry: registry serves {tmp_path}/registry on {served.url}\n"
-        connection = http.client.HTTPConnection(served.host, timeout=30)
+        connection = http.client.HTTPConnection(served.host, timeout=300)
         connection.putrequest("POST", f"/v2/a/blobs/uploads/?digest={digest_of(DATA)}")
         connection.putheader("Content-Length", str(len(DATA)))
         connection.endheaders(DATA[:1_000_000])
@@ -64,7 +64,7 @@ def test_it_says_where_it_serves_what_and_ends_cleanly_with_what_is_under_way(tm
         connection.send(DATA[1_000_000:])
         assert connection.getresponse().status == 201
         connection.close()
-        served.process.wait(20)
+        served.process.wait(300)
     with wherry_registry(tmp_path) as served:
         assert ask(served, "GET", f"/v2/a/blobs/{digest_of(DATA)}") == (200, DATA)
     assert '"GET /v2/a/blobs/' in (tmp_path / "access.log").read_text()
@@ -135,7 +135,7 @@ def test_memory_is_bounded_whatever_is_sent(tmp_path: Path) -> None:
         before = peak_megabytes(served)
 
         def upload(number: int) -> None:
-            connection = http.client.HTTPConnection(served.host, timeout=60)
+            connection = http.client.HTTPConnection(served.host, timeout=300)
             path = f"/v2/r{number}/blobs/uploads/?digest={digest}"
             connection.request("POST", path, iter(pieces), {"Content-Length": str(len(pieces) << 20)})
             assert connection.getresponse().status == 201
@@ -152,13 +152,12 @@ def test_memory_is_bounded_whatever_is_sent(tmp_path: Path) -> None:
 
 
 def test_metrics_have_an_address_of_their_own(tmp_path: Path) -> None:
-    address = f"127.0.0.1:{free_port()}"
-    with wherry_registry(tmp_path, "--metrics-addr", address) as served:
+    with wherry_registry(tmp_path, *METRICS) as served:
         push(served, "a", DATA)
         ask(served, "GET", f"/v2/a/blobs/{digest_of(DATA)}")
-        text, deadline = "", time.monotonic() + 10
-        while 'method="GET",resource="blob"' not in text and time.monotonic() < deadline:  # counted after the answer
-            with urllib.request.urlopen(f"http://{address}/metrics") as answer:
+        text = ""
+        while 'method="GET",resource="blob"' not in text:  # counted after the answer
+            with urllib.request.urlopen(served.metrics) as answer:
                 text = answer.read().decode()
         assert 'wherry_registry_requests_total{method="POST",resource="uploads",status="201"} 1.0' in text
         assert "wherry_registry_sent_bytes_total 3e+06" in text
@@ -198,7 +197,7 @@ def test_real_clients_log_in(tmp_path: Path, flags: tuple[str, ...]) -> None:
 
     def skopeo(*words: str) -> subprocess.CompletedProcess[str]:
         return subprocess.run(
-            ["skopeo", *words], env=environment, capture_output=True, text=True, check=False, timeout=60
+            ["skopeo", *words], env=environment, capture_output=True, text=True, check=False, timeout=300
         )
 
     with wherry_registry(tmp_path, "--htpasswd", users, *flags) as served:
@@ -221,23 +220,17 @@ def test_real_clients_log_in(tmp_path: Path, flags: tuple[str, ...]) -> None:
 class Counted:
     """A registry's metrics."""
 
-    address: str = field(default_factory=lambda: f"127.0.0.1:{free_port()}")
-
-    @property
-    def flags(self) -> tuple[str, str]:
-        return "--metrics-addr", self.address
+    served: Served
 
     def get(self, name: str) -> float:
-        with urllib.request.urlopen(f"http://{self.address}/metrics") as answer:
+        with urllib.request.urlopen(self.served.metrics) as answer:
             text = answer.read().decode()
         found = [line for line in text.splitlines() if line.startswith(name + " ")]
         return float(found[0].rpartition(" ")[2]) if found else 0.0
 
     def wait_for(self, name: str, at_least: float) -> None:
         """Counted is after the answer, and collected in the background."""
-        deadline = time.monotonic() + 20
         while self.get(name) < at_least:
-            assert time.monotonic() < deadline, (name, self.get(name), at_least)
             time.sleep(0.05)
 
 
@@ -295,7 +288,6 @@ def test_garbage_goes_while_it_serves_and_is_counted(tmp_path: Path, where: str)
     bucket = tmp_path / "bucket" if where == "object store" else tmp_path / "registry/blobs"
     storage = ("--storage", f"file://{bucket}") if where == "object store" else ()
     other = DATA[::-1]
-    metrics = Counted()
     with wherry_registry(tmp_path, *storage) as served:
         push_image(served, "a", "1", DATA)
         manifest = push_image(served, "a", "2", other)
@@ -303,7 +295,8 @@ def test_garbage_goes_while_it_serves_and_is_counted(tmp_path: Path, where: str)
     stray = digest_of(b"stray").removeprefix("sha256:")
     (bucket / "sha256" / stray[:2]).mkdir(exist_ok=True)
     (bucket / "sha256" / stray[:2] / stray).write_bytes(b"stray")  # a process ended before it was recorded
-    with wherry_registry(tmp_path, *storage, *metrics.flags, "--gc-grace=1ms", "--gc-interval=1s") as served:
+    with wherry_registry(tmp_path, *storage, *METRICS, "--gc-grace=1ms", "--gc-interval=1s") as served:
+        metrics = Counted(served)
         metrics.wait_for('wherry_registry_collected_total{what="bytes"}', len(other) + len(b"stray"))
         assert metrics.get('wherry_registry_collected_total{what="contents"}') == 3  # a config, too
         assert metrics.get('wherry_registry_collected_total{what="links"}') == 2
@@ -317,15 +310,14 @@ def test_garbage_goes_while_it_serves_and_is_counted(tmp_path: Path, where: str)
 
 
 def test_a_cache_counts_what_it_had_and_what_it_fetched(tmp_path: Path) -> None:
-    metrics = Counted()
-
-    def counted(what: str, result: str) -> float:
-        return metrics.get(f'wherry_registry_cache_total{{result="{result}",what="{what}"}}')
-
     upstream = Served(tmp_path / "upstream")
     try:
         digest = push_image(upstream, "a", "1", DATA)
-        with wherry_registry(tmp_path / "cache", "--proxy", upstream.url, *metrics.flags) as cache:
+        with wherry_registry(tmp_path / "cache", "--proxy", upstream.url, *METRICS) as cache:
+
+            def counted(what: str, result: str) -> float:
+                return Counted(cache).get(f'wherry_registry_cache_total{{result="{result}",what="{what}"}}')
+
             paths = ("/v2/a/manifests/1", f"/v2/a/manifests/{digest}", f"/v2/a/blobs/{digest_of(DATA)}")
             for path in (*paths, *paths):
                 assert ask(cache, "GET", path)[0] == 200

@@ -138,6 +138,7 @@ async def _serve(config: Config, doors: Doors, gate: Gate, extra: Extra) -> None
         )
         if doors.metrics is not None:
             await _open(stack, web.Server(_only("/metrics", metrics.answer), access_log=None), doors.metrics, None)
+            say(f"metrics at {url_of(doors.metrics, None)}/metrics")
         site = await _open(stack, server.http(), doors.registry, doors.tls)
         what = f"caches {config.proxy} in" if config.proxy else "serves"
         say(f"registry {what} {config.root} on {url_of(doors.registry, doors.tls)}")
