@@ -160,7 +160,8 @@ def netns() -> Iterator[str]:
 
 def test_what_is_not_the_containers_own_is_given_again(saver: Saver, netns: str, tmp_path: Path) -> None:
     """Bind mounts, a network namespace by path, hooks."""
-    (tmp_path / "volume").mkdir()
+    (tmp_path / "volume/part").mkdir(parents=True)
+    shown = {"/one": "volume", "/same": "volume", "/part": "volume/part"}  # criu gives the first of them its flags only
     spaces = [
         {**space, "path": netns} if space["type"] == "network" else space
         for space in saver.config["linux"]["namespaces"]
@@ -168,6 +169,10 @@ def test_what_is_not_the_containers_own_is_given_again(saver: Saver, netns: str,
     mounts = [
         *saver.config["mounts"],
         {"destination": "/data", "type": "bind", "source": str(tmp_path / "volume"), "options": ["bind", "nosuid"]},
+        *(
+            {"destination": point, "type": "bind", "source": str(tmp_path / place), "options": ["rbind", "ro"]}
+            for point, place in shown.items()
+        ),
     ]
     hook = {"path": "/bin/sh", "args": ["sh", "-c", f"cat >>{tmp_path}/hooks; echo >>{tmp_path}/hooks"]}
     pid = saver.start(
@@ -183,6 +188,8 @@ def test_what_is_not_the_containers_own_is_given_again(saver: Saver, netns: str,
     pid = int((saver.bundle / "pid").read_text())
     assert os.readlink(f"/proc/{pid}/ns/net") == space
     assert saver("exec", "box", "cat", "/data/new").stdout == "of the host"
+    written = saver("exec", "box", "sh", "-c", "for i in one same part data; do touch /$i/x 2>&1; done").stdout
+    assert [line.rpartition(": ")[2] for line in written.splitlines()] == ["Read-only file system"] * 3
     asked = subprocess.run(
         ["nsenter", f"--net={netns}", "busybox", "nc", "127.0.0.1", "7001"], stdout=subprocess.PIPE, check=False
     )
@@ -246,6 +253,37 @@ def test_an_image_that_is_more_than_its_bundle_gives_does_not_run(saver: Saver, 
     done = saver.restore()
     assert done.returncode == 0, done.stderr
     wait_until(lambda: (rootfs / "log").stat().st_size > len(written), "as it was, it is restored")
+
+
+def test_devices_of_a_network_of_its_own_move_again_where_they_are(saver: Saver) -> None:
+    """With the namespace a veth device ends. Under runc the container is restored without; here it gets the one that was made anew."""
+    ends = f"wcr{os.getpid():x}", f"wcs{os.getpid():x}"
+
+    def make() -> None:
+        for words in (
+            ("add", ends[0], "type", "veth", "peer", "name", ends[1]),
+            ("set", ends[0], "address", "02:00:00:00:00:07"),
+        ):
+            subprocess.run(["ip", "link", *words], check=True)
+
+    make()
+    saver.start("sh", "-c", "exec sleep 1000 </dev/null >/dev/null 2>&1", linux_netDevices={ends[0]: {"name": "eth0"}})
+    done = saver.checkpoint()
+    assert done.returncode == 0, done.stderr
+    done = saver.restore()
+    assert done.returncode == 0, done.stderr
+    assert f"there is no device {ends[0]}: the container is restored without" in done.stderr
+    shown = saver("exec", "box", "busybox", "ip", "-o", "link").stdout.splitlines()
+    assert [line.split(":")[1] for line in shown] == [" lo"]
+    assert "UP" in shown[0]
+    saver("delete", "-f", "box")
+    make()
+    done = saver.restore()
+    assert (done.returncode, done.stderr) == (0, "")
+    shown = saver("exec", "box", "busybox", "ip", "-o", "link").stdout.splitlines()
+    assert " eth0@" in shown[1]
+    assert "02:00:00:00:00:07" in shown[1]
+    saver("delete", "-f", "box")
 
 
 def test_a_terminal_is_handed_over_again(saver: Saver) -> None:

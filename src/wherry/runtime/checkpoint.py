@@ -258,16 +258,17 @@ def _check_entries(fd: int, path: str, socket: str) -> str | None:
 # ------------------------------------------------------------------------------------------------------ what is not its own
 
 
-def external_mounts(config: oci.Config, group: Cgroup, root: int) -> Iterator[tuple[str, str]]:
-    """(mount point, host path) of every mount that shows something of the host's: bind mounts, groups of cgroup v1, the
-    device nodes of a container in a user namespace. Mount points are resolved inside the directory `root`.
+def external_mounts(config: oci.Config, group: Cgroup, root: int) -> Iterator[tuple[str, str | int]]:
+    """(mount point, host path) of every mount that shows something of the host's: bind mounts, with their number among the `mounts` in
+    place of a path; groups of cgroup v1; the device nodes of a container in a user namespace. Mount points are resolved inside the
+    directory `root`.
     """
-    for mount in config.get("mounts") or ():
+    for number, mount in enumerate(config.get("mounts") or ()):
         words = mount.get("options") or ()
         if "remount" in words:
             continue
         if mount.get("type") == "bind" or "bind" in words or "rbind" in words:
-            yield resolve(root, mount["destination"]), mount.get("source", "")
+            yield resolve(root, mount["destination"]), number
         elif mount.get("type") == "cgroup" and group.mode == "v1":
             for _, name, path in group.mounts():
                 yield f"{resolve(root, mount['destination'])}/{name}", path

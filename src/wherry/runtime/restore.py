@@ -8,6 +8,9 @@ host's. Its notifications are answered in this order:
     pre-resume          every process is complete and stands still: `restored.check`, then the caller records the container
     (answer)            they run
 
+criu binds the sources of bind mounts where we have put them for it, with all the attributes that the configuration gives them: it leaves
+out those of one that lies in what another shows, where both have the same (criu up to 4.2, do_bind_mount_v2).
+
 **Invariants:** when `restore` raises, no process of the container is left and its cgroup is gone; no process runs an
 instruction before it was compared with the configuration. Absent: addresses and routes of the network namespace (hooks,
 or the namespace's maker), the root file system's content.
@@ -15,13 +18,17 @@ or the namespace's maker), the root file system's content.
 
 from __future__ import annotations
 
+import _socket
 import os
+import stat
 
 from wherry import errors
 from wherry.errors import DataLoss, FailedPrecondition, InvalidArgument
 from wherry.linux import cgroups, mounts, namespaces, paths, syscalls
-from wherry.runtime import checkpoint, container, criu, hooks, init, mount_options, process, restored
+from wherry.runtime import checkpoint, container, criu, hooks, init, mount_options, netdevices, process, restored
 from wherry.runtime import criu_rpc as rpc
+from wherry.runtime import namespaces as runtime_namespaces
+from wherry.runtime.rootfs import Rootfs
 from wherry.wire import fastjson
 
 TYPE_CHECKING = False
@@ -36,7 +43,6 @@ if TYPE_CHECKING:
 _DESCRIPTORS_LIMIT = 1 << 16
 _LEFT = ".criu.cgyard."
 """A directory that a killed criu leaves in its work directory."""
-_NOT_RESTORED = ("netDevices", "intelRdt")
 _JOINED = ("ipc", "uts", "mount", "user", "time")
 """Namespaces by path that criu enters itself."""
 
@@ -44,13 +50,15 @@ _JOINED = ("ipc", "uts", "mount", "user", "time")
 class Restored:
     """A container that runs again: host `pid`, its `cgroup`, and the terminal's master if it has one (the caller's to close)."""
 
-    __slots__ = ("cgroup", "console", "pid")
+    __slots__ = ("cgroup", "console", "pid", "warnings")
 
     def __init__(self, cgroup: Cgroup) -> None:
         self.cgroup = cgroup
         self.pid = 0
         """The first process as soon as criu has told it, which it does not do every time."""
         self.console: int | None = None
+        self.warnings: list[str] = []
+        """What the configuration has and the restored container has not."""
 
 
 def restore(
@@ -70,15 +78,8 @@ def restore(
     FailedPrecondition with criu's words, or naming what in the image is more than the configuration gives.
     """
     checkpoint.check_config(config)
-    spaces = (config.get("linux") or {}).get("namespaces") or ()
-    own = {entry["type"] for entry in spaces if not entry.get("path")}
-    for field in _NOT_RESTORED:
-        if field == "netDevices" and "network" not in own:
-            continue  # they are in the namespace, which has stayed
-        if (config.get("linux") or {}).get(field):
-            raise errors.NotImplemented(
-                f"linux.{field}: wherry-runc does not set it up for a container that is restored"
-            )
+    if (config.get("linux") or {}).get("intelRdt"):
+        raise errors.NotImplemented("linux.intelRdt: wherry-runc does not set it up for a container that is restored")
     undo: list[Callable[[], object]] = []
     with (
         checkpoint.open_directory(options.image_path) as images,
@@ -89,6 +90,7 @@ def restore(
             group = container.make_group(config, state.id, undo, systemd=systemd, unified=True)
             work = _Work(state, config, group, rootfs, bundle, on_ready)
             undo.append(container.OnFailure(work.end))
+            work.open_binds()
             request = work.request(options, [images, *([work_directory] if options.work_path else [])])
             _prepare_mount_points(work)
             answer = work.run(options, request, stdio)
@@ -124,11 +126,21 @@ class _Work:
         """The first process as soon as criu has told it, which it does not do every time."""
         self.was_ready = False
         self.hooks = hooks.parse(config.get("hooks") or {})
+        linux = config.get("linux") or {}
+        self.plan = runtime_namespaces.Plan(linux)
+        self.tree = Rootfs(config, rootfs, group=None, namespaces=self.plan, bundle=bundle)
+        self.binds: dict[int, int] = {}
+        """The number of a bind mount's entry, and what it shows. Not in a user namespace, whose root does not get to `place`."""
+        self.net_devices: list[tuple[str, str]] = []
+        if linux.get("netDevices") and self.has_own("network"):
+            self.net_devices = netdevices.check(linux["netDevices"], own=self.plan.own)
         self.rootfs = rootfs
         self.root = os.open(rootfs, os.O_PATH | os.O_DIRECTORY | os.O_CLOEXEC)
-        self.point = f"{state.directory}/criu-root"
-        """Where criu finds the root file system: it wants a mount there."""
-        os.mkdir(self.point, 0o700)
+        self.place = f"{state.directory}/criu-root"
+        """Where criu finds what it mounts: in its mount namespace a tmpfs."""
+        self.point = f"{self.place}/root"
+        """The root file system: it wants a mount there."""
+        os.mkdir(self.place, 0o700)
         self.directories: list[checkpoint.Directory] = []
         self.namespaces: list[tuple[str, int]] = []
         """(criu's key, descriptor) of those that criu is handed."""
@@ -136,7 +148,9 @@ class _Work:
     def close(self) -> None:
         for fd in (self.root, *(fd for _, fd in self.namespaces)):
             os.close(fd)
-        os.rmdir(self.point)
+        self.tree.close()
+        self.plan.close()
+        os.rmdir(self.place)
 
     def end(self) -> None:
         """After a failure: what criu has not undone itself."""
@@ -153,7 +167,7 @@ class _Work:
         self.directories = directories
         joined = self._open_namespaces()
         external = [
-            {"key": point, "val": source}
+            {"key": point, "val": self.source_of(source) if isinstance(source, int) else source}
             for point, source in checkpoint.external_mounts(self.config, self.group, self.root)
         ]
         external.append({"key": "/dev/null", "val": "/dev/null"})
@@ -213,6 +227,7 @@ class _Work:
                     namespaces.NEWCGROUP, "cgroup namespace"
                 )  # criu makes none then, but passes its own on
             self.attach_root()
+            self.attach_binds()
             if (self.config.get("process") or {}).get("noNewPrivileges"):
                 process.forbid_new_privileges()  # criu before 4 forgets it; what it forks inherits it
             return [*(directory.open_here() for directory in self.directories), *(fd for _, fd in self.namespaces)]
@@ -220,7 +235,7 @@ class _Work:
         try:
             session = criu.Session(
                 options.criu, stdio=stdio, flags=namespaces.NEWNS, cgroup_fd=cgroup_fd, prepare=prepare,
-                keep=(*fds, *(directory.fd for directory in self.directories), *(fd for _, fd in self.namespaces)),
+                keep=(*fds, *self.binds.values(), *(directory.fd for directory in self.directories), *(fd for _, fd in self.namespaces)),
             )  # fmt: skip
         finally:
             for fd in (*fds, *((cgroup_fd,) if cgroup_fd is not None else ())):
@@ -234,10 +249,35 @@ class _Work:
     def attach_root(self) -> None:
         """In a new mount namespace: the root file system at its point, with nothing going back to the host."""
         mounts.set_propagation("/", mounts.PRIVATE)
+        place = mounts.Filesystem("tmpfs", [("mode", "0700")]).open()
+        mounts.attach_at(place, self.place)
+        os.close(place)
+        os.mkdir(self.point)
         tree = mounts.clone_tree(self.rootfs, recursive=True)
         mounts.set_attributes(tree, mounts.Attributes(propagation=mounts.PRIVATE), recursive=True, subject=self.rootfs)
         mounts.attach_at(tree, self.point)
         os.close(tree)
+
+    def open_binds(self) -> None:
+        if "user" not in self.plan.own:
+            self.binds = self.tree.open_binds(self.root)
+        elif any(mount.id_maps is not None for mount in self.tree.entries):
+            raise errors.NotImplemented(
+                "mounts: wherry-runc does not restore id-mapped ones of a container in a user namespace"
+            )
+
+    def source_of(self, number: int) -> str:
+        return f"{self.place}/{number}" if number in self.binds else self.tree.entries[number].source
+
+    def attach_binds(self) -> None:
+        """There, too: what bind mounts show, each at its number."""
+        for number, fd in self.binds.items():
+            path = f"{self.place}/{number}"
+            if stat.S_ISDIR(os.fstat(fd).st_mode):
+                os.mkdir(path)
+            else:
+                os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC))
+            mounts.attach_at(fd, path)
 
     def on_notify(self, script: str, pid: int, fd: int | None) -> None:
         self.pid = pid or self.pid
@@ -264,7 +304,30 @@ class _Work:
         state = hooks.state(self.config, self.state.id, "creating", pid, self.bundle)
         if self.has_own("network"):
             _in_namespaces_of(pid, namespaces.NEWNET, init.raise_loopback)
+            self._move_devices(pid)
         hooks.run(self.hooks["prestart"] + self.hooks["createRuntime"], state)
+
+    def _move_devices(self, pid: int) -> None:
+        """Those that there are: a virtual one ended with the container that it was in, and nobody may have made another."""
+        there = [pair for pair in self.net_devices if _has_device(pair[0])]
+        self.result.warnings += [
+            f"linux.netDevices: there is no device {name}: the container is restored without"
+            for name, wanted in self.net_devices
+            if (name, wanted) not in there
+        ]
+        if there:
+            target = os.open(f"/proc/{pid}/ns/net", os.O_RDONLY | os.O_CLOEXEC)
+            try:
+                netdevices.move(there, target)
+            finally:
+                os.close(target)
+
+
+def _has_device(name: str) -> bool:
+    try:
+        return bool(_socket.if_nametoindex(name))
+    except OSError:
+        return False
 
 
 def _reap(pid: int) -> None:

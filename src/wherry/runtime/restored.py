@@ -190,6 +190,9 @@ def _expected(
         point = checkpoint.resolve(root, mount.get("destination", ""))
         is_bind = options.bind or mount.get("type") == "bind"
         if options.remount:
+            if point in flags:
+                flags[point] -= {word for bit, word in _WORDS.items() if options.attributes.clear & bit}
+                flags[point] |= _words_of(options)
             continue
         if is_bind and options.recursive:
             below.add(point)
@@ -198,8 +201,12 @@ def _expected(
             below.add(point)
         kind = mount.get("type", "")
         kinds[point] = () if is_bind else {"cgroup": ("cgroup2", "cgroup", "tmpfs")}.get(kind, (kind,))
-        flags[point] = {word for bit, word in _WORDS.items() if options.attributes.set & bit}
+        flags[point] = _words_of(options)
     return kinds, flags, below
+
+
+def _words_of(options: mount_options.Options) -> set[str]:
+    return {word for bit, word in _WORDS.items() if options.of_new_mount() & bit}
 
 
 def _check_covered(pid: int, linux: oci.Linux, there: dict[str, str]) -> None:

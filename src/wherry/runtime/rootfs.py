@@ -250,6 +250,24 @@ class Rootfs:
                 )
             mounts.attach_at(self.root, self.path)
 
+    def open_binds(self, root: int) -> dict[int, int]:
+        """For a restore: the number of each bind mount's entry, and what it shows as a detached mount. `root`: a descriptor of the root
+        directory. StartError naming the mount; `close` afterwards in any case."""
+        self.root = os.dup(root)
+        found = {}
+        for number, mount in enumerate(self.entries):
+            if mount.type != "bind" or mount.options.remount:
+                continue
+            try:
+                if mount.inside:
+                    mount.open_inside(self.root, self._map_ids)
+                else:
+                    mount.open_source(None, self._map_ids)
+            except WherryError as error:
+                raise mount.error(error) from None
+            found[number] = mount.fd
+        return found
+
     def withdraw(self) -> None:
         """Takes back what a container without a mount namespace of its own has mounted."""
         if self.shares_mounts:

@@ -196,12 +196,11 @@ class State:
         below = [f"notify/{name}" for name in _names(f"{self.directory}/notify")]
         for name in ["state.json", *below, *sorted(_names(self.directory))]:
             try:
-                if name == "notify":
-                    os.rmdir(f"{self.directory}/{name}")
-                else:
-                    os.unlink(f"{self.directory}/{name}")
+                os.unlink(f"{self.directory}/{name}")
             except FileNotFoundError:
                 pass
+            except IsADirectoryError:  # notify, and what a restore leaves that was killed
+                os.rmdir(f"{self.directory}/{name}")
         try:
             os.rmdir(self.directory)
         except FileNotFoundError:

@@ -80,6 +80,8 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     except BaseException:
         state.remove()
         raise
+    for warning in made.warnings:
+        settings.write("warning", warning)
     console, made.console = made.console, None
     if foreground is None:
         if console is not None:
