@@ -329,6 +329,7 @@ _PATHS = {
     "runtime/container.py:_stdio_fds": "/dev/null of the host",
     "runtime/container.py:_namespaces_of": _KERNEL,
     "runtime/criu.py": "criu's files on the host",
+    "runtime/exec.py:Exec.enter": "where the root's descriptor has led",
     "runtime/exec.py:Exec.open_console": "the container's root, as the process that has joined sees it, to begin at",
     "runtime/hooks.py:_become": "/dev/null of the host; of a hook inside, of the container, with its rights",
     "runtime/namespaces.py:Plan.enter_time_namespace": "its own, in procfs, before the mounts change",
@@ -364,6 +365,7 @@ _LINKS = {
     "core/tar_index.py:index_layer": "a layer that is being made, in which there is nothing yet",
     "core/unpack.py:_Extractor._dress_by_name": "what was made just now, in a layer that nobody else writes to",
     "runtime/checkpoint.py:check_images": "images that continue others by a link; each directory's owner is looked at",
+    "runtime/container.py:_open_root": "the kernel's link to the first process's root, in a verified procfs",
     "runtime/rootfs.py:_restore_asked_for": "the directory itself",
 }
 _MOUNTS = {
@@ -373,6 +375,7 @@ _MOUNTS = {
     "runtime/cli/interpreter.py:_readonly_interpreter": _DETACHED,
     "runtime/cli/shared_mounts.py:remove": "what the runtime has mounted on the host, known by its number",
     "runtime/devices.py:open_host_node": _DETACHED,
+    "runtime/exec.py:Exec.enter": "where the root's descriptor has led",
     "runtime/restore.py": _DETACHED,
     "runtime/rootfs.py:_Mount.open_source": _DETACHED,
     "runtime/rootfs.py:Rootfs.open_sources": _DETACHED + "; without a mount namespace attached where the caller says",

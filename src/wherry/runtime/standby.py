@@ -23,11 +23,10 @@ from __future__ import annotations
 
 import _socket
 import os
-import select
 import stat
 
 from wherry.errors import StartError, SyscallError, WherryError
-from wherry.linux import cgroups, memory, mounts, namespaces, syscalls
+from wherry.linux import cgroups, memory, mounts, namespaces, pidfds, syscalls
 from wherry.runtime import channel as messages
 from wherry.runtime import container, devices, process, rootfs, spawn
 from wherry.runtime import namespaces as runtime_namespaces
@@ -109,9 +108,7 @@ class Standby:
         """Ends it, and waits until it has ended: what it has made of a container's is gone then, unless it was given the root."""
         if self.pidfd >= 0:
             self.channel.shutdown(_socket.SHUT_RDWR)
-            poll = select.poll()
-            poll.register(self.pidfd, select.POLLIN)
-            poll.poll(_PATIENCE * 1000)
+            pidfds.await_end(self.pidfd, _PATIENCE)
             self.close()
 
 

@@ -12,6 +12,7 @@ import errno
 import os
 
 from wherry.errors import Conflict, FailedPrecondition, SyscallError
+from wherry.linux import pidfds
 from wherry.linux.cgroups import files
 
 TYPE_CHECKING = False
@@ -304,7 +305,6 @@ def remove_tree(directory: str) -> None:
 
 def _await_exit(pids: set[int]) -> bool:
     """Waits up to two seconds until all `pids` are gone. False when one is not."""
-    import select
     from time import monotonic
 
     deadline = monotonic() + 2
@@ -314,9 +314,7 @@ def _await_exit(pids: set[int]) -> bool:
         except ProcessLookupError:
             continue
         try:
-            poller = select.poll()
-            poller.register(pidfd, select.POLLIN)
-            if not poller.poll(max(0.0, deadline - monotonic()) * 1000):
+            if not pidfds.await_end(pidfd, deadline - monotonic()):
                 return False
         finally:
             os.close(pidfd)

@@ -71,8 +71,7 @@ def _remove_remains(settings: Globals, container_id: str) -> None:
 
 def _end(state: State) -> None:
     """SIGKILL, and the wait for its effect."""
-    import select
-
+    from wherry.linux import pidfds
     from wherry.runtime.cli import kill
 
     pidfd = state.pidfd()
@@ -83,9 +82,7 @@ def _end(state: State) -> None:
             kill.send(state, 9)
         except (Conflict, NotFound):  # it has ended, or another delete is quicker
             return
-        poller = select.poll()
-        poller.register(pidfd, select.POLLIN)
-        if not poller.poll(_EXIT_SECONDS * 1000):
+        if not pidfds.await_end(pidfd, _EXIT_SECONDS):
             raise FailedPrecondition(f"container {state.id}: process {state.pid} does not end after SIGKILL")
     finally:
         os.close(pidfd)
