@@ -239,14 +239,13 @@ class Lab:
                 if (event.container_id, event.exec_id) == (name, exec_id):
                     return event
             self._arrived.clear()
-            async with asyncio.timeout(60):
-                await self._arrived.wait()
+            await self._arrived.wait()
 
     async def wait_for_log(self, text: str, name: str = "c") -> None:
-        """Until the log has `text`; the files are watched, since nobody tells when they are written."""
-        async with asyncio.timeout(60):
-            while not self.log_path(name).exists() or text not in self.log_path(name).read_text():
-                await asyncio.sleep(0.01)
+        """Until a whole line of the log has `text`; the files are watched, since nobody tells when they are written."""
+        path = self.log_path(name)
+        while not path.exists() or text not in path.read_text().rpartition("\n")[0]:
+            await asyncio.sleep(0.01)
 
     def shim_pid(self, name: str = "c") -> int:
         import json
@@ -285,6 +284,23 @@ async def lab(directory: Path) -> AsyncIterator[Lab]:
 async def within(seconds: float, awaitable: Awaitable[Any]) -> Any:
     async with asyncio.timeout(seconds):
         return await awaitable
+
+
+def has_zombies(pid: int) -> bool:
+    """Whether a child of this process has ended and was not waited for."""
+    found = leaks.descendants(pid)
+    return any(state == "Z" for state, _ in found.values())
+
+
+def is_alive(pid: int) -> bool:
+    found = leaks._stat(pid)
+    return found is not None and found[1] != "Z"
+
+
+async def until_dead(pid: int) -> None:
+    """A process that was killed has left its cgroup, its memory and its files a moment before it is a zombie."""
+    while is_alive(pid):
+        await asyncio.sleep(0.01)
 
 
 def host_path(pid: int, path: str) -> str:

@@ -23,7 +23,7 @@ from wherry.daemon.roots import instance_of
 pytestmark = pytest.mark.requires("root", "overlay", "nftables", "libseccomp")
 
 REPOSITORY = Path(__file__).resolve().parents[2]
-WAIT_SECONDS = 60
+WAIT_SECONDS = 300
 
 
 class Daemon:
@@ -109,6 +109,15 @@ class Daemon:
         answer = self.docker(*arguments, data=data)
         assert answer.returncode == 0, answer.stderr
         return answer.stdout.decode().strip()
+
+    def run_until_up(self, script: str, *flags: str) -> None:
+        """Runs a shell with `script` in the background, and returns when that has said "up": by then it has set its traps."""
+        name = self.done("run", "-d", "--network=none", *flags, "busybox", "sh", "-c", script)
+        words = ["docker", "-H", f"unix://{self.socket}", "logs", "--follow", name]
+        with subprocess.Popen(words, stdout=subprocess.PIPE, text=True) as following:
+            assert following.stdout is not None
+            assert following.stdout.readline() == "up\n"
+            following.kill()
 
     def load_busybox(self) -> None:
         self.done("load", data=docker_archive(busybox_spec(), ["busybox:latest"]))
@@ -245,10 +254,8 @@ STUBBORN = "trap '' TERM; echo up; while true; do sleep 1; done"
 def test_a_clean_end_stops_the_containers_each_in_its_time(daemon: Daemon) -> None:
     daemon.start()
     daemon.load_busybox()
-    daemon.done(
-        "run", "-d", "--network=none", "--name=polite", "busybox", "sh", "-c", "trap 'exit 5' TERM; sleep 1000 & wait"
-    )
-    daemon.done("run", "-d", "--network=none", "--name=stubborn", "--stop-timeout=1", "busybox", "sh", "-c", STUBBORN)
+    daemon.run_until_up("trap 'exit 5' TERM; echo up; sleep 1000 & wait", "--name=polite", "--stop-timeout=1000")
+    daemon.run_until_up(STUBBORN, "--name=stubborn", "--stop-timeout=1")
     assert daemon.end()[0] == 0
     daemon.start()
     states = daemon.done("inspect", "--format={{.State.Status}} {{.State.ExitCode}}", "polite", "stubborn")
@@ -275,13 +282,13 @@ def test_with_live_restore_containers_run_on_and_are_taken_over(daemon: Daemon) 
 def test_a_second_signal_ends_the_engine_at_once(daemon: Daemon) -> None:
     daemon.start()
     daemon.load_busybox()
-    daemon.done("run", "-d", "--network=none", "--name=box", "--stop-timeout=1000", "busybox", "sh", "-c", STUBBORN)
+    daemon.run_until_up(STUBBORN, "--name=box", "--stop-timeout=1000")
     pid = daemon.done("inspect", "--format={{.State.Pid}}", "box")
     assert daemon.process is not None
     assert daemon.process.stderr is not None
     daemon.process.send_signal(signal.SIGTERM)
-    while "SIGTERM: stopping" not in daemon.process.stderr.readline():
-        pass
+    while "SIGTERM: stopping" not in (line := daemon.process.stderr.readline()):
+        assert line, "it has ended"
     assert daemon.end()[0] == 128 + signal.SIGTERM
     assert os.path.exists(f"/proc/{pid}")
     daemon.start()
@@ -293,9 +300,7 @@ def test_a_second_signal_ends_the_engine_at_once(daemon: Daemon) -> None:
 def test_a_client_that_waits_hears_of_the_containers_end_before_the_engine_goes(daemon: Daemon) -> None:
     daemon.start()
     daemon.load_busybox()
-    daemon.done(
-        "run", "-d", "--network=none", "--name=box", "busybox", "sh", "-c", "trap 'exit 9' TERM; sleep 1000 & wait"
-    )
+    daemon.run_until_up("trap 'exit 9' TERM; echo up; sleep 1000 & wait", "--name=box", "--stop-timeout=1000")
     connection = http.client.HTTPConnection("docker")
     connection.sock = socket.socket(socket.AF_UNIX)
     connection.sock.connect(str(daemon.socket))

@@ -10,7 +10,7 @@ import sys
 from pathlib import Path
 
 import pytest
-from tests.root.shim_lab import Client, lab, run
+from tests.root.shim_lab import Client, has_zombies, lab, run
 
 from wherry.shim import launch
 
@@ -102,12 +102,8 @@ async def test_the_zygote_has_no_zombies_and_ends_with_the_engine(tmp_path: Path
         for number in range(5):
             await it.shell("true", f"c{number}")
             await it.exited(f"c{number}")
-        async with asyncio.timeout(20):
-            while any(
-                Path(f"/proc/{child}/stat").read_text().rpartition(")")[2].split()[0] == "Z"
-                for child in Path(f"/proc/{zygote.pid}/task/{zygote.pid}/children").read_text().split()
-            ):
-                await asyncio.sleep(0.01)
+        while has_zombies(zygote.pid):
+            await asyncio.sleep(0.01)
     assert zygote.poll() == 0
 
 

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import pytest
 from tests import leaks
-from tests.root.shim_lab import Client, Lab, busybox_rootfs, lab, run, within
+from tests.root.shim_lab import Client, Lab, busybox_rootfs, lab, run, until_dead, within
 
 from wherry.core.tasks import Tasks
 from wherry.errors import NotFound, Unavailable
@@ -183,23 +183,12 @@ def test_a_killed_shim_takes_the_container_with_it(tmp_path: Path, namespaces: t
             event = await it.exited()
             assert (event.status, event.lost) == (137, True)
             assert groups_of(it.cgroup("c")) == []
-            for pid in pids:  # it has left its cgroup, its memory and its files; a moment later it is a zombie
+            for pid in pids:
                 await until_dead(pid)
             assert "shim was killed" in it.warnings[0]
             await it.shell("echo again")  # and the name is free
 
     test(tmp_path)
-
-
-def is_alive(pid: int) -> bool:
-    found = leaks._stat(pid)
-    return found is not None and found[1] != "Z"
-
-
-async def until_dead(pid: int) -> None:
-    async with asyncio.timeout(10):
-        while is_alive(pid):
-            await asyncio.sleep(0.01)
 
 
 def groups_of(path: str) -> list[str]:
@@ -216,9 +205,11 @@ async def test_a_shim_killed_while_no_engine_runs_is_found_out_by_the_next(tmp_p
         shim = it.shim_pid()
         await engine_dies(it)
         os.kill(shim, signal.SIGKILL)
+        await until_dead(shim)
         assert await engine_returns(it) == ([], [("c", 255)])
         assert it.events[0].lost
-        assert not any(is_alive(pid) for pid in pids)
+        for pid in pids:
+            await until_dead(pid)
         assert groups_of(it.cgroup("c")) == []
 
 
@@ -229,7 +220,7 @@ async def test_a_paused_container_whose_shim_is_killed_does_not_stay(tmp_path: P
         await task.pause()
         os.kill(it.shim_pid(), signal.SIGKILL)
         assert (await it.exited()).lost
-        assert not is_alive(task.pid)
+        await until_dead(task.pid)
 
 
 @run
@@ -242,8 +233,8 @@ async def test_a_shim_killed_in_the_middle_of_a_question_is_noticed(tmp_path: Pa
         await asyncio.sleep(0.1)
         os.kill(shim, signal.SIGKILL)
         with pytest.raises(NotFound):
-            await within(20, asking)
-        assert (await within(20, it.exited())).lost
+            await within(300, asking)
+        assert (await within(300, it.exited())).lost
 
 
 @run
@@ -319,7 +310,7 @@ async def test_a_peer_that_breaks_the_protocol_loses_its_connection_and_nothing_
             reader, writer = await asyncio.open_unix_connection(path)
             writer.write(garbage)
             writer.write_eof()
-            await within(10, reader.read())
+            await within(300, reader.read())
             writer.close()
         for request in (
             b'{"id":1,"op":"start"}',
