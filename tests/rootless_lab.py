@@ -92,7 +92,7 @@ class User:
         """Any command of the user's."""
         options.setdefault("stdin", subprocess.DEVNULL) if "input" not in options else None
         return subprocess.run(
-            self.command(words), capture_output=True, text=True, check=False, timeout=60, env=self.environment(), **options
+            self.command(words), capture_output=True, text=True, check=False, timeout=300, env=self.environment(), **options
         )  # fmt: skip
 
     def runtime(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
@@ -121,7 +121,7 @@ class User:
         with open(self.place / "output", "w+b") as output:
             words = (self.program, "run", "-d", "-b", str(self.bundle), "--pid-file", str(pid_file), "box")
             status = subprocess.run(
-                self.command(words), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self.environment(), check=False, timeout=60
+                self.command(words), stdin=subprocess.DEVNULL, stdout=output, stderr=output, env=self.environment(), check=False, timeout=300
             )  # fmt: skip
             output.seek(0)
             assert status.returncode == 0, output.read()

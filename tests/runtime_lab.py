@@ -40,7 +40,7 @@ MASKED = [
 READONLY = ["/proc/bus", "/proc/fs", "/proc/irq", "/proc/sys", "/proc/sysrq-trigger"]
 NAMESPACES = ("mount", "pid", "ipc", "uts", "network", "cgroup")
 ID_MAP = [{"containerID": 0, "hostID": 100000, "size": 65536}]
-TIMEOUT = 30.0
+TIMEOUT = 300.0
 
 
 def mount(destination: str, kind: str, *options: str, source: str = "") -> dict[str, Any]:

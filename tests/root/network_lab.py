@@ -30,7 +30,7 @@ from wherry.network import BridgeConfig, Networks
 T = TypeVar("T")
 WORLD, OUTSIDE = "198.51.100.2", "198.51.100.1"
 """The world's address, and the machine's own on that side."""
-TIMEOUT = 10
+TIMEOUT = 300
 INSTANCE = "c0ffee"
 
 

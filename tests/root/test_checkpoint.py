@@ -18,7 +18,7 @@ from tests.root.test_wherry_runc import Runtime, reap, rootfs
 
 __all__ = ["rootfs"]
 
-pytestmark = [pytest.mark.requires("root", "busybox", "criu"), pytest.mark.timeout(240)]
+pytestmark = [pytest.mark.requires("root", "busybox", "criu"), pytest.mark.timeout(900)]
 
 TREE = """
 exec 7>>/log
@@ -30,7 +30,7 @@ while read line; do echo "heard $line"; [ "$line" = end ] && exit 7; done
 
 
 def wait_until(ready: Callable[[], object], what: str) -> None:
-    deadline = time.monotonic() + 60
+    deadline = time.monotonic() + 600
     while not ready():
         assert time.monotonic() < deadline, what
         time.sleep(0.1)
@@ -64,7 +64,7 @@ class Saver(Runtime):
         places = ("-b", str(self.bundle), "--image-path", str(self.images), "--pid-file", str(self.bundle / "pid"))
         command = self.command("restore", "-d", *places, *words, container)
         with open(self.bundle / "error", "w+") as error:
-            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=error, check=False, timeout=120)  # fmt: skip
+            done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, stderr=error, check=False, timeout=600)  # fmt: skip
         return subprocess.CompletedProcess(command, done.returncode, "", (self.bundle / "error").read_text())
 
     def is_running(self, container: str = "box") -> bool:
@@ -99,7 +99,7 @@ def test_a_process_tree_runs_on_under_another_id(saver: Saver, rootfs: Path) -> 
     wait_until(lambda: log.exists() and "count 3\n" in log.read_text(), "the tree runs")
     done = saver.checkpoint()
     assert done.returncode == 0, done.stderr
-    assert first.wait(30) == 137
+    assert first.wait(600) == 137
     assert saver("list", "-q").stdout == ""
     size = log.stat().st_size
 
@@ -111,7 +111,7 @@ def test_a_process_tree_runs_on_under_another_id(saver: Saver, rootfs: Path) -> 
     assert second.stdin is not None
     second.stdin.write("end\n")
     second.stdin.flush()
-    out, error = second.communicate(timeout=60)
+    out, error = second.communicate(timeout=600)
     assert (second.returncode, out) == (7, "heard end\n"), error
     counts = [int(line.split()[1]) for line in log.read_text().splitlines()]
     assert counts == list(range(1, len(counts) + 1))
@@ -180,6 +180,7 @@ def test_what_is_not_the_containers_own_is_given_again(saver: Saver, netns: str,
         linux_namespaces=spaces, mounts=mounts, hooks={"createRuntime": [hook], "poststop": [hook]},
     )  # fmt: skip
     space = os.readlink(f"/proc/{pid}/ns/net")
+    wait_until(lambda: f":{7001:04X} " in Path(f"/proc/{pid}/net/tcp").read_text(), "the listener")
     done = saver.checkpoint()
     assert done.returncode == 0, done.stderr
     (tmp_path / "volume/new").write_text("of the host")
@@ -216,6 +217,7 @@ def assert_refused(saver: Saver, words: str) -> None:
 def test_an_image_that_is_more_than_its_bundle_gives_does_not_run(saver: Saver, rootfs: Path) -> None:
     """Cases 86 to 89: a checkpoint is hostile input."""
     saver.start("sh", "-c", "exec </dev/null >/dev/null 2>&1; while :; do echo x >>/log; sleep 0.1; done")
+    wait_until((rootfs / "log").exists, "it writes")
     done = saver.checkpoint()
     assert done.returncode == 0, done.stderr
     written = (rootfs / "log").read_bytes()
@@ -297,7 +299,7 @@ def test_a_terminal_is_handed_over_again(saver: Saver) -> None:
         server = socket.socket(socket.AF_UNIX)
         server.bind(place)
         server.listen(1)
-        server.settimeout(60)
+        server.settimeout(600)
         done = saver(*words, "-b", str(saver.bundle), "-d", "--console-socket", place, "box")
         assert done.returncode == 0, done.stderr
         peer, _ = server.accept()

@@ -75,7 +75,7 @@ def count(tmp_path: Path, script: str, target: int = 0, end: End = End.KILL) -> 
     os.waitid(os.P_PID, process.pid, os.WSTOPPED)
     points.arm(target, end)
     process.send_signal(signal.SIGCONT)
-    return process.wait(timeout=30), points
+    return process.wait(timeout=300), points
 
 
 @pytest.mark.requires("x86_64")

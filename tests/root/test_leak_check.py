@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import socket
 import subprocess
+import time
 from pathlib import Path
 
 import pytest
@@ -53,6 +54,8 @@ def test_an_anonymous_network_namespace_and_its_orphaned_holder_are_found(watch:
     with subprocess.Popen(["sh", "-c", script], stdout=subprocess.PIPE, text=True) as parent:
         assert parent.stdout is not None
         orphan = int(parent.stdout.readline())
+        while Path(f"/proc/{orphan}/comm").read_text() != "sleep\n":
+            time.sleep(0.01)
         parent.kill()
         parent.wait()
     try:

@@ -13,6 +13,7 @@ import pytest
 import uvloop
 from tests.root.network_lab import (
     OUTSIDE,
+    TIMEOUT,
     WORLD,
     Lab,
     can_connect,
@@ -130,7 +131,7 @@ def test_a_neighbour_on_the_wire_cannot_route_to_a_container(machine: Lab, tmp_p
             with tcp_server(one.netns_fd, ("0.0.0.0", 80)):
                 assert not await asyncio.to_thread(can_connect, machine.world, str(one.address), 80)
                 nft("flush", "chain", "ip", made.table_name, "forwarding")
-                assert await asyncio.to_thread(can_connect, machine.world, str(one.address), 80)
+                assert await asyncio.to_thread(can_connect, machine.world, str(one.address), 80, TIMEOUT)
 
     uvloop.run(scenario())
 
@@ -147,7 +148,7 @@ def test_a_container_cannot_reach_what_listens_on_the_hosts_loopback(machine: La
             with tcp_server(machine.machine, ("127.0.0.1", 5000)):
                 assert not await asyncio.to_thread(can_connect, one.netns_fd, "127.0.0.1", 5000)
                 nft("flush", "chain", "ip", made.table_name, "guard")
-                assert await asyncio.to_thread(can_connect, one.netns_fd, "127.0.0.1", 5000)
+                assert await asyncio.to_thread(can_connect, one.netns_fd, "127.0.0.1", 5000, TIMEOUT)
 
     uvloop.run(scenario())
 

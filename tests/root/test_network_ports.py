@@ -13,6 +13,7 @@ import pytest
 import uvloop
 from tests.root.network_lab import (
     OUTSIDE,
+    TIMEOUT,
     Lab,
     can_connect,
     lab,
@@ -272,7 +273,7 @@ def test_a_ports_end_frees_it_and_its_clients_are_not_left_with_the_dead(machine
     async def scenario() -> None:
         async with networks(tmp_path) as made:
             client = run_in(machine.world, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            client.settimeout(10)
+            client.settimeout(TIMEOUT)
             with client:
                 client.connect((OUTSIDE, 5353))
                 for id in (ONE, TWO):

@@ -44,15 +44,19 @@ def scheduling(stat: str) -> tuple[int, int, int]:
     return int(fields[38]), int(fields[16]), int(fields[37])
 
 
+NICE = os.getpriority(os.PRIO_PROCESS, 0)
+"""The tests' own niceness, which what sets none inherits."""
+
+
 @pytest.mark.parametrize(
     ("scheduler", "seen"),
     [
         ({"policy": "SCHED_OTHER", "nice": 7}, (0, 7, 0)),
-        ({"policy": "SCHED_FIFO", "priority": 3}, (1, 0, 3)),
-        ({"policy": "SCHED_RR", "priority": 1, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}, (2, 0, 1)),
+        ({"policy": "SCHED_FIFO", "priority": 3}, (1, NICE, 3)),
+        ({"policy": "SCHED_RR", "priority": 1, "flags": ["SCHED_FLAG_RESET_ON_FORK"]}, (2, NICE, 1)),
         ({"policy": "SCHED_BATCH", "nice": -5}, (3, -5, 0)),
-        ({"policy": "SCHED_IDLE"}, (5, 0, 0)),
-        ({"policy": "SCHED_DEADLINE", "runtime": 1000000, "deadline": 10000000, "period": 10000000}, (6, 0, 0)),
+        ({"policy": "SCHED_IDLE"}, (5, NICE, 0)),
+        ({"policy": "SCHED_DEADLINE", "runtime": 1000000, "deadline": 10000000, "period": 10000000}, (6, NICE, 0)),
     ],
 )
 def test_a_scheduling_policy_is_the_programs(
@@ -69,10 +73,10 @@ def test_an_exec_has_a_policy_and_limits_of_its_own(lab: Lab, linux: dict[str, A
         result = box.exec(
             "sh", "-c", "cat /proc/$$/stat; ulimit -c -H", scheduler=fifo, rlimits=limits, oomScoreAdj=321
         )
-        assert scheduling(result.lines[0]) == (1, 0, 2)
+        assert scheduling(result.lines[0]) == (1, NICE, 2)
         assert result.lines[1] == "16"  # blocks of 512 bytes
         assert box.exec("cat", "/proc/self/oom_score_adj", oomScoreAdj=321).out == "321\n"
-        assert scheduling(box.exec("cat", "/proc/self/stat").out) == (0, 0, 0)
+        assert scheduling(box.exec("cat", "/proc/self/stat").out) == (0, NICE, 0)
 
 
 @pytest.mark.parametrize("linux", ["userns"], indirect=True)
@@ -84,7 +88,7 @@ def test_limits_and_the_oom_score_reach_a_container_in_anothers_user_namespace(l
             linux={"resources": linux.get("resources", {}), "namespaces": joined}, oomScoreAdj=400, scheduler={"policy": "SCHED_RR", "priority": 4},
             rlimits=[{"type": "RLIMIT_CORE", "soft": 512, "hard": 1024}],
         )  # fmt: skip
-        assert (result.lines[0], scheduling(result.lines[1]), result.lines[2]) == ("400", (2, 0, 4), "2")
+        assert (result.lines[0], scheduling(result.lines[1]), result.lines[2]) == ("400", (2, NICE, 4), "2")
 
 
 @pytest.mark.parametrize(
@@ -104,8 +108,10 @@ def test_a_policy_that_the_kernel_refuses_is_named(lab: Lab, scheduler: dict[str
 def pinned() -> Iterator[set[int]]:
     """This process on one CPU, as a pinned runtime would be; the set of all."""
     before = os.sched_getaffinity(0)
-    os.sched_setaffinity(0, {min(before)})
-    yield before
+    os.sched_setaffinity(0, range(os.cpu_count() or 1))  # the tests may be pinned themselves
+    every = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(every)})
+    yield every
     os.sched_setaffinity(0, before)
 
 
@@ -165,10 +171,12 @@ def test_execs_share_the_session_keyring_of_the_container(lab: Lab) -> None:
         """The serial number of the newest session keyring of the container in a /proc/keys."""
         return next(line.split()[0] for line in text.splitlines() if f"_ses.lab{lab.count}" in line)
 
-    config = lab.config("sh", "-c", "cat /proc/keys; sleep 100 >/dev/null", env=["PATH=/bin"])
+    config = lab.config("sh", "-c", "cat /proc/keys; echo end; sleep 100 >/dev/null", env=["PATH=/bin"])
     config["linux"]["maskedPaths"] = []
     with lab.start(config=config) as box:
-        text = os.read(box.outputs.out_read, 65536).decode()
+        text = ""
+        while not text.endswith("\nend\n"):
+            text += os.read(box.outputs.out_read, 65536).decode()
         shown = box.exec("cat", "/proc/keys").out
         assert session(text) in shown
         assert sum("_ses.lab" in line for line in shown.splitlines()) == 1

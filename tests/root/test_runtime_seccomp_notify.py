@@ -56,7 +56,7 @@ class Agent(threading.Thread):
             self.answered.release()
 
     def close(self) -> None:
-        self.join(10)
+        self.join(300)
         self._server.close()
 
 
@@ -116,7 +116,7 @@ def test_an_exec_has_a_listener_of_its_own(lab: Lab, tmp_path: Path) -> None:
     agent = Agent(tmp_path / "agent", count=2)
     with asked(lab, agent, "mkdir /tmp/x; sleep 100") as box:
         rules = box.config["linux"]["seccomp"]
-        assert agent.answered.acquire(timeout=10)  # it sleeps in accept again when the exec forks
+        assert agent.answered.acquire(timeout=300)  # it sleeps in accept again when the exec forks
         result = box.exec("sh", "-c", "mkdir /tmp/y && echo $$", seccomp=seccomp.compile(rules))
         assert result.lines
         pid = box.pid

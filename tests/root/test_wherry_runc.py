@@ -92,7 +92,7 @@ class Runtime:
 
     def __call__(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         options.setdefault("stdin", subprocess.DEVNULL) if "input" not in options else None
-        return subprocess.run(self.command(*words), capture_output=True, text=True, check=False, timeout=60, **options)
+        return subprocess.run(self.command(*words), capture_output=True, text=True, check=False, timeout=300, **options)
 
     def write(self, *args: str, **changes: Any) -> None:
         """config.json with the program `args`; `process_…`, `linux_…` and other keys as given."""
@@ -116,7 +116,7 @@ class Runtime:
         pid_file = self.bundle / "pid"
         with open(self.bundle / "output", "wb") as output:
             command = self.command("run", "-d", "-b", str(self.bundle), "--pid-file", str(pid_file), "box")
-            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=True, timeout=60)
+            subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=True, timeout=300)
         return int(pid_file.read_text())
 
     def status(self) -> str:
@@ -152,7 +152,7 @@ def reap() -> None:
 
 def wait_gone(pid: int) -> None:
     fd = os.pidfd_open(pid)
-    assert select.select([fd], [], [], 30)[0], f"process {pid} does not end"
+    assert select.select([fd], [], [], 300)[0], f"process {pid} does not end"
     os.close(fd)
     reap()
 
@@ -205,7 +205,7 @@ def test_signals_are_passed_on(runtime: Runtime) -> None:
     assert process.stdout.readline() == "ready\n"
     process.send_signal(signal.SIGTERM)
     assert process.stdout.read() == "got it\n"
-    assert process.wait(30) == 3
+    assert process.wait(300) == 3
     process.stdout.close()
 
 
@@ -300,7 +300,7 @@ def test_a_created_container_ends_at_the_signals_that_ask_for_it(runtime: Runtim
     pid = json.loads((runtime.root / "box/state.json").read_text())["pid"]
     pidfd = os.pidfd_open(pid)
     assert runtime("kill", "box", name).returncode == 0
-    assert select.select([pidfd], [], [], 10)[0]
+    assert select.select([pidfd], [], [], 300)[0]
     os.close(pidfd)
     assert runtime.status() == "stopped"
     assert runtime("delete", "box").returncode == 0
@@ -396,7 +396,7 @@ def test_exec_is_in_the_containers_cgroup_and_its_ps(runtime: Runtime) -> None:
     assert pid in pids
     assert "sleep 999" in runtime("ps", "box").stdout
     runtime("kill", "--all", "box", "KILL")
-    assert process.wait(30) == 137
+    assert process.wait(300) == 137
 
 
 def test_exec_with_a_process_file(runtime: Runtime) -> None:
@@ -410,7 +410,7 @@ def test_exec_detached_leaves_the_process_and_its_pid(runtime: Runtime) -> None:
     runtime.start("sleep", "1000")
     pid_file = runtime.bundle / "exec.pid"
     command = runtime.command("exec", "-d", "--pid-file", str(pid_file), "box", "sleep", "998")
-    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=30)
+    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=300)
     pid = int(pid_file.read_text())
     assert b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes()
     os.kill(pid, signal.SIGKILL)
@@ -498,7 +498,7 @@ def test_the_console_socket_gets_the_terminal(runtime: Runtime) -> None:
     creating = subprocess.Popen(command, stdin=subprocess.DEVNULL)
     peer, _ = listener.accept()
     _, ancillary, _, _ = peer.recvmsg(4096, socket.CMSG_LEN(4))
-    assert creating.wait(30) == 0
+    assert creating.wait(300) == 0
     master = array.array("i", ancillary[0][2])[0]
     runtime("start", "box")
     os.write(master, b"over the socket\n")
@@ -591,13 +591,13 @@ def test_events_report_figures_until_the_container_ends(runtime: Runtime) -> Non
     assert json.loads(process.stdout.readline())["type"] == "stats"
     runtime("kill", "box", "KILL")
     process.stdout.read()
-    assert process.wait(30) == 0
+    assert process.wait(300) == 0
     process.stdout.close()
 
 
 def wait_until_it_listens(pid: int) -> None:
     """Until the process holds what the kernel wakes it with: an eventfd on cgroup v1, memory.events on v2."""
-    deadline = time.monotonic() + 30
+    deadline = time.monotonic() + 300
     while time.monotonic() < deadline:
         for fd in os.listdir(f"/proc/{pid}/fd"):
             with contextlib.suppress(FileNotFoundError):
@@ -618,7 +618,7 @@ def test_events_report_memory_running_out(runtime: Runtime) -> None:
             break
     assert json.loads(process.stdout.readline()) == {"type": "oom", "id": "box"}
     process.terminate()
-    process.wait(30)
+    process.wait(300)
     process.stdout.close()
 
 
@@ -688,7 +688,7 @@ def entered(runtime: Runtime) -> int:
     """The pid of an init that waits inside its container, still executing the interpreter."""
     runtime.write("true")
     command = runtime.command("create", "-b", str(runtime.bundle), "--pid-file", str(runtime.bundle / "pid"), "box")
-    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=30)
+    subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=300)
     return int((runtime.bundle / "pid").read_text())
 
 

@@ -29,7 +29,7 @@ def detached(runtime: Runtime, *words: str) -> None:
     """A command whose container holds its streams."""
     with open(runtime.bundle / "output", "wb") as output:
         command = runtime.command(*words)
-        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=True, timeout=60)
+        subprocess.run(command, stdin=subprocess.DEVNULL, stdout=output, stderr=output, check=True, timeout=300)
 
 
 def test_options_may_come_after_the_container(runtime: Runtime) -> None:

@@ -51,7 +51,7 @@ class Receiver(threading.Thread):
 
     @contextlib.contextmanager
     def descriptor(self) -> Iterator[int]:
-        self.join(10)
+        self.join()
         self._server.close()
         yield self.fd
         os.close(self.fd)
@@ -66,7 +66,7 @@ def test_the_pidfd_socket_gets_a_pidfd_of_the_first_process(runtime: Runtime, tm
     with receiver.descriptor() as pidfd:
         assert receiver.text == b"standard"
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        assert select.select([pidfd], [], [], 10)[0]
+        assert select.select([pidfd], [], [], 300)[0]
     assert runtime.status() == "stopped"
 
 
@@ -77,7 +77,7 @@ def test_the_pidfd_socket_gets_a_pidfd_of_an_exec(runtime: Runtime, tmp_path: Pa
     with receiver.descriptor() as pidfd:
         assert receiver.text == b"setns"
         signal.pidfd_send_signal(pidfd, signal.SIGKILL)
-        assert select.select([pidfd], [], [], 10)[0]
+        assert select.select([pidfd], [], [], 300)[0]
     reap()
     assert runtime.status() == "running"
 
@@ -108,7 +108,7 @@ class Manager:
         self.path = path
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(str(path))
-        self._socket.settimeout(30)
+        self._socket.settimeout(300)
 
     def next(self) -> str:
         """The next message. A barrier's descriptor is closed, which lets its sender go on."""
@@ -170,7 +170,7 @@ def test_a_service_in_the_background_is_ready_when_its_container_is(
     assert running.poll() is None
     say(pid, "STATUS=not yet", "MAINPID=1\nREADY=1\nSTATUS=up")
     assert [manager.next() for _ in range(3)] == ["READY=1", f"MAINPID={pid}", "BARRIER=1"]
-    assert running.wait(30) == 0
+    assert running.wait(300) == 0
 
 
 def test_a_created_service_is_ready_when_its_started_container_is(
@@ -178,12 +178,12 @@ def test_a_created_service_is_ready_when_its_started_container_is(
 ) -> None:
     told = announcing(runtime, tmp_path)
     created = in_background(runtime, manager, "create", "-b", str(runtime.bundle), "box")
-    assert created.wait(30) == 0
+    assert created.wait(300) == 0
     started = in_background(runtime, manager, "start", "box")
     pid = first_pid(runtime, told)
     say(pid, "READY=1")
     assert [manager.next() for _ in range(3)] == ["READY=1", f"MAINPID={pid}", "BARRIER=1"]
-    assert started.wait(30) == 0
+    assert started.wait(300) == 0
     assert runtime("delete", "-f", "box").returncode == 0
     assert not (runtime.root / "box").exists()
 
@@ -199,12 +199,12 @@ def test_a_service_in_the_foreground_is_the_runtime_and_goes_on_talking(
     say(pid, "FDSTORE=1", "MAINPID=1\nSTATUS=working", "WATCHDOG=1")
     assert [manager.next() for _ in range(2)] == ["STATUS=working", "WATCHDOG=1"]
     os.kill(pid, signal.SIGKILL)
-    assert running.wait(30) == 128 + 9
+    assert running.wait(300) == 128 + 9
 
 
 def test_a_service_that_ends_without_a_word_does_not_keep_anybody_waiting(runtime: Runtime, manager: Manager) -> None:
     runtime.write("true")
-    assert in_background(runtime, manager, "run", "-d", "-b", str(runtime.bundle), "box").wait(30) == 0
+    assert in_background(runtime, manager, "run", "-d", "-b", str(runtime.bundle), "box").wait(300) == 0
 
 
 def test_only_descriptors_that_are_meant_for_the_runtime_are_passed_on(runtime: Runtime, tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import shutil
 import signal
 import subprocess
 import sys
+import time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -189,6 +190,8 @@ def test_wherry_runc_runs_and_limits_a_container(tmp_path: Path) -> None:
         done = runc("run", "-d", "-b", str(tmp_path), "box", stdout=output, stderr=output)
     try:
         assert done.returncode == 0, (tmp_path / "output").read_text()
+        while (tmp_path / "output").read_text().count("\n") < 2:
+            time.sleep(0.01)
         assert (
             runc("exec", "box", "sh", "-c", "cat /proc/self/cgroup; cat /dev/kmsg", capture_output=True).stdout
             == "0::/\n"

@@ -62,7 +62,7 @@ class Machine:
 
     def __call__(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         enter = ["nsenter", "-t", str(self.pid), "-a", "-r", "--"]
-        return subprocess.run([*enter, *words], capture_output=True, text=True, check=False, timeout=60, **options)
+        return subprocess.run([*enter, *words], capture_output=True, text=True, check=False, timeout=300, **options)
 
     def runc(self, *words: str, **options: Any) -> subprocess.CompletedProcess[str]:
         return self(*runc_words(*words), **options)
