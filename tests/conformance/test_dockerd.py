@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import json
+import time
 from pathlib import Path
 
 import pytest
@@ -56,6 +57,14 @@ def test_the_program_sees_the_same_as_on_runc(shared_dockerd: Dockerd, flags: tu
         pytest.fail("\n".join(differences), pytrace=False)
 
 
+def until_it_runs(dockerd: Dockerd, command: str) -> None:
+    """Returns when the container "box" has that program: a start is answered a moment before its execve."""
+    while not any(
+        line.split(None, 1)[1] == command for line in dockerd.must("top", "box", "-o", "pid,args").splitlines()
+    ):
+        time.sleep(0.05)
+
+
 @pytest.mark.parametrize(
     ("program", "status"),
     [(("sh", "-c", "exit 5"), 5), (("nope",), 127), (("/bin",), 126), (("/etc/passwd",), 126)],
@@ -73,6 +82,7 @@ def test_streams(dockerd: Dockerd) -> None:
 
 def test_exec(dockerd: Dockerd) -> None:
     dockerd.run("-d", "--name=box", "sleep", "1000")
+    until_it_runs(dockerd, "sleep 1000")
     assert "sleep 1000" in dockerd.must("exec", "box", "ps")
     assert dockerd.must("exec", "-i", "box", "cat", input="through\n") == "through\n"
     assert (
@@ -84,7 +94,7 @@ def test_exec(dockerd: Dockerd) -> None:
     assert missing.returncode in (126, 127)
     assert "executable file not found" in missing.stdout + missing.stderr
     dockerd.must("exec", "-d", "box", "sleep", "777")
-    assert "sleep 777" in dockerd.must("top", "box")
+    until_it_runs(dockerd, "sleep 777")
 
 
 def test_terminals(dockerd: Dockerd) -> None:
@@ -121,6 +131,7 @@ def test_update(dockerd: Dockerd) -> None:
 @pytest.mark.parametrize("signal", ["TERM", "KILL", "USR1", "RTMIN+3"])
 def test_kill(dockerd: Dockerd, signal: str) -> None:
     dockerd.run("-d", "--name=box", "--init", "sleep", "1000")
+    until_it_runs(dockerd, "sleep 1000")  # from then on docker-init passes signals on
     dockerd.must("kill", "-s", signal, "box")
     assert (
         dockerd.must("wait", "box").strip() == {"TERM": "143", "KILL": "137", "USR1": "138", "RTMIN+3": "165"}[signal]
@@ -128,7 +139,8 @@ def test_kill(dockerd: Dockerd, signal: str) -> None:
 
 
 def test_stop_restart_and_removal_of_a_running_container(dockerd: Dockerd) -> None:
-    dockerd.run("-d", "--name=box", "sh", "-c", "trap 'exit 9' TERM; while :; do sleep 0.1; done")
+    dockerd.run("-d", "--name=box", "sh", "-c", "trap 'exit 9' TERM; sleep 1000 & while :; do wait; done")
+    until_it_runs(dockerd, "sleep 1000")
     dockerd.must("stop", "box")
     assert dockerd.must("inspect", "-f", "{{.State.ExitCode}}", "box").strip() == "9"
     dockerd.must("start", "box")
@@ -148,6 +160,7 @@ def test_running_out_of_memory_is_told(dockerd: Dockerd) -> None:
 
 def test_namespaces_of_another_container(dockerd: Dockerd) -> None:
     dockerd.run("-d", "--name=box", "--ipc=shareable", "sleep", "1000")
+    until_it_runs(dockerd, "sleep 1000")
     joined = dockerd.run("--rm", "--network=container:box", "--pid=container:box", "--ipc=container:box", "sh", "-c",
                          "ps | grep -c 'sleep 100[0]'; for n in net pid ipc; do readlink /proc/self/ns/$n; done")  # fmt: skip
     pid = dockerd.must("inspect", "-f", "{{.State.Pid}}", "box").strip()

@@ -11,6 +11,7 @@ import hashlib
 import http.client
 import json
 import os
+import random
 import signal
 import socket
 import subprocess
@@ -28,7 +29,7 @@ from tests import leaks
 from wherry.shim import launch
 
 PEER = os.environ.get("WHERRY_E2E_PEER", "wherryd")
-READY_SECONDS = 30.0
+READY_SECONDS = 60.0
 BUSYBOX = "busybox:latest"
 POOL = 4
 """Network namespaces that wherryd keeps ready, of each kind: attached to its bridge, and with loopback alone."""
@@ -44,7 +45,7 @@ def differs_on_dockerd(reason: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(PEER == "dockerd", reason=f"peer: dockerd 20.10: {reason}")
 
 
-def wait_until(what: str, condition: Callable[[], bool], seconds: float = 20.0) -> None:
+def wait_until(what: str, condition: Callable[[], bool], seconds: float = 60.0) -> None:
     """Ask until it holds; fail the test with `what` otherwise. For states of the machine that announce themselves in no other way."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -53,17 +54,31 @@ def wait_until(what: str, condition: Callable[[], bool], seconds: float = 20.0) 
         time.sleep(0.02)
 
 
+def _quiet_ports() -> Iterator[int]:
+    with open("/proc/sys/net/ipv4/ip_local_port_range") as given_to_anybody:
+        low, high = (int(word) for word in given_to_anybody.read().split())
+    ports = range(5000, 65536)
+    quiet = [port for port in ports if not low <= port <= high] or list(ports)
+    yield from random.sample(quiet, len(quiet))
+
+
+_untried = _quiet_ports()
+
+
 def free_port() -> int:
-    """A TCP port on which nothing listened a moment ago."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
+    """A TCP port on which nobody listens, and that the kernel gives to nobody who does not ask for it: so it is still free when it is used. Another
+    one each time."""
+    for port in _untried:
+        with contextlib.suppress(OSError), socket.socket() as probe:
+            probe.bind(("", port))
+            return port
+    raise AssertionError("every port is taken")
 
 
 class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: str, timeout: float = 60.0) -> None:
+    def __init__(self, path: str, timeout: float = 100.0) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
@@ -190,11 +205,11 @@ class Engine:
             return
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(timeout=30)
+            self.process.wait(timeout=60)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            pytest.fail("the engine did not end within 30 s of SIGTERM", pytrace=False)
+            pytest.fail("the engine did not end within 60 s of SIGTERM", pytrace=False)
         finally:
             self.process = None
             self._remove_leftovers()
@@ -293,6 +308,13 @@ class Engine:
     def inspect(self, ref: str) -> dict[str, Any]:
         found: dict[str, Any] = json.loads(self.output("inspect", ref))[0]
         return found
+
+    def until_said(self, ref: str, word: str = "ready") -> None:
+        """Returns when a container has written a line that says only `word`."""
+        with self.popen("logs", "-f", ref) as client:
+            assert client.stdout is not None
+            assert f"{word}\n" in iter(client.stdout.readline, ""), f"{ref} has ended and never said {word}"
+            client.kill()
 
     def state(self, ref: str) -> dict[str, Any]:
         """State of a container, by the API (cheaper than a CLI process)."""

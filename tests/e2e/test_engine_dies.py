@@ -194,7 +194,7 @@ def test_the_engine_is_killed_again_and_again(own_engine: MakeEngine) -> None:
 def stop_and_start_again(engine: Engine) -> None:
     assert engine.process is not None
     engine.process.terminate()
-    assert engine.process.wait(timeout=30) == 0
+    assert engine.process.wait(timeout=60) == 0
     engine.start()
 
 
@@ -218,8 +218,9 @@ def test_an_orderly_stop_stops_containers_in_their_own_way(own_engine: MakeEngin
         BUSYBOX,
         "sh",
         "-c",
-        "trap 'exit 7' TERM; while :; do sleep 0.1; done",
+        "trap 'exit 7' TERM; echo ready; while :; do sleep 0.1; done",
     )
+    engine.until_said("obedient")
     pid = engine.state("obedient")["Pid"]
     stop_and_start_again(engine)
     assert not alive(pid)
@@ -240,8 +241,7 @@ def test_kill_9_of_a_shim_ends_its_container_which_is_recorded_and_cleaned_up(ow
     engine.docker("run", "-d", "--name=orphan", "-p", "127.0.0.1::80", BUSYBOX, "sleep", "1000")
     pid = engine.state("orphan")["Pid"]
     with engine.popen("wait", "orphan") as waiter:
-        time.sleep(0.3)
-        os.kill(shim_of(pid), 9)
+        os.kill(shim_of(pid), 9)  # whether or not the waiter waits already, it learns of it
         assert waiter.stdout is not None
         code = int(waiter.stdout.read())
     leaks.reap_orphans(of_other_sessions=True)
@@ -286,10 +286,11 @@ def test_kill_9_during_starts_leaves_only_containers_that_are_whole(own_engine: 
         env=engine.client_environment,
         stdout=subprocess.DEVNULL,
         stderr=subprocess.DEVNULL,
+        start_new_session=True,
     ) as loop:
         wait_until("some run", lambda: len(engine.api("GET", "/containers/json")[1]) >= 5)
         engine.kill9()
-        loop.kill()
+        os.killpg(loop.pid, 9)  # also the client that it waits for, which would ask the next engine
     engine.start()
     for item in engine.api("GET", "/containers/json?all=1")[1]:
         state = engine.state(item["Id"])

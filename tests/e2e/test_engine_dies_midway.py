@@ -99,9 +99,10 @@ def test_a_container_that_was_being_restarted_is_still_one_that_is_removed_at_it
 @differs_on_dockerd("forgets that a container was stopped by hand")
 def test_a_stop_that_was_under_way_counts_as_one_by_hand(own_engine: MakeEngine, gate: Path) -> None:
     engine = own_engine()
-    script = "trap 'touch /gate/asked' TERM; until [ -e /gate/go ]; do sleep 0.02; done; exit 5"
+    script = "trap 'touch /gate/asked' TERM; echo ready; until [ -e /gate/go ]; do sleep 0.02; done; exit 5"
     flags = ("--name=box", "--restart=unless-stopped", "--network=none", "-v", f"{gate}:/gate")
     engine.docker("run", "-d", *flags, BUSYBOX, "sh", "-c", script)
+    engine.until_said("box")
     with engine.popen("stop", "-t", "600", "box") as client:
         wait_until("the container was told to stop", (gate / "asked").exists)
         engine.kill9()
@@ -163,8 +164,15 @@ def test_a_shim_that_does_not_answer_holds_nobody_up(own_engine: MakeEngine) -> 
     engine = own_engine()
     for name in ("stuck", "other"):
         engine.docker(
-            "run", "-d", f"--name={name}", BUSYBOX, "sh", "-c", "trap 'exit 4' TERM; while :; do sleep 0.1; done"
+            "run",
+            "-d",
+            f"--name={name}",
+            BUSYBOX,
+            "sh",
+            "-c",
+            "trap 'exit 4' TERM; echo ready; while :; do sleep 0.1; done",
         )
+        engine.until_said(name)
     before = {name: engine.inspect(name) for name in ("stuck", "other")}
     shim = shim_of(before["stuck"]["State"]["Pid"])
     os.kill(shim, signal.SIGSTOP)

@@ -86,11 +86,11 @@ def test_an_out_of_memory_kill_is_told(engine: Engine) -> None:
 
 
 def test_events_arrive_live(engine: Engine) -> None:
-    with engine.popen("events", "--format={{.Action}}", "--filter=container=told") as listener:
+    since = f"--since={time.time():.9f}"
+    with engine.popen("events", since, "--format={{.Action}}", "--filter=container=told") as listener:
         assert listener.stdout is not None
-        time.sleep(0.3)  # until the listener listens; it does not say when
         engine.docker("create", "--name=told", BUSYBOX, "true")
-        assert listener.stdout.readline() == "create\n"
+        assert listener.stdout.readline() == "create\n"  # from now on it listens, if it has not before
         engine.docker("rm", "told")
         assert listener.stdout.readline() == "destroy\n"
         listener.terminate()

@@ -17,7 +17,7 @@ SERVE = "mkdir -p /www; hostname > /www/index.html; exec httpd -f -p 80 -h /www"
 
 
 def get(host: str, port: int) -> str:
-    connection = http.client.HTTPConnection(host, port, timeout=10)
+    connection = http.client.HTTPConnection(host, port, timeout=60)
     try:
         connection.request("GET", "/")
         return connection.getresponse().read().decode().strip()

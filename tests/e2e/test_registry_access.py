@@ -16,7 +16,7 @@ from urllib.parse import quote
 import pytest
 
 from tests import images
-from tests.e2e.harness import PEER, Engine, differs_on_dockerd
+from tests.e2e.harness import PEER, Engine, differs_on_dockerd, wait_until
 from tests.images import image_id
 from tests.registry import (
     Served,
@@ -249,7 +249,8 @@ def test_hosts_are_asked_for_what_they_are_capable_of(engine: Engine, place: Pla
             engine.docker("pull", "-q", f"{NAME}/team/app:1")
             engine.docker("tag", f"{NAME}/team/app:1", f"{NAME}/team/new:1")
             engine.docker("push", "-q", f"{NAME}/team/new:1")
-        assert "PUT /v2/team/new/manifests/1" in taking.log.read_text() and "GET /v2/team" not in taking.log.read_text()
+        wait_until("its answer is in the log", lambda: "PUT /v2/team/new/manifests/1" in taking.log.read_text())
+        assert "GET /v2/team" not in taking.log.read_text()
         assert "team/new" not in giving.log.read_text()
         assert "no host that is there may resolve names" in pull(
             engine, f'[host."{giving.url}"]\ncapabilities = ["pull"]\n'

@@ -15,7 +15,7 @@ from pathlib import Path
 import pytest
 
 from tests import leaks
-from tests.e2e.harness import BUSYBOX, Engine, nothing_left, running
+from tests.e2e.harness import BUSYBOX, Engine, nothing_left, running, wait_until
 
 pytestmark = pytest.mark.requires("btrfs", "erofs", "fuse-overlayfs")
 
@@ -60,7 +60,7 @@ def test_a_container_lives_on_the_driver(engine_on: Engine) -> None:
     with engine.popen(
         "run", "-i", "--name=c1", "--network=none", BUSYBOX, "sh", "-c", script, stdin=subprocess.PIPE
     ) as client:
-        client.communicate("done", timeout=30)
+        client.communicate("done", timeout=60)
     shown = engine.inspect("c1")
     assert (shown["Driver"], shown["GraphDriver"]["Name"]) == (driver, driver)
     assert (shown["GraphDriver"]["Data"] is None) == (driver in ("vfs", "btrfs"))
@@ -97,7 +97,9 @@ def test_a_container_lives_on_the_driver(engine_on: Engine) -> None:
 
 def refused_and_survived(engine: Engine) -> None:
     """The engine is killed below a running container; another driver does not get its data root."""
-    engine.docker("run", "-d", "--name=c1", "--network=none", BUSYBOX, "sh", "-c", "echo 1 > /a; sleep 1000")
+    script = "test -e /a || echo 1 > /a; sleep 1000"  # once only: whoever reads it in a later life finds it whole
+    engine.docker("run", "-d", "--name=c1", "--network=none", BUSYBOX, "sh", "-c", script)
+    wait_until("it has written", lambda: engine.output("exec", "c1", "cat", "/a") == "1")
     engine.kill9()
     arguments = [
         f"--exec-root={engine.root / 'x'}",

@@ -19,7 +19,7 @@ from urllib.parse import quote
 import pytest
 
 from tests import images
-from tests.e2e.harness import BUSYBOX, Engine, UnixConnection, differs_on_dockerd
+from tests.e2e.harness import BUSYBOX, Engine, UnixConnection, differs_on_dockerd, wait_until
 from tests.images import Entry, ImageSpec, busybox_layer
 from tests.registry import docker_registry, skopeo_copy
 from wherry.core.verify import Kind, Verdict, check_idle
@@ -161,12 +161,14 @@ class Worker(threading.Thread):
 
 def _settled(engine: Engine, tmp_path: Path) -> Verdict:
     """Once what clients have left behind that went away in the middle is gone."""
-    for _ in range(100):
-        verdict = check_idle(str(engine.data_root), str(tmp_path / "scratch"))
-        if not any(problem.kind is Kind.LEFTOVER for problem in verdict.problems):
-            break
-        time.sleep(0.1)
-    return verdict
+    found: list[Verdict] = []
+
+    def nothing_left_over() -> bool:
+        found.append(check_idle(str(engine.data_root), str(tmp_path / "scratch")))
+        return not any(problem.kind is Kind.LEFTOVER for problem in found[-1].problems)
+
+    wait_until("nothing is left over", nothing_left_over)
+    return found[-1]
 
 
 @pytest.mark.timeout(SECONDS + 120)
