@@ -7,6 +7,7 @@ rotated away while it is read stays readable through its descriptor, so that no 
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import os
 from collections import deque
 from collections.abc import AsyncIterator, Iterator
@@ -21,6 +22,7 @@ from wherry.spec.calls import LogOptions
 from wherry.wire import stdcopy
 
 _BLOCK = 256 * 1024
+_TRIES = 100
 _LINE_BOUND = 1024 * 1024  # the shim cuts at 16 KiB; JSON escapes it to at most six times that
 
 
@@ -87,28 +89,44 @@ class _File:
 
 
 def _open_all(path: str) -> tuple[list[_File], _File]:
-    """→ rotated files, oldest first, and the current one. An absent log is an empty one."""
+    """→ rotated files, oldest first, and the current one. An absent log is an empty one. Begun anew when files were rotated meanwhile, so that none is
+    missed."""
+    for _ in range(_TRIES):
+        names, identities = _look(path)
+        files = _open_those(names)
+        if [file.identity() for file in files] == identities and _look(path) == (names, identities):
+            break
+        for file in files:
+            file.close()
+    else:  # it is rotated faster than it can be read
+        files = _open_those(names)
+    return files, files.pop() if files else _File(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+
+
+def _look(path: str) -> tuple[list[str], list[tuple[int, int]]]:
+    """The files that there are now, oldest first: paths, identities."""
     folder, name = os.path.split(path)
-    numbered = []
+    numbers = [0]
     for entry in os.listdir(folder):
         suffix = entry.removeprefix(name + ".")
         if entry != suffix and suffix.isdecimal():
-            numbered.append(int(suffix))
-    history: list[_File] = []
-    for number in sorted(numbered, reverse=True):
-        try:
-            history.append(_File(os.open(f"{path}.{number}", os.O_RDONLY | os.O_CLOEXEC)))
-        except FileNotFoundError:
-            continue
-    try:
-        current = _File(os.open(path, os.O_RDONLY | os.O_CLOEXEC))
-    except FileNotFoundError:
-        current = _File(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-    known = {file.identity() for file in history}
-    if current.identity() in known:  # rotated between the two look-ups
-        current.close()
-        current = _File(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
-    return history, current
+            numbers.append(int(suffix))
+    names, identities = [], []
+    for number in sorted(numbers, reverse=True):
+        place = f"{path}.{number}" if number else path
+        with contextlib.suppress(FileNotFoundError):
+            info = os.stat(place)
+            names.append(place)
+            identities.append((info.st_dev, info.st_ino))
+    return names, identities
+
+
+def _open_those(names: list[str]) -> list[_File]:
+    files = []
+    for name in names:
+        with contextlib.suppress(FileNotFoundError):
+            files.append(_File(os.open(name, os.O_RDONLY | os.O_CLOEXEC)))
+    return files
 
 
 async def _past(history: list[_File], current: _File, options: LogOptions, multiplexed: bool) -> AsyncIterator[bytes]:
