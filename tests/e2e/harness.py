@@ -348,6 +348,8 @@ class Engine:
         for ref in self.objects()["containers"] - before["containers"]:
             status, body = self.api("DELETE", f"/containers/{ref}?force=1&v=1")
             assert status in (204, 404, 409), body
+        # 409: it is being removed already
+        wait_until("what is new is removed", lambda: self.objects()["containers"] <= before["containers"])
         now = self.objects()
         for name in now["volumes"] - before["volumes"]:
             self.api("DELETE", f"/volumes/{name}?force=1")

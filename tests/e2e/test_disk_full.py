@@ -6,12 +6,13 @@ import os
 import shutil
 import subprocess
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 
 from tests import images
 from tests.e2e.conftest import _new_root
-from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd, nothing_left, running
+from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd, nothing_left, running, wait_until
 
 FILL = "while dd if=/dev/zero bs=64k count=100 >>/full 2>/dev/null; do :; done; while echo x >>/full; do :; done 2>/dev/null"
 
@@ -67,7 +68,13 @@ def test_an_image_that_does_not_fit_leaves_nothing(small: Engine, tmp_path_facto
     path = tmp_path_factory.mktemp("big") / "big.tar"
     random = images.Entry("big", os.urandom(20 << 20))
     images.write_docker_archive(str(path), images.ImageSpec([images.layer([random])]), "big:1")
-    before = sorted(file for file in small.data_root.rglob("*"))
+    before = files(small)
     done = small.docker("load", "-i", str(path), check=False)
     assert done.returncode == 1 and "no space left on device" in done.stderr
-    assert sorted(file for file in small.data_root.rglob("*")) == before
+    assert files(small) == before
+
+
+def files(engine: Engine) -> list[Path]:
+    """Of its data root, once what was removed has gone: that goes after the answer."""
+    wait_until("the trash is empty", lambda: not any((engine.data_root / "snapshots/trash").iterdir()))
+    return sorted(engine.data_root.rglob("*"))

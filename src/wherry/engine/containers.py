@@ -125,7 +125,8 @@ class Containers:
             raise InvalidArgument(f"invalid condition: {condition!r}")
         container = self._get(ref)
         future: asyncio.Future[int] = asyncio.get_running_loop().create_future()
-        is_ended = not container.is_running and container.status is not Status.RESTARTING
+        # An end that is being recorded is told with the others.
+        is_ended = container.exited.is_set() and container.status is not Status.RESTARTING
         if condition in ("", "not-running") and is_ended:
             future.set_result(container.record.state.exit_code)
         else:
