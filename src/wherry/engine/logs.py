@@ -89,7 +89,7 @@ class _File:
 
 
 def _open_all(path: str) -> tuple[list[_File], _File]:
-    """→ rotated files, oldest first, and the current one. An absent log is an empty one. Begun anew when files were rotated meanwhile, so that none is
+    """→ rotated files, oldest first, and the current one. An absent log is an empty one. When files are rotated meanwhile it is begun anew: none is
     missed."""
     for _ in range(_TRIES):
         names, identities = _look(path)
