@@ -107,6 +107,32 @@ def test_a_life(engine: Engine, runtime: str) -> None:
     engine.docker("rm", "box")
 
 
+@pytest.mark.parametrize("runtime", ["", "runc"])
+def test_the_shared_memory_of_another_container_is_its_own_and_nothing_of_the_hosts(
+    engine: Engine, runtime: str
+) -> None:
+    flags = ("--ipc=container:owner", *([f"--runtime={runtime}"] if runtime else []))
+    owner = (
+        "run",
+        "-d",
+        "--name=owner",
+        "--network=none",
+        "--ipc=shareable",
+        "--cap-add=SYS_ADMIN",
+        BUSYBOX,
+        "sh",
+        "-c",
+    )
+    engine.docker(*owner, "echo shared >/dev/shm/file; exec sleep 1000")
+    assert engine.shell("cat /dev/shm/file; echo more >/dev/shm/more", *flags) == "shared"
+    assert engine.output("exec", "owner", "cat", "/dev/shm/more") == "more"
+    # a link in its place leads nowhere, least of all out of the container that it is in
+    engine.docker("exec", "owner", "sh", "-c", "umount /dev/shm && rmdir /dev/shm && ln -s /etc /dev/shm")
+    done = engine.docker("run", "--rm", "--network=none", *flags, BUSYBOX, "ls", "/dev/shm/", check=False)
+    assert (done.returncode, done.stdout) == (125, ""), done.stderr
+    assert "cannot share /proc/" in done.stderr
+
+
 @pytest.mark.parametrize("runtime", RUNTIMES)
 def test_streams_terminals_and_errors(engine: Engine, runtime: str) -> None:
     words = ("run", "--rm", "--network=none", f"--runtime={runtime}")

@@ -21,7 +21,7 @@ from wherry.errors import Internal, StartError, SyscallError, WherryError
 from wherry.linux import cgroups, mounts, syscalls
 from wherry.linux.namespaces import NEWNS
 from wherry.shim import copyup
-from wherry.shim.builtin import Started, clone_subpaths, open_rootfs, set_user
+from wherry.shim.builtin import Started, clone_foreign_mounts, clone_subpaths, open_rootfs, set_user
 from wherry.wire import fastjson
 
 TYPE_CHECKING = False
@@ -102,15 +102,17 @@ class ExternalRuntime:
     def _mount_rootfs(self, request: StartRequest) -> None:
         """Mounts in a namespace of our own, which receives what is mounted on the host and gives nothing back.
 
-        A volume that is to be shared with the host is cloned before, while it still is the host's peer.
+        A volume that is to be shared with the host is cloned before, while it still is the host's peer; so is what lies in a volume or in
+        another container: by a path the runtime would be led wherever a link in there points.
         """
         rootfs = open_rootfs(request["rootfs"])
         shared: list[tuple[oci.Mount, int]] = []
         try:
-            subpaths = clone_subpaths(self._config, request.get("subpaths") or {})
+            inside = clone_subpaths(self._config, request.get("subpaths") or {})
+            inside.update(clone_foreign_mounts(self._config))
             for mount in self._config.get("mounts") or []:
-                if mount["destination"] in subpaths:
-                    shared.append((mount, subpaths[mount["destination"]]))
+                if mount["destination"] in inside:
+                    shared.append((mount, inside[mount["destination"]]))
                 elif not {"shared", "rshared"}.isdisjoint(mount.get("options") or []):
                     shared.append((mount, mounts.clone_tree(mount["source"], recursive=True)))
             set_user(rootfs, self._config["process"], request.get("user"))
