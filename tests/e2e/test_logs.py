@@ -143,6 +143,11 @@ def test_details_show_what_the_driver_was_told_to_keep(engine: Engine) -> None:
     logged(engine, "echo line", *flags, "--log-opt=tag={{.Name}}/v", name="detailed")
     assert engine.output("logs", "--details", "detailed") == "TWO=2,a=b+c,tag=detailed%2Fv line"
     assert engine.output("logs", "detailed") == "line"
+    wrong = engine.docker("run", "--log-opt=labels-regex=(", "--network=none", BUSYBOX, "true", check=False)
+    assert (
+        wrong.returncode,
+        "initialize logging driver: error parsing regexp: missing closing ): `(`" in wrong.stderr,
+    ) == (125, True)
     logged(engine, "echo line", name="plain")
     assert engine.output("logs", "--details", "plain") == " line"
 

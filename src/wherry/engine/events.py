@@ -7,7 +7,6 @@ dropped and nobody waits for him. Deliberately absent: persistence; events of an
 from __future__ import annotations
 
 import asyncio
-import fnmatch
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
@@ -156,9 +155,12 @@ def _is_actor(event: Json, type: str, wanted: list[str]) -> bool:
         return False
     return any(
         value in names or (len(value) >= 2 and actor_id.startswith(value) and event["Type"] == type) for value in wanted
-    ) or any(
-        fnmatch.fnmatchcase(name.partition(":")[0], value) for name in names if type == "image" for value in wanted
-    )
+    ) or (type == "image" and any(_without_tag(name) in wanted for name in names))
+
+
+def _without_tag(name: str) -> str:
+    name, _, tag = name.partition("@")[0].rpartition(":")
+    return name if name and "/" not in tag else f"{name}:{tag}".removeprefix(":")
 
 
 def _has_label(attributes: dict[str, str], wanted: str) -> bool:

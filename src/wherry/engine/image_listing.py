@@ -13,6 +13,7 @@ from wherry.engine.times import parse_timestamp
 from wherry.errors import InvalidArgument
 from wherry.spec.calls import Names
 from wherry.spec.reference import Reference
+from wherry.wire import expressions
 
 FILTERS = frozenset(("dangling", "label", "label!", "before", "since", "reference", "until"))
 PRUNE_FILTERS = pruning.FILTERS | {"dangling"}
@@ -73,40 +74,32 @@ def _test(images: Images, name: str, values: Names) -> Test | None:
 
 def matches(reference: Reference, patterns: Names) -> bool:
     """Docker's `reference` filter: a shell pattern for the whole familiar name, or for it without tag and digest."""
-    return any(
-        pattern.match(text)
-        for pattern in map(_glob, patterns)
-        for text in (reference.familiar, reference.familiar_name)
-    )
+    return any(fits(text) for fits in map(_glob, patterns) for text in (reference.familiar, reference.familiar_name))
 
 
-def _glob(pattern: str) -> re.Pattern[str]:
-    """Go's path.Match: "*" and "?" stop at "/", and what follows a "*" is where it comes first: nothing is tried twice, however many there are.
-    InvalidArgument for an unfinished class."""
-    pieces, position = [""], 0  # between the runs of "*"
+def _glob(pattern: str) -> expressions.Search:
+    """Go's path.Match: "*" and "?" stop at "/". InvalidArgument for an unfinished class."""
+    out, position = r"\A", 0
     while position < len(pattern):
         character = pattern[position]
         position += 1
         if character == "*":
-            if len(pieces) == 1 or pieces[-1]:
-                pieces.append("")
+            out = out.removesuffix("[^/]*") + "[^/]*"
         elif character == "?":
-            pieces[-1] += "[^/]"
+            out += "[^/]"
         elif character == "[":
             end = pattern.find("]", position + 1)
             if end < 0:
                 raise InvalidArgument(f"invalid filter 'reference={pattern}': syntax error in pattern")
             inside = pattern[position:end].replace("\\", "\\\\").replace("[", "\\[")
-            pieces[-1] += f"[{inside}]"
+            out += f"[{inside}]"
             position = end + 1
         elif character == "\\" and position < len(pattern):
-            pieces[-1] += re.escape(pattern[position])
+            out += re.escape(pattern[position])
             position += 1
         else:
-            pieces[-1] += re.escape(character)
-    first, *rest = pieces
-    out = first + "".join(f"(?>[^/]*?{piece})" for piece in rest[:-1]) + "".join(f"[^/]*{piece}" for piece in rest[-1:])
+            out += re.escape(character)
     try:
-        return re.compile(out + r"\Z")
-    except re.error:
+        return expressions.compile(out + r"\z")
+    except InvalidArgument:
         raise InvalidArgument(f"invalid filter 'reference={pattern}': syntax error in pattern") from None

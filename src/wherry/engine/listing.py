@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable, Mapping
 
 from wherry.engine.records import Container, Status
 from wherry.engine.services import Services
 from wherry.errors import InvalidArgument, NotFound
+from wherry.wire import expressions
 
 FILTERS = frozenset(
     (
@@ -69,14 +69,11 @@ def _are_numbers(values: list[str]) -> bool:
 def _test(services: Services, name: str, values: list[str]) -> Callable[[Container], bool]:
     match name:
         case "id":
-            return lambda container: any(
-                container.id.startswith(value) or re.search(_pattern(value), container.id) for value in values
-            )
+            has_id = expressions.any_of(values)
+            return lambda container: has_id(container.id)
         case "name":
-            patterns = [re.compile(_pattern(value)) for value in values]
-            return lambda container: any(
-                pattern.search(container.name) or pattern.search(f"/{container.name}") for pattern in patterns
-            )
+            has_name = expressions.any_of(values)
+            return lambda container: has_name(container.name) or has_name(f"/{container.name}")
         case "label":
             return lambda container: all(_has_label(container.record.config.labels or {}, value) for value in values)
         case "status":
@@ -112,17 +109,6 @@ def _test(services: Services, name: str, values: list[str]) -> Callable[[Contain
         case _:
             fits = any(_CONSTANT[name][value] for value in values)
             return lambda _container: fits
-
-
-def _pattern(value: str) -> str:
-    """Filters are regular expressions in Docker; what does not compile, or could run away, is taken as text."""
-    if len(value) > 200:
-        raise InvalidArgument("a filter's pattern is too long")
-    try:
-        re.compile(value)
-    except re.error:
-        return re.escape(value)
-    return value
 
 
 def _has_label(labels: dict[str, str], wanted: str) -> bool:

@@ -12,6 +12,7 @@ from collections.abc import Mapping
 from wherry import errors
 from wherry.engine.records import Record
 from wherry.errors import InvalidArgument
+from wherry.wire import expressions
 from wherry.wire.engine import HostConfig
 
 LOG_DRIVERS = {"", "json-file", "none"}
@@ -59,13 +60,13 @@ def check(host: HostConfig) -> None:
         raise errors.NotImplemented("wherry does not support the log option compress=true yet")
     for option in ("labels-regex", "env-regex"):
         try:
-            re.compile(options.get(option, ""))
-        except re.error as error:
-            raise InvalidArgument(f"log option {option}: {error}") from None
-    for field in re.findall(r"\{\{(.*?)\}\}", options.get("tag", "")):
-        if field.strip().removeprefix(".") not in _TAG_FIELDS:
-            known = ", ".join(f"{{{{.{name}}}}}" for name in sorted(_TAG_FIELDS))
-            raise InvalidArgument(f"log option tag: {{{{{field}}}}} is not one of {known}")
+            expressions.compile(options.get(option, ""))
+        except InvalidArgument as error:
+            raise InvalidArgument(f"failed to initialize logging driver: {error}") from None
+    unread = _PLACEHOLDER.sub(lambda match: "" if match[1] in _TAG_FIELDS else match[0], options.get("tag", ""))
+    if "{{" in unread:
+        known = ", ".join(f"{{{{.{name}}}}}" for name in sorted(_TAG_FIELDS))
+        raise InvalidArgument(f"log option tag: {unread[unread.index('{{') :][:100]} is not one of {known}")
     limits(host)
 
 
@@ -108,8 +109,8 @@ def attributes(record: Record) -> dict[str, str]:
 
 def _chosen(values: Mapping[str, str], names: str, pattern: str) -> dict[str, str]:
     wanted = {name for name in names.split(",") if name}
-    matching = re.compile(pattern) if pattern else None
-    return {key: value for key, value in values.items() if key in wanted or (matching and matching.search(key))}
+    matching = expressions.compile(pattern) if pattern else None
+    return {key: value for key, value in values.items() if key in wanted or (matching and matching(key))}
 
 
 def _tag_field(record: Record, field: str) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 from wherry.engine import pruning
 from wherry.engine.services import Services
 from wherry.errors import Conflict, InvalidArgument
 from wherry.spec.calls import Json, JsonList, Names
+from wherry.wire import expressions
 from wherry.wire.engine import VolumeCreate
 
 
@@ -19,7 +20,8 @@ class NetworkObjects:
         for name in filters:
             if name not in ("driver", "id", "label", "name", "scope", "type", "dangling"):
                 raise InvalidArgument(f"invalid filter '{name}'")
-        return [network for network in self._services.networks.list() if _fits(network, filters)]
+        fits = _test(filters)
+        return [network for network in self._services.networks.list() if fits(network)]
 
     async def inspect(self, ref: str) -> Json:
         return self._services.networks.inspect(ref, self._without_endpoints())
@@ -48,15 +50,20 @@ class NetworkObjects:
         return found
 
 
-def _fits(network: Json, filters: Mapping[str, Names]) -> bool:
+def _test(filters: Mapping[str, Names]) -> Callable[[Json], bool]:
+    expected = {name: expressions.any_of(filters[name]) for name in ("id", "name") if name in filters}
+    return lambda network: _fits(network, filters, expected)
+
+
+def _fits(network: Json, filters: Mapping[str, Names], expected: Mapping[str, expressions.Search]) -> bool:
     for name, wanted in filters.items():
         match name:
             case "driver":
                 hit = network["Driver"] in wanted
             case "id":
-                hit = any(network["Id"].startswith(value) for value in wanted)
+                hit = expected["id"](network["Id"])
             case "name":
-                hit = any(value in network["Name"] for value in wanted)
+                hit = expected["name"](network["Name"])
             case "scope":
                 hit = network["Scope"] in wanted
             case "type":

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Container, Mapping, Sequence
+from collections.abc import Callable, Container, Mapping, Sequence
 
 from wherry.errors import InvalidArgument
 from wherry.volumes.model import Volume
+from wherry.wire import expressions
 
 Filters = Mapping[str, Sequence[str]]
 _TRUE, _FALSE = ("1", "true", "True", "TRUE", "t", "T"), ("0", "false", "False", "FALSE", "f", "F")
@@ -30,14 +31,16 @@ def boolean(filters: Filters, key: str) -> bool | None:
     raise InvalidArgument(f"invalid filter '{key}=[{' '.join(values)}]'")
 
 
-def matches(volume: Volume, filters: Filters, in_use: Container[str]) -> bool:
-    """Whether the volume passes every filter given; `name` is a part of it, several values of a filter are alternatives (labels count together)."""
+def test(filters: Filters, in_use: Container[str]) -> Callable[[Volume], bool]:
+    """Whether a volume passes every filter given; `name` is a regular expression, several values of a filter are alternatives (labels count
+    together)."""
     dangling = boolean(filters, "dangling")
     unwanted = filters.get("label!") or ()
     names, drivers = filters.get("name") or (), filters.get("driver") or ()
-    return (
+    has_name = expressions.any_of(names)
+    return lambda volume: (
         (dangling is None or dangling is not (volume.name in in_use))
-        and (not names or any(part in volume.name for part in names))
+        and (not names or has_name(volume.name))
         and (not drivers or "local" in drivers)
         and all(_has_label(volume, wanted) for wanted in filters.get("label") or ())
         and not (unwanted and all(_has_label(volume, label) for label in unwanted))

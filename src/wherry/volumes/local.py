@@ -80,11 +80,8 @@ class Volumes:
     def list(self, filters: Filters, in_use: Container[str]) -> Descriptions:
         """Those that pass the filters. `in_use`: the names that containers refer to. InvalidArgument for an unknown filter."""
         volume_filters.check(filters, ("dangling", "driver", "label", "name"))
-        return [
-            volume.describe(self._mountpoint(volume.name))
-            for volume in self._volumes.values()
-            if volume_filters.matches(volume, filters, in_use)
-        ]
+        fits = volume_filters.test(filters, in_use)
+        return [volume.describe(self._mountpoint(volume.name)) for volume in self._volumes.values() if fits(volume)]
 
     # ---- changes
 
@@ -130,12 +127,12 @@ class Volumes:
         """Removes volumes that no container refers to: anonymous ones, with the filter `all` every one."""
         volume_filters.check(filters, ("all", "label", "label!"))
         everything = volume_filters.boolean(filters, "all")
-        narrowed: Filters = {key: value for key, value in filters.items() if key != "all"}
+        fits = volume_filters.test({key: value for key, value in filters.items() if key != "all"}, in_use)
         removed, reclaimed = [], 0
         async with self._lock:
             for volume in list(self._volumes.values()):
                 wanted = everything or volume.is_anonymous
-                if volume.name in in_use or not wanted or not volume_filters.matches(volume, narrowed, in_use):
+                if volume.name in in_use or not wanted or not fits(volume):
                     continue
                 size = await self._size(volume)
                 await self._remove(volume)

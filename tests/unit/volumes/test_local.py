@@ -188,6 +188,7 @@ def test_filters_of_the_list(tmp_path: Path) -> None:
         assert names(label=["a"]) == ["one", "two"]
         assert names(label=["a=2"]) == ["two"]
         assert names(name=["ne"]) == ["one"]
+        assert names(name=["^t.o$", "("]) == ["two"]
         assert names(driver=["local"]) == ["one", "two"]
         assert names(driver=["other"]) == []
         with pytest.raises(InvalidArgument, match="invalid filter 'colour'"):
