@@ -15,7 +15,7 @@ import pytest
 from tests.root.shim_lab import Client, Lab, busybox_rootfs, config, lab, run
 
 from wherry.core.tasks import Task, UserWish
-from wherry.errors import StartError, Unavailable
+from wherry.errors import NotFound, StartError, Unavailable
 from wherry.linux import cgroups
 from wherry.runtime import container
 from wherry.runtime import standby as standbys
@@ -189,26 +189,32 @@ async def test_without_its_standby_a_container_starts_all_the_same(tmp_path: Pat
         assert await client.read() == {1: b"fine\n"}
 
 
-@run
-async def test_no_group_is_left_when_both_who_make_a_container_are_killed(tmp_path: Path) -> None:
-    async with lab(tmp_path) as it:
-        for _ in range(8):
-            standby = await standby_of(it)
-            shim = int(Path(f"/proc/{standby}/stat").read_text().rpartition(")")[2].split()[1])
-            (worker,) = set(children(shim)) - {standby}
-            start = asyncio.ensure_future(it.shell("sleep 1000"))
-            while not groups_of(it, "c") and not start.done():
-                await asyncio.sleep(0)
-            for pid in (worker, standby):
-                with contextlib.suppress(ProcessLookupError):
-                    os.kill(pid, 9)
-            try:
-                await start
-                await it.exited()
-                await it.tasks.forget("c")
-            except (StartError, Unavailable):
-                pass
-            assert groups_of(it, "c") == []
+@pytest.mark.parametrize("killed", ["worker", "worker standby", "standby worker", "shim worker", "shim"])
+def test_no_group_is_left_when_those_who_make_a_container_are_killed(tmp_path: Path, killed: str) -> None:
+    @run
+    async def kill(tmp_path: Path) -> None:
+        async with lab(tmp_path) as it:
+            for _ in range(4):
+                standby = await standby_of(it)
+                shim = int(Path(f"/proc/{standby}/stat").read_text().rpartition(")")[2].split()[1])
+                (worker,) = set(children(shim)) - {standby}
+                start = asyncio.ensure_future(it.shell("sleep 1000"))
+                while not groups_of(it, "c") and not start.done():
+                    await asyncio.sleep(0)
+                for who in killed.split():
+                    with contextlib.suppress(ProcessLookupError):
+                        os.kill({"shim": shim, "worker": worker, "standby": standby}[who], 9)
+                try:
+                    task = await start
+                    await task.signal(9)
+                except (StartError, Unavailable, NotFound):
+                    pass
+                if it.tasks.get("c") is not None:
+                    await it.exited()
+                    await it.tasks.forget("c")
+                assert groups_of(it, "c") == []
+
+    kill(tmp_path)
 
 
 @run

@@ -319,7 +319,8 @@ class Tasks:
                 connection.on_closed = _nothing
                 connection.close()
             self._tasks.pop(container_id, None)
-            await asyncio.shield(asyncio.to_thread(self._remove_failed, directory, spec.config))
+            deserted = (spec.config.get("linux") or {}).get("cgroupsPath", "") if isinstance(error, Unavailable) else ""
+            await asyncio.shield(asyncio.to_thread(self._remove_failed, directory, deserted))
             if isinstance(error, WherryError) and not isinstance(error, StartError | Unavailable):
                 raise StartError("create", str(error)) from None
             raise
@@ -441,11 +442,14 @@ class Tasks:
         finally:
             self._refilling = None
 
-    def _remove_failed(self, directory: str, config: oci.Config) -> None:
-        """After a failed start, which has cleaned up unless the shim died in it."""
+    def _remove_failed(self, directory: str, group: str) -> None:
+        """After a failed start, which has cleaned up unless its makers died: then the cgroup `group` may be there though none of them had
+        written that down. Who lives in it stays.
+        """
         try:
             _kill_remains(directory)
-            _remove_deserted(config)
+            if group.startswith("/"):
+                cgroups.open_group(group).delete()
         except (WherryError, OSError) as error:
             self.on_warning(f"a failed start left something behind: {error}")
         shutil.rmtree(directory, ignore_errors=True)
@@ -594,15 +598,6 @@ def _kill_remains(directory: str) -> None:
             if runtime := state["runtime"]:  # it may have made more than the group; what it says does not help here
                 command = [runtime["path"], *runtime["args"], "--root", f"{directory}/runtime", "delete", "--force"]
                 subprocess.run([*command, os.path.basename(directory)], capture_output=True, check=False)
-            group.delete()
-
-
-def _remove_deserted(config: oci.Config) -> None:
-    """The cgroup of a container whose makers were killed before any of them had written down that there is one. Who lives in it stays."""
-    path = (config.get("linux") or {}).get("cgroupsPath") or ""
-    if path.startswith("/"):
-        group = cgroups.open_group(path)
-        if group.exists() and not group.pids():
             group.delete()
 
 

@@ -83,12 +83,32 @@ class Children:
             code = os.waitstatus_to_exitcode(status)
             on_exit(code if code >= 0 else STATUS_OF_SIGNAL - code)
 
+    def end_all(self) -> None:
+        """Kills every child and waits for its end: of a container that is not to be, nobody shall make anything any more."""
+        self._watched.clear()
+        while pids := _children():
+            for pid in pids:
+                os.kill(pid, _signal.SIGKILL)  # not reaped yet, so it is nobody else
+            os.waitpid(-1, 0)
+
     def _on_signal(self, events: int) -> None:
         try:
             os.read(self._reading, 4096)
         except BlockingIOError:
             pass
         self.reap()
+
+
+def _children() -> list[int]:
+    """Of this process, which has one thread; those that have ended among them. None where the kernel does not list them (PROC_CHILDREN)."""
+    try:
+        fd = os.open(f"/proc/self/task/{os.getpid()}/children", os.O_RDONLY | os.O_CLOEXEC)
+    except FileNotFoundError:
+        return []
+    try:
+        return [int(pid) for pid in os.read(fd, 65536).split()]
+    finally:
+        os.close(fd)
 
 
 def stop_watching() -> None:

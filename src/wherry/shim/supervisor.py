@@ -186,6 +186,7 @@ class Supervisor:
         """The worker has started the container, or failed, or has seen the engine go away."""
         result = message.get("ok")
         if result is None:
+            self._children.end_all()  # a standby may be making the container's groups
             self.loop.stop()
             return
         connection = self._service.connect(control_fd)
