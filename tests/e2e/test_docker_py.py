@@ -152,7 +152,6 @@ def test_attach_streams_from_the_first_byte(client: Any) -> None:
     stream = client.api.attach(box.id, stream=True, demux=True)
     box.start()
     assert list(stream) == [(b"out\n", None), (None, b"err\n")]
-    assert client.api.attach(box.id, logs=True, stream=False) == b"out\nerr\n"
 
 
 def test_attach_socket_of_pipes_ends_with_the_container(client: Any) -> None:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import contextlib
 import datetime
 import json
 import re
 
-from tests.e2e.harness import BUSYBOX, Engine, wait_until
+from tests.e2e.harness import BUSYBOX, Engine, UnixConnection, wait_until
+from wherry.wire import stdcopy
 
 STAMP = re.compile(r"^\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{9}Z ")
 
@@ -20,6 +22,15 @@ def test_logs_has_both_streams_apart(engine: Engine) -> None:
     logged(engine, "echo out; echo err >&2")
     done = engine.docker("logs", "writer")
     assert (done.stdout, done.stderr) == ("out\n", "err\n")
+
+
+def test_attach_gives_what_was_logged(engine: Engine) -> None:
+    """Asked without an upgrade, where the stream is the answer's body: a client that reads head and stream by different means loses bytes."""
+    logged(engine, "echo out; sleep 0.1; echo err >&2")
+    with contextlib.closing(UnixConnection(engine.socket_path)) as connection:
+        connection.request("POST", "/v1.41/containers/writer/attach?logs=1&stdout=1&stderr=1")
+        answer = connection.getresponse().read()
+    assert answer == stdcopy.frame(1, b"out\n") + stdcopy.frame(2, b"err\n")
 
 
 def test_logs_of_all_lives_are_kept(engine: Engine) -> None:
