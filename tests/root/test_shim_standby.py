@@ -65,16 +65,30 @@ def children(pid: int) -> list[int]:
         return []
 
 
+def parent(pid: int) -> int:
+    return int(Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[1])
+
+
+async def ended(pid: int) -> None:
+    """Until it has ended, whether or not somebody has taken notice."""
+    async with asyncio.timeout(60):
+        with contextlib.suppress(FileNotFoundError, ProcessLookupError):
+            while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
+                await asyncio.sleep(0.01)
+
+
 async def standby_of(it: Lab) -> int:
     """The standby of the shim that waits for the next start."""
     assert it.tasks._zygote_process is not None
-    while True:
-        for shim in children(it.tasks._zygote_process.pid):
-            for child in children(shim):
-                foreign = os.readlink(f"/proc/{child}/ns/pid") != os.readlink("/proc/self/ns/pid")
-                if foreign and "skb_wait" in Path(f"/proc/{child}/wchan").read_text():
-                    return child
-        await asyncio.sleep(0.01)
+    async with asyncio.timeout(60):
+        while True:
+            for shim in children(it.tasks._zygote_process.pid):
+                for child in children(shim):
+                    with contextlib.suppress(FileNotFoundError):  # a worker that ends
+                        foreign = os.readlink(f"/proc/{child}/ns/pid") != os.readlink("/proc/self/ns/pid")
+                        if foreign and "skb_wait" in Path(f"/proc/{child}/wchan").read_text():
+                            return child
+            await asyncio.sleep(0.01)
 
 
 async def started(it: Lab, name: str, script: str, client: Client, **options: Any) -> Task:
@@ -182,11 +196,30 @@ async def test_without_its_standby_a_container_starts_all_the_same(tmp_path: Pat
     async with lab(tmp_path) as it:
         standby = await standby_of(it)
         os.kill(standby, 9)
-        while "Z" not in Path(f"/proc/{standby}/stat").read_text():
-            await asyncio.sleep(0.01)
+        await ended(standby)
         client = Client()
         await it.shell("echo fine", clients=(client,))
         assert await client.read() == {1: b"fine\n"}
+
+
+@pytest.mark.parametrize("killed", ["shim", "worker", "shim worker standby"])
+def test_a_shim_that_was_killed_while_it_waited_is_replaced(tmp_path: Path, killed: str) -> None:
+    @run
+    async def kill(tmp_path: Path) -> None:
+        async with lab(tmp_path) as it:
+            standby = await standby_of(it)
+            shim = parent(standby)
+            (worker,) = set(children(shim)) - {standby}
+            for who in killed.split():
+                pid = {"shim": shim, "worker": worker, "standby": standby}[who]
+                with contextlib.suppress(ProcessLookupError):  # it has ended with its shim
+                    os.kill(pid, 9)
+                await ended(pid)
+            client = Client()
+            await it.shell("echo fine", clients=(client,))
+            assert await client.read() == {1: b"fine\n"}
+
+    kill(tmp_path)
 
 
 @pytest.mark.parametrize("killed", ["worker", "worker standby", "standby worker", "shim worker", "shim"])
@@ -196,7 +229,7 @@ def test_no_group_is_left_when_those_who_make_a_container_are_killed(tmp_path: P
         async with lab(tmp_path) as it:
             for _ in range(4):
                 standby = await standby_of(it)
-                shim = int(Path(f"/proc/{standby}/stat").read_text().rpartition(")")[2].split()[1])
+                shim = parent(standby)
                 (worker,) = set(children(shim)) - {standby}
                 start = asyncio.ensure_future(it.shell("sleep 1000"))
                 while not groups_of(it, "c") and not start.done():

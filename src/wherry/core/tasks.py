@@ -240,6 +240,10 @@ class Task:
         self._connection.close()
 
 
+class _NotBegun(Unavailable):
+    """The shim is gone, and the program has not run."""
+
+
 class Tasks:
     """`on_exit(event)` is called on the event loop for every process that ends; `on_warning(text)` for what an operator should know."""
 
@@ -294,13 +298,23 @@ class Tasks:
     ) -> Task:
         """A shim, and the container in it. StartError (also what the configuration has wrong); nothing is left then.
 
-        The descriptors stay the caller's. An exit that follows at once is told after this has returned.
+        The descriptors stay the caller's. An exit that follows at once is told after this has returned. A shim that dies before the program
+        could run is replaced once: it may have been killed while it was waiting.
         """
         previous = self._tasks.get(container_id)
         if previous is not None:
             if previous.exit is None:
                 raise Conflict(f"container {container_id} is running")
             await self.forget(container_id)
+        try:
+            return await self._start(container_id, spec, netns_fd, attach)
+        except _NotBegun:
+            self.on_warning(f"container {container_id[:12]}: its shim has died before it ran; it is given another one")
+        return await self._start(container_id, spec, netns_fd, attach)
+
+    async def _start(
+        self, container_id: str, spec: TaskSpec, netns_fd: int | None, attach: Sequence[AttachRequest]
+    ) -> Task:
         directory = f"{self._directory}/{container_id}"
         try:
             os.mkdir(directory, 0o700)
@@ -319,10 +333,13 @@ class Tasks:
                 connection.on_closed = _nothing
                 connection.close()
             self._tasks.pop(container_id, None)
+            is_begun = connection is None or os.path.exists(f"{directory}/shim.json")
             deserted = (spec.config.get("linux") or {}).get("cgroupsPath", "") if isinstance(error, Unavailable) else ""
             await asyncio.shield(asyncio.to_thread(self._remove_failed, directory, deserted))
             if isinstance(error, WherryError) and not isinstance(error, StartError | Unavailable):
                 raise StartError("create", str(error)) from None
+            if isinstance(error, Unavailable) and not is_begun:
+                raise _NotBegun(str(error)) from None
             raise
         finally:
             self._refill()

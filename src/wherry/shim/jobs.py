@@ -25,7 +25,7 @@ from _socket import socket as Socket
 from _struct import unpack
 
 from wherry.errors import InvalidArgument, Unavailable
-from wherry.linux import memory
+from wherry.linux import memory, syscalls
 from wherry.runtime.standby import make as make_standby
 from wherry.shim.builtin import BuiltinRuntime, compiled_filter, set_user
 from wherry.shim.entry import make_pipes
@@ -55,6 +55,8 @@ if TYPE_CHECKING:
         ) -> Started: ...
 
 
+_PR_SET_PDEATHSIG = 1
+_SIGKILL = 9
 _NOT_FOR_EXEC = ("resources", "seccomp", "maskedPaths", "readonlyPaths", "devices", "sysctl")
 """Parts of `linux` that a running container needs no more: the shim does not keep them."""
 
@@ -138,7 +140,10 @@ def read_config(payload: bytes) -> tuple[oci.Config, bytes | None]:
 
 
 def start_ahead(control: Socket, tell: Tell) -> tuple[Message, list[int]]:
-    """`start`, for a worker that has time until the request comes."""
+    """`start`, for a worker that has time until the request comes. It ends with its shim as long as it waits: the engine sees at once that this
+    one is of no use any more.
+    """
+    syscalls.prctl(_PR_SET_PDEATHSIG, _SIGKILL, subject="parent death signal")
     standby = make_standby(read_config)
     memory.copy_ahead()
     return start(control, tell, standby=standby)
@@ -152,6 +157,7 @@ def start(
     listening socket, the clients.
     """
     payload, fds = read_start(control)
+    syscalls.prctl(_PR_SET_PDEATHSIG, 0, subject="parent death signal")  # what is begun is undone by who has begun it
     if standby is not None:
         standby.announce(payload)
     decoder = wire.Decoder()
