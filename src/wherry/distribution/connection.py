@@ -41,6 +41,10 @@ pause = asyncio.sleep
 now = time.time
 """The clock of this module: tests have their own."""
 
+_SAME_AGAIN = (307, 308)
+"""RFC 9110, 15.4: with the same method and the same body. What the others mean for a body has changed over the years: they are errors."""
+_REDIRECTS = (301, 302, 303, *_SAME_AGAIN)
+
 Body = Callable[[], bytes | AsyncIterator[bytes]]
 """What a request sends, made anew each time that it has to be sent."""
 
@@ -98,8 +102,8 @@ class Connection:
         body: Body | None = None,
         accepted: tuple[int, ...] = (200, 206),
     ) -> AsyncIterator[aiohttp.ClientResponse]:
-        """With credentials, if `url` (the registry may have named it) is at the registry's own origin; what has no body follows redirects.
-        RegistryError unless the answer's status is `accepted`."""
+        """With credentials, if `url` (the registry may have named it) is at the registry's own origin; redirects are followed, by what has
+        a body those that want the same again (307, 308). RegistryError unless the answer's status is `accepted`."""
         home, place = origin(self.endpoint.base), origin(url)
         if home[0] == "https" != place[0]:
             raise InvalidArgument(f"the registry leads to an insecure place: {url[:200]}")
@@ -132,7 +136,7 @@ class Connection:
             headers = own if origin(url) == home else foreign
             async with self.request(method, url, headers, body) as answer:
                 location = answer.headers.get("Location")
-                if body is not None or answer.status not in (301, 302, 303, 307, 308) or not location:
+                if answer.status not in (_SAME_AGAIN if body else _REDIRECTS) or not location:
                     yield answer
                     return
                 following = resolve(url, location)

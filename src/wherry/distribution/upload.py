@@ -89,13 +89,12 @@ class Target:
             ) as answer:
                 if answer.status == 201:
                     return True
-                begun = answer.headers.get("Location", "")
+                begun = _location(answer) if "Location" in answer.headers else ""
         except RegistryError:
             return False  # not allowed to read there, say: the upload decides
         if begun:
             try:
-                url = resolve(url, begun)
-                async with self._connection.authorized("DELETE", url, self._scope, {}, accepted=(200, 202, 204)):
+                async with self._connection.authorized("DELETE", begun, self._scope, {}, accepted=(200, 202, 204)):
                     pass
             except (RegistryError, Unavailable, InvalidArgument):
                 pass  # the registry forgets it by itself
@@ -131,7 +130,7 @@ class Target:
         async with self._connection.authorized(
             "POST", url, self._scope, {"Content-Length": "0"}, lambda: b"", accepted=(202,)
         ) as answer:
-            return _location(url, answer)
+            return _location(answer)
 
     async def _where(self, location: str) -> tuple[str, int]:
         """→ where the upload goes on, and how many bytes the registry has."""
@@ -139,7 +138,7 @@ class Target:
             received = re.match(r"(?:bytes=)?0-(\d+)\Z", answer.headers.get("Range", ""))
             end = int(received[1]) + 1 if received else 0
             # "0-0" stands for nothing as well as for one byte: sending one byte again is refused by some, so begin anew
-            return (_location(location, answer), end) if end != 1 else (await self._begin(), 0)
+            return (_location(answer), end) if end != 1 else (await self._begin(), 0)
 
     async def _send(self, location: str, position: int, size: int, pieces: Pieces) -> str:
         """→ the location for what follows."""
@@ -160,7 +159,7 @@ class Target:
                 async with self._connection.authorized(
                     "PATCH", location, self._scope, headers, watched, accepted=(202, 201, 204)
                 ) as answer:
-                    return _location(location, answer)
+                    return _location(answer)
         except TimeoutError:
             raise Unavailable(f"{location[:200]}: the registry takes nothing") from None
 
@@ -218,7 +217,9 @@ class Target:
         return await persistently(attempt)
 
 
-def _location(url: str, answer: aiohttp.ClientResponse) -> str:
+def _location(answer: aiohttp.ClientResponse) -> str:
+    """Where an upload goes on. It may be relative to the place that has answered, which a redirect has led to."""
+    url = str(answer.url)
     location = answer.headers.get("Location", "")
     if not location:
         raise InvalidArgument(f"{url[:200]}: the registry does not say where the upload goes on")

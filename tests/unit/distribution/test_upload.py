@@ -243,6 +243,64 @@ def test_credentials_do_not_follow_an_upload_to_another_place() -> None:
     assert all(not authorization for _, _, authorization in other.requests)
 
 
+@pytest.mark.parametrize("status", [307, 308])
+@pytest.mark.parametrize("methods", [{"POST"}, {"PATCH"}, {"PUT"}, {"POST", "PATCH", "PUT"}])
+def test_an_upload_that_is_redirected_is_sent_there_without_credentials(status: int, methods: set[str]) -> None:
+    real, other = Receiving(), Receiving()
+    other.received = b""
+    if methods == {"PUT"}:
+        other.received = BLOB  # the place has been told otherwise
+
+    async def redirect(request: web.Request) -> web.StreamResponse | None:
+        if "Authorization" not in request.headers:
+            return error(401, "UNAUTHORIZED", "authentication required", {"WWW-Authenticate": 'Basic realm="x"'})
+        if request.method in methods:
+            async for _ in request.content.iter_any():
+                pass
+            return web.Response(status=status, headers={"Location": f"http://{other.host}{request.path_qs}"})
+        return await real.receive(request)
+
+    async def run() -> None:
+        async with real.serving(), other.serving(), new_session() as session:
+            real.behave = redirect
+            auth = RegistryAuth(username="ann", password="secret")
+            target = await Target.open(session, RegistryHosts(), parse(f"{real.host}/x"), auth)
+            await target.upload(DIGEST, len(BLOB), pieces)
+
+    asyncio.run(run())
+    assert other.stored == {DIGEST: BLOB}
+    assert all(not authorization for _, _, authorization in other.requests)
+
+
+@pytest.mark.parametrize("status", [301, 302, 303])
+def test_a_redirect_that_may_drop_the_body_is_an_error(status: int) -> None:
+    registry = Receiving()
+
+    async def redirect(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=status, headers={"Location": "/elsewhere"}) if request.method == "POST" else None
+
+    async def use(target: Target) -> None:
+        with pytest.raises(RegistryError, match=str(status)):
+            await target.upload(DIGEST, len(BLOB), pieces)
+
+    registry.behave = redirect
+    talk(registry, use)
+
+
+def test_redirects_that_lead_round_and_round_end() -> None:
+    registry = Receiving()
+
+    async def redirect(request: web.Request) -> web.StreamResponse | None:
+        return web.Response(status=307, headers={"Location": request.path_qs}) if request.method == "POST" else None
+
+    async def use(target: Target) -> None:
+        with pytest.raises(InvalidArgument, match="redirects more than 10 times"):
+            await target.upload(DIGEST, len(BLOB), pieces)
+
+    registry.behave = redirect
+    talk(registry, use)
+
+
 def test_a_refusal_is_not_repeated() -> None:
     registry = Receiving()
 
