@@ -3,6 +3,7 @@
     <directory>/<host[:port]>/*.crt             certificate authorities, beside the system's
     <directory>/<host[:port]>/*.cert, *.key     client certificates, by pairs of one name
     <directory>/<host[:port]>/hosts.toml        mirrors, each with its own TLS (`_default` stands for all registries)
+    <directory>/<host>_<port>_/…                the same, for file systems without ":", as containerd reads it: before the other
 
 Read anew for every operation: nothing has to be restarted. Sources: docs of dockerd ("certificates") and containerd ("hosts.md").
 **Invariant**: a file that is there and wrong is an error that names it, never passed over: it may be all that makes a connection safe.
@@ -44,17 +45,19 @@ class HostFiles:
 
     def read(self, host: str) -> Found:
         """InvalidArgument, naming the file, when something in it is wrong."""
-        for name in (host, "_default"):
+        name, colon, port = host.rpartition(":")
+        for names in ((f"{name}_{port}_", host) if colon else (host,), ("_default",)):
             for parent in self._directories:
-                directory = os.path.join(parent, name)
-                if "/" not in name and os.path.isdir(directory):
-                    return _read_directory(directory, host)
+                for one in names:
+                    directory = os.path.join(parent, one)
+                    if "/" not in one and os.path.isdir(directory):
+                        return _read_directory(directory, host)
         return Found()
 
 
 def _read_directory(directory: str, host: str) -> Found:
     listed = os.path.join(directory, "hosts.toml")
-    if os.path.exists(listed):
+    if os.path.exists(listed) and os.path.getsize(listed):
         return _read_hosts(listed, host)
     authorities, pairs = [], []
     for name in sorted(os.listdir(directory)):

@@ -149,6 +149,24 @@ def test_hosts_toml_gives_mirrors_in_their_order_and_another_server(tmp_path: Pa
     assert [endpoint.base for endpoint in hosts.endpoints("other.example")] == ["https://other.example"]
 
 
+@pytest.mark.parametrize(
+    ("directories", "mirror"),
+    [
+        (["one/example.org_5000_"], "one/example.org_5000_"),
+        (["one/example.org:5000", "one/example.org_5000_"], "one/example.org_5000_"),
+        (["one/example.org:5000", "two/example.org_5000_"], "one/example.org:5000"),
+        (["one/_default", "two/example.org_5000_"], "two/example.org_5000_"),
+        (["one/example.org", "one/example.org_443_", "one/_default"], "one/_default"),
+    ],
+)
+def test_a_directory_may_have_the_port_between_underscores(directories: list[str], mirror: str, tmp_path: Path) -> None:
+    for number, directory in enumerate(directories):
+        (tmp_path / directory).mkdir(parents=True)
+        (tmp_path / directory / "hosts.toml").write_text(f'[host."http://mirror-{number}"]\n')
+    hosts = RegistryHosts(certificates=[str(tmp_path / "one"), str(tmp_path / "two")])
+    assert hosts.endpoints("example.org:5000")[0].base == f"http://mirror-{directories.index(mirror)}"
+
+
 def test_hosts_toml_that_names_no_server_speaks_of_the_registry_itself(tmp_path: Path) -> None:
     for name, base in (
         ("registry.example:5000", "https://registry.example:5000"),
