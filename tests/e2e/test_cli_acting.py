@@ -142,6 +142,15 @@ load
 pull localhost:1/nope
 pull -q localhost:1/nope
 pull -a busybox:tag
+pull ''
+pull UPPER
+pull busybox@
+push ''
+push UPPER
+push busybox@sha256:0123456789012345678901234567890123456789012345678901234567890123
+push localhost:1/nope:1@sha256:0123456789012345678901234567890123456789012345678901234567890123
+tag busybox ''
+tag '' another:tag
 """.strip().splitlines()
 
 

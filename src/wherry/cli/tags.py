@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from wherry.cli.command import CliError
 from wherry.client.reference import canonical, split
+from wherry.spec.reference import parse
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -12,7 +13,8 @@ if TYPE_CHECKING:
 
 
 def all_tags(app: App, flags: Flags, reference: str) -> bool:
-    """Whether all are meant. CliError when one is named as well; says so when the tag is implied."""
+    """Whether all are meant. CliError when one is named as well; says so when the tag is implied. InvalidArgument for no reference."""
+    parse(reference)
     tag, everything = split(reference)[1], flags.on("all-tags")
     if everything and tag:
         raise CliError("tag can't be used with --all-tags/-a")

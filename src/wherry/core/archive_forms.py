@@ -199,20 +199,23 @@ def images_of(archive: Archive, platforms: Sequence[Platform]) -> list[Group]:
         groups = _named_by_docker(archive, groups)
     groups = [group for group in groups if group.images]
     if platforms:
+        if not any(_suits(found, wanted) for group in groups for found in group.images for wanted in platforms):
+            raise NotFound(f"no images providing the requested platform(s) found: [{' '.join(map(str, platforms))}]")
         for group in groups:
             _keep_platforms(group, platforms)
     return groups
 
 
-def _keep_platforms(group: Group, platforms: Sequence[Platform]) -> None:
-    def suits(found: Found, wanted: Platform) -> bool:
-        return found.platform is None or matches(wanted, found.platform)
+def _suits(found: Found, wanted: Platform) -> bool:
+    return found.platform is None or matches(wanted, found.platform)
 
+
+def _keep_platforms(group: Group, platforms: Sequence[Platform]) -> None:
     for wanted in platforms:
-        if not any(suits(found, wanted) for found in group.images):
+        if not any(_suits(found, wanted) for found in group.images):
             name = group.names[0].familiar if group.names else group.images[0].config.digest
-            raise NotFound(f"image {name} in the archive does not provide the specified platform ({wanted})")
-    group.images = [found for found in group.images if any(suits(found, wanted) for wanted in platforms)]
+            raise NotFound(f"image {name} in the archive doesn't provide the requested platform ({wanted})")
+    group.images = [found for found in group.images if any(_suits(found, wanted) for wanted in platforms)]
 
 
 def _named_by_docker(archive: Archive, groups: list[Group]) -> list[Group]:

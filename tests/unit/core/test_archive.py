@@ -292,8 +292,16 @@ def test_one_platform_of_a_layout(tmp_path: Path) -> None:
     files, digest, foreign = index_of_two(tmp_path)
 
     async def use(images: Images, archives: Archives) -> None:
-        with pytest.raises(NotFound, match="does not provide the specified platform"):
+        with pytest.raises(
+            NotFound, match=r"^no images providing the requested platform\(s\) found: \[linux/riscv64\]$"
+        ):
             await archives.load(stream(members(files)), lambda _: None, platforms=[Platform("linux", "riscv64")])
+        riscv = Platform("linux", "riscv64")
+        with pytest.raises(
+            NotFound, match=r"^image app:1 in the archive doesn't provide the requested platform \(linux/riscv64\)$"
+        ):
+            await archives.load(stream(members(files)), lambda _: None, platforms=[S390X, riscv])
+        assert images.list() == []
         [image] = await archives.load(stream(members(files)), lambda _: None, platforms=[S390X])
         assert (image.id, image.repo_tags, image.target.digest) == (image_id(foreign), ("app:1",), digest)
         await archives.load(stream(members(files)), lambda _: None)

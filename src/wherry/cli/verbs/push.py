@@ -7,6 +7,7 @@ from wherry.cli.flags import Flag
 from wherry.cli.progress import show
 from wherry.cli.registry_auth import auth_for
 from wherry.cli.tags import all_tags, whole_name
+from wherry.errors import InvalidArgument
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -20,6 +21,8 @@ if TYPE_CHECKING:
 def run(app: App, flags: Flags, arguments: list[str]) -> int:
     reference, quiet = arguments[0], flags.on("quiet")
     everything = all_tags(app, flags, reference)
+    if "@" in reference:
+        raise InvalidArgument("cannot push a digest reference")
     progress = app.images.push(
         reference,
         platform=flags.text("platform") or None,
