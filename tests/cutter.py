@@ -41,7 +41,7 @@ class Cutter:
 
     def until_held(self) -> None:
         with self._lock:
-            assert self._lock.wait_for(lambda: self._held, 30), "the relay passed less than it was to hold after"
+            assert self._lock.wait_for(lambda: self._held, 300), "the relay passed less than it was to hold after"
 
     def let_go(self) -> None:
         with self._lock:
@@ -57,7 +57,7 @@ class Cutter:
             with contextlib.suppress(OSError):
                 end.shutdown(socket.SHUT_RDWR)
         for thread in self._threads:
-            thread.join(10)
+            thread.join(300)
         self._listener.close()
 
     def _start(self, work: object, *arguments: object) -> None:

@@ -24,7 +24,7 @@ from tests import leaks
 
 IMAGE = "docker.io/library/box:latest"
 PARENT = f"/wherry-conf-{os.getpid():x}"
-TIMEOUT = 100
+TIMEOUT = 300
 START = "import os, sys; from wherry.runtime.process import reset_signals; reset_signals(); os.execvp(sys.argv[1], sys.argv[1:])"
 """Becomes the engine. runc passes on to containers the signals that are ignored for it, and make's children ignore one."""
 
@@ -119,7 +119,7 @@ class _Daemon(Engine):
 
     def close(self) -> None:
         self.process.send_signal(signal.SIGTERM)
-        self.process.wait(60)
+        self.process.wait(TIMEOUT)
         for line in (
             Path("/proc/self/mountinfo").read_text().splitlines()
         ):  # dockerd's name for the host's network namespace

@@ -62,7 +62,7 @@ def stores() -> Iterator[Path]:
 
 
 def run(*words: str | Path) -> str:
-    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, timeout=120)
+    done = subprocess.run([str(word) for word in words], capture_output=True, text=True, check=False, timeout=300)
     assert done.returncode == 0, f"{words}: {done.stdout}{done.stderr}"
     return done.stdout
 

@@ -29,7 +29,7 @@ from tests import leaks
 from wherry.shim import launch
 
 PEER = os.environ.get("WHERRY_E2E_PEER", "wherryd")
-READY_SECONDS = 60.0
+READY_SECONDS = 300.0
 BUSYBOX = "busybox:latest"
 POOL = 4
 """Network namespaces that wherryd keeps ready, of each kind: attached to its bridge, and with loopback alone."""
@@ -45,7 +45,7 @@ def differs_on_dockerd(reason: str) -> pytest.MarkDecorator:
     return pytest.mark.skipif(PEER == "dockerd", reason=f"peer: dockerd 20.10: {reason}")
 
 
-def wait_until(what: str, condition: Callable[[], bool], seconds: float = 60.0) -> None:
+def wait_until(what: str, condition: Callable[[], bool], seconds: float = 300.0) -> None:
     """Ask until it holds; fail the test with `what` otherwise. For states of the machine that announce themselves in no other way."""
     deadline = time.monotonic() + seconds
     while not condition():
@@ -78,7 +78,7 @@ def free_port() -> int:
 class UnixConnection(http.client.HTTPConnection):
     """HTTP over a unix socket."""
 
-    def __init__(self, path: str, timeout: float = 100.0) -> None:
+    def __init__(self, path: str, timeout: float = 300.0) -> None:
         super().__init__("localhost", timeout=timeout)
         self._path = path
 
@@ -205,11 +205,11 @@ class Engine:
             return
         self.process.send_signal(signal.SIGTERM)
         try:
-            self.process.wait(timeout=60)
+            self.process.wait(timeout=300)
         except subprocess.TimeoutExpired:
             self.process.kill()
             self.process.wait()
-            pytest.fail("the engine did not end within 60 s of SIGTERM", pytrace=False)
+            pytest.fail("the engine did not end within 300 s of SIGTERM", pytrace=False)
         finally:
             self.process = None
             self._remove_leftovers()
@@ -263,7 +263,7 @@ class Engine:
         cli: str,
         *words: str,
         stdin: str | None = None,
-        timeout: float = 60.0,
+        timeout: float = 300.0,
         env: Mapping[str, str] | None = None,
     ) -> Done:
         """Run a client (docker, wherry) at this engine, however it ends."""
@@ -283,7 +283,7 @@ class Engine:
         *words: str,
         stdin: str | None = None,
         check: bool = True,
-        timeout: float = 60.0,
+        timeout: float = 300.0,
         env: Mapping[str, str] | None = None,
     ) -> Done:
         """Run the docker CLI; with `check` a non-zero exit fails the test with what it said."""

@@ -39,7 +39,7 @@ def ask(engine: Engine, program: list[str], words: list[str], stdin: str = "") -
         input=stdin,
         capture_output=True,
         text=True,
-        timeout=60,
+        timeout=300,
         check=False,
     )
     return Answer(done.returncode, normal(done.stdout), normal(done.stderr))

@@ -44,7 +44,7 @@ def in_a_machine_of_its_own(script: str) -> subprocess.CompletedProcess[str]:
         env={**keep, "PYTHONPATH": SOURCES, "W": WHERRY},
         capture_output=True,
         text=True,
-        timeout=100,
+        timeout=300,
         check=False,
     )
 

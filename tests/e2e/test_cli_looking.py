@@ -9,7 +9,7 @@ from collections.abc import Iterator
 
 import pytest
 
-from tests.e2e.harness import BUSYBOX, Engine
+from tests.e2e.harness import BUSYBOX, Engine, wait_until
 from tests.e2e.parity import DOCKER, WHERRY, ask, environment
 
 
@@ -25,6 +25,7 @@ def furnished(shared_engine: Engine) -> Iterator[Engine]:
     engine.docker("run", "--name", "ended", network, BUSYBOX, "sh", "-c", "echo out; echo err >&2; exit 3", check=False)
     engine.docker("run", "-dt", "--name", "terminal", network, BUSYBOX, "sh", "-c", "echo on a terminal; sleep 1000")
     engine.docker("create", "--name", "created", network, "-e", "A=b", BUSYBOX)
+    wait_until("the terminal has shown its line", lambda: "terminal" in engine.output("logs", "terminal"))
     yield engine
     engine.remove_everything_new(before)
 

@@ -20,7 +20,7 @@ import pytest
 from tests.e2e.harness import BUSYBOX, Engine
 from tests.e2e.parity import WHERRY, environment
 
-SECONDS = 60.0
+SECONDS = 300.0
 
 
 class Terminal:

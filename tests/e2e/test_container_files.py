@@ -39,7 +39,7 @@ def changed(engine: Engine) -> str:
 
 def exported(engine: Engine, ref: str) -> dict[str, tarfile.TarInfo]:
     done = subprocess.run(
-        ["docker", "export", ref], env=engine.client_environment, capture_output=True, check=True, timeout=60
+        ["docker", "export", ref], env=engine.client_environment, capture_output=True, check=True, timeout=300
     )
     with tarfile.open(fileobj=io.BytesIO(done.stdout)) as archive:
         return {member.name: member for member in archive}

@@ -64,7 +64,7 @@ class CountedEngine(Engine):
 
     def has_died(self) -> bool:
         assert self.process is not None
-        return self.process.wait(timeout=60) != 0
+        return self.process.wait(timeout=300) != 0
 
 
 @pytest.fixture(scope="module")

@@ -63,7 +63,7 @@ def test_a_container_whose_start_was_under_way_runs_with_its_network_and_its_por
 
     def serves() -> bool:
         try:
-            with urllib.request.urlopen(f"http://127.0.0.1:{port}/index.html", timeout=5) as answer:
+            with urllib.request.urlopen(f"http://127.0.0.1:{port}/index.html", timeout=300) as answer:
                 return bool(answer.read() == b"served\n")
         except OSError:
             return False

@@ -119,7 +119,7 @@ def test_execs_end_with_their_container(box: Engine) -> None:
     with box.popen("exec", "box", "sleep", "1000") as client:
         wait_until("the exec runs", lambda: len(box.output("top", "box").splitlines()) == 3)
         box.docker("kill", "box")
-        assert client.wait(timeout=60) == 137
+        assert client.wait(timeout=300) == 137
 
 
 def test_what_an_exec_leaves_in_the_background_lives_on(box: Engine) -> None:

@@ -44,7 +44,7 @@ def fsck(engine: Engine, *words: str, environment: dict[str, str] | None = None)
     """→ exit status, problems."""
     command = [WHERRY, "-H", f"unix://{engine.socket_path}", "system", "fsck", "--format=json", *words]
     variables = {**engine.client_environment, **(environment or {})}
-    done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=False, env=variables)
+    done = subprocess.run(command, capture_output=True, text=True, timeout=300, check=False, env=variables)
     assert done.returncode in (0, 1), done.stderr
     return done.returncode, [json.loads(line) for line in done.stdout.splitlines()]
 

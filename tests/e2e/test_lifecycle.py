@@ -79,7 +79,7 @@ def test_attach_sees_what_comes_and_its_end(engine: Engine) -> None:
         client.stdin.write("this\n")
         client.stdin.flush()
         assert client.stdout.read() == "got this\n"
-        assert client.wait(timeout=60) == 4
+        assert client.wait(timeout=300) == 4
 
 
 def attachments(engine: Engine, since: float) -> int:

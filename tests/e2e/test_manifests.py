@@ -47,7 +47,7 @@ class Desk:
                 "DOCKER_HOST": "unix:///nonexistent",
             },
             check=False,
-            timeout=60,
+            timeout=300,
         )
 
     def both(self, *words: str) -> str:

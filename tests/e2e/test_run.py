@@ -154,7 +154,7 @@ def test_signals_are_proxied_to_the_program(engine: Engine) -> None:
         assert client.stdout.readline() == "ready\n"
         client.terminate()
         assert client.stdout.read() == "got it\n"
-        assert client.wait(timeout=60) == 42
+        assert client.wait(timeout=300) == 42
 
 
 def test_the_writable_layer_belongs_to_one_container_and_outlives_its_process(engine: Engine) -> None:

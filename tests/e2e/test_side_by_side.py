@@ -26,7 +26,7 @@ def test_two_engines_have_their_own_containers_networks_and_ends(own_engine: Cal
 
 def answer(port: int) -> str:
     try:
-        with urllib.request.urlopen(f"http://127.0.0.1:{port}/index.html", timeout=60) as page:
+        with urllib.request.urlopen(f"http://127.0.0.1:{port}/index.html", timeout=300) as page:
             return str(page.read().decode().strip())
     except OSError:
         return ""

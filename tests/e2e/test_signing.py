@@ -36,7 +36,7 @@ def wherry(*words: str, cwd: Path, **environment: str) -> subprocess.CompletedPr
             **environment,
         },
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
 

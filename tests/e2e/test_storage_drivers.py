@@ -60,7 +60,7 @@ def test_a_container_lives_on_the_driver(engine_on: Engine) -> None:
     with engine.popen(
         "run", "-i", "--name=c1", "--network=none", BUSYBOX, "sh", "-c", script, stdin=subprocess.PIPE
     ) as client:
-        client.communicate("done", timeout=60)
+        client.communicate("done", timeout=300)
     shown = engine.inspect("c1")
     assert (shown["Driver"], shown["GraphDriver"]["Name"]) == (driver, driver)
     assert (shown["GraphDriver"]["Data"] is None) == (driver in ("vfs", "btrfs"))
@@ -107,7 +107,7 @@ def refused_and_survived(engine: Engine) -> None:
         f"--host=unix://{engine.root}/x.sock",
     ]
     other = [engine._command()[0], f"--data-root={engine.data_root}", *arguments, "--storage-driver=overlay2"]
-    done = subprocess.run(other, capture_output=True, text=True, timeout=60, check=False)
+    done = subprocess.run(other, capture_output=True, text=True, timeout=300, check=False)
     assert done.returncode == 1, done
     assert "graphdriver" in done.stdout + done.stderr
     engine.start()

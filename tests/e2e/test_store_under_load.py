@@ -171,7 +171,7 @@ def _settled(engine: Engine, tmp_path: Path) -> Verdict:
     return found[-1]
 
 
-@pytest.mark.timeout(SECONDS + 120)
+@pytest.mark.timeout(SECONDS + 600)
 def test_nothing_in_use_goes_and_nothing_unused_stays(
     own_engine: Callable[..., Engine], registry: str, tmp_path: Path
 ) -> None:

@@ -59,7 +59,7 @@ class Terminal:
     def type(self, text: str | bytes) -> None:
         os.write(self._master, text.encode() if isinstance(text, str) else text)
 
-    def read_until(self, pattern: str, seconds: float = 60.0) -> str:
+    def read_until(self, pattern: str, seconds: float = 300.0) -> str:
         """→ everything printed since the last call, once `pattern` is in it."""
         deadline = time.monotonic() + seconds
         while not re.search(pattern, self.seen):
@@ -79,7 +79,7 @@ class Terminal:
         self.type(command + "\r")
         return self.read_until(f"\r\n(?s:.*){PROMPT}$").split("\r\n", 1)[1].rsplit("\r\n", 1)[0]
 
-    def ends_with(self, seconds: float = 60.0) -> int:
+    def ends_with(self, seconds: float = 300.0) -> int:
         deadline = time.monotonic() + seconds
         while self.process.poll() is None and time.monotonic() < deadline:
             if select.select([self._master], [], [], 0.05)[0]:

@@ -438,7 +438,7 @@ def wherry(lab: Lab, *words: str) -> subprocess.CompletedProcess[str]:
         text=True,
         env={**os.environ, **lab.engine.client_environment},
         check=False,
-        timeout=60,
+        timeout=300,
     )
 
 
