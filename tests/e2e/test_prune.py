@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from urllib.parse import quote
@@ -298,3 +299,18 @@ def test_the_wherry_cli_does_the_same(clean: Engine, tmp_path: Path) -> None:
     assert ask(clean, WHERRY, ["rmi", "--no-prune", "child:1"]).code == 0
     assert parent in ids(clean)
     clean.docker("rmi", "parent:1")
+
+
+@pytest.mark.parametrize("what", ["containers", "images", "volumes", "networks"])
+def test_prunes_that_come_together_are_done_or_refused(what: str, clean: Engine) -> None:
+    for _ in range(3):
+        clean.docker("create", "--network=none", "-v", "/data", BUSYBOX, "true")
+    with ThreadPoolExecutor(8) as pool:
+        answers = [pool.submit(clean.api, "POST", f"/{what}/prune") for _ in range(8)]
+    said = [answer.result() for answer in answers]
+    assert any(status == 200 for status, _ in said)
+    assert all(
+        status == 200 or (status, body["message"]) == (409, "a prune operation is already running")
+        for status, body in said
+    )
+    prune(clean, what, "{}")

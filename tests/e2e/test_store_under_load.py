@@ -142,7 +142,7 @@ class Worker(threading.Thread):
 
     def prune(self) -> None:
         filters = self.random.choice(['{"dangling":["true"]}', '{"dangling":["false"],"label!":["keep"]}'])
-        self.ask("POST", f"/images/prune?filters={quote(filters)}", 200)
+        self.ask("POST", f"/images/prune?filters={quote(filters)}", 200, 409)  # 409: another one is at work
 
     def save(self) -> None:
         connection = UnixConnection(self._engine.socket_path)

@@ -231,6 +231,7 @@ class Containers:
         name = new_name(options.repository, options.tag) if options.repository else None
         return await commit.commit(self._services, self.lifecycle, self._committer, container, options, name)
 
+    @pruning.one_at_a_time
     async def prune(self, filters: Mapping[str, Names]) -> Json:
         """Removes what does not run. What is removed or started meanwhile is passed over."""
         pruning.check(filters)

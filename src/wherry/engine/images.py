@@ -159,6 +159,7 @@ class ImageObjects:
             return await self._removal.remove_platforms(ref, platforms, force=force)
         return await self._removal.remove(ref, force=force, prune_parents=prune_parents)
 
+    @pruning.one_at_a_time
     async def prune(self, filters: Mapping[str, Names]) -> Json:
         """Removes images that no container uses: those without a tag, or with dangling=false all of them; and what interrupted pulls have left."""
         pruning.check(filters, image_listing.PRUNE_FILTERS)

@@ -116,6 +116,7 @@ class VolumeObjects:
         if existed:
             self._services.events.publish("volume", "destroy", name, {"driver": "local"})
 
+    @pruning.one_at_a_time
     async def prune(self, filters: Mapping[str, Names]) -> Json:
         in_use = {
             point.name

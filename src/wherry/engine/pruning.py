@@ -1,15 +1,39 @@
-"""The filters that all prunes share: `until`, `label`, `label!`. Pure. Sources: the Engine API's description; dockerd for what it leaves open."""
+"""What all prunes share: the filters `until`, `label`, `label!`, and that of each kind there is one at a time.
+
+Sources: the Engine API's description; dockerd for what it leaves open.
+"""
 
 from __future__ import annotations
 
+import functools
 import time
-from collections.abc import Collection, Mapping
+from collections.abc import Awaitable, Callable, Collection, Mapping
+from typing import TypeVar, cast
 
 from wherry.engine.times import parse_timestamp
-from wherry.errors import InvalidArgument
-from wherry.spec.calls import Names
+from wherry.errors import Conflict, InvalidArgument
+from wherry.spec.calls import Json, Names
+
+Prune = TypeVar("Prune", bound=Callable[..., Awaitable[Json]])
 
 FILTERS = frozenset(("until", "label", "label!"))
+
+
+def one_at_a_time(prune: Prune) -> Prune:
+    """For a method: Conflict, in dockerd's words, while it is at work for the same object."""
+    at_work: set[object] = set()
+
+    @functools.wraps(prune)
+    async def alone(self: object, filters: Mapping[str, Names]) -> Json:
+        if self in at_work:
+            raise Conflict("a prune operation is already running")
+        at_work.add(self)
+        try:
+            return await prune(self, filters)
+        finally:
+            at_work.discard(self)
+
+    return cast(Prune, alone)
 
 
 def check(filters: Mapping[str, Names], known: Collection[str] = FILTERS) -> None:
