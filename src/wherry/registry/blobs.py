@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import re
+from collections.abc import AsyncIterator
 
 from aiohttp import web
 
@@ -79,8 +80,7 @@ async def append(call: Call) -> web.StreamResponse:
     upload = _find(call)
     async with upload.lock:
         _find(call)
-        _check_range(call, upload)
-        await upload.append(call.pieces())
+        await _append(call, upload)
     return _accepted(call, upload, 202)
 
 
@@ -90,8 +90,7 @@ async def finish(call: Call) -> web.StreamResponse:
     upload = _find(call)
     async with upload.lock:
         _find(call)
-        _check_range(call, upload)
-        await upload.append(call.pieces())
+        await _append(call, upload)
         try:
             await call.repositories.finish(call.repository, upload, digest)
         except Refused:
@@ -115,11 +114,32 @@ def _find(call: Call) -> Upload:
     return call.repositories.uploads.find(call.repository, call.last)
 
 
-def _check_range(call: Call, upload: Upload) -> None:
-    """Refused (416) when the chunk does not begin where the session ends."""
+async def _append(call: Call, upload: Upload) -> None:
+    """Refused, and the session is as it was, when the chunk is not what its Content-Range says."""
+    length, before = _check_range(call, upload), upload.size
+    try:
+        await upload.append(call.pieces() if length is None else _exactly(length, call.pieces()))
+    except Refused:
+        await asyncio.to_thread(upload.cut, before)
+        raise
+
+
+async def _exactly(length: int, pieces: AsyncIterator[bytearray]) -> AsyncIterator[bytearray]:
+    received = 0
+    async for piece in pieces:
+        received += len(piece)
+        if received > length:
+            break
+        yield piece
+    if received != length:
+        raise Refused(Code.SIZE_INVALID, "Content-Range and the length of the body contradict each other")
+
+
+def _check_range(call: Call, upload: Upload) -> int | None:
+    """Refused (416) when the chunk does not begin where the session ends. → its length, None when it is not said."""
     header = call.http.headers.get("Content-Range")
     if header is None:
-        return
+        return None
     matched = _CONTENT_RANGE.match(header)
     if matched is None:
         raise Refused(Code.BLOB_UPLOAD_INVALID, "Content-Range is malformed: it should be FIRST-LAST")
@@ -130,6 +150,7 @@ def _check_range(call: Call, upload: Upload) -> None:
         headers = {"Location": _location(call, upload), "Range": _range(upload)}
         message = f"the chunk begins at {first}, but {upload.size} bytes are here"
         raise Refused(Code.BLOB_UPLOAD_INVALID, message, status=416, headers=headers)
+    return last - first + 1
 
 
 def _accepted(call: Call, upload: Upload, code: int) -> web.Response:

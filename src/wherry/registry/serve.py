@@ -31,6 +31,7 @@ from wherry.registry.cache import Cache
 from wherry.registry.collector import Collector, Policy
 from wherry.registry.gate import Gate, OpenGate
 from wherry.registry.issuer import Issuer
+from wherry.registry.listener import Listener
 from wherry.registry.metrics import Metrics
 from wherry.registry.passwords import PasswordGate, Passwords
 from wherry.registry.repositories import Repositories
@@ -137,7 +138,7 @@ async def _serve(config: Config, doors: Doors, gate: Gate, extra: Extra) -> None
             access_log=sys.stdout if config.access_log else None,
         )
         if doors.metrics is not None:
-            await _open(stack, web.Server(_only("/metrics", metrics.answer), access_log=None), doors.metrics, None)
+            await _open(stack, Listener(_only("/metrics", metrics.answer), access_log=None), doors.metrics, None)
             say(f"metrics at {url_of(doors.metrics, None)}/metrics")
         site = await _open(stack, server.http(), doors.registry, doors.tls)
         what = f"caches {config.proxy} in" if config.proxy else "serves"

@@ -28,6 +28,7 @@ from wherry.registry import blobs, lists, manifests
 from wherry.registry.call import API_VERSION, PIECE, Call
 from wherry.registry.errors import Code, Refused
 from wherry.registry.gate import Access, Anybody, Gate, Visitor
+from wherry.registry.listener import Listener
 from wherry.registry.names import Kind, Target, parse_path
 from wherry.registry.repositories import Repositories
 
@@ -102,7 +103,7 @@ class RegistryServer:
         self._idle = asyncio.Event()
 
     def http(self) -> web.Server:
-        return web.Server(
+        return Listener(
             self.handle,
             access_log=None,
             logger=_protocol_log,

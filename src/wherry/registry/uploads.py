@@ -58,6 +58,12 @@ class Upload:
                 os.close(self._fd)
                 self.touched = time.time()
 
+    def cut(self, size: int) -> None:
+        """Back to what it was: the first `size` bytes. Blocking."""
+        if size < self.size:
+            os.truncate(self.path, size)
+            self.size, self._hash = size, None
+
     def _write(self, piece: bytes | bytearray) -> None:
         view = memoryview(piece)
         running, self._hash = self._hash, None  # if writing fails, what is on disk is hashed again

@@ -1,5 +1,6 @@
 import asyncio
 import os
+from collections.abc import AsyncIterator
 from pathlib import Path
 
 import pytest
@@ -51,6 +52,31 @@ def test_a_blob_in_chunks(tmp_path: Path, query: str, algorithm: str) -> None:
             assert (await client.ask("GET", f"/v2/a/blobs/{digest}")).body == DATA
             assert (await client.ask("GET", location)).code == "BLOB_UPLOAD_UNKNOWN"
             assert os.listdir(tmp_path / "uploads") == []
+
+    run(test)
+
+
+@pytest.mark.parametrize("named", ["3-6", "3-8", "3-2999999", "3-2"])
+@pytest.mark.parametrize("method", ["PATCH", "PUT"])
+def test_a_stream_is_as_long_as_its_range_or_refused(tmp_path: Path, method: str, named: str) -> None:
+    async def streamed(*pieces: bytes) -> AsyncIterator[bytes]:
+        for piece in pieces:
+            yield piece
+
+    async def test() -> None:
+        async with registry(tmp_path) as client:
+            location = await start(client)
+            await client.ask("PATCH", location, data=b"123")
+            path = location if method == "PATCH" else f"{location}?digest={sha(b'12345678')}"
+            headers = {"Content-Range": named}
+            answer = await client.ask(method, path, data=streamed(b"45", b"678"), headers=headers)
+            assert (answer.status, answer.code) == (400, "SIZE_INVALID")
+            assert (await client.ask("GET", location)).headers["Range"] == "0-2"
+            answer = await client.ask(method, path, data=streamed(b"45", b"678"), headers={"Content-Range": "3-7"})
+            assert answer.status == (202 if method == "PATCH" else 201)
+            if method == "PATCH":
+                answer = await client.ask("PUT", f"{location}?digest={sha(b'12345678')}")
+                assert answer.status == 201
 
     run(test)
 

@@ -5,6 +5,7 @@ from pathlib import Path
 import pytest
 from tests.unit.registry.lab import Client, registry, run, sha
 
+from wherry.registry import listener
 from wherry.registry.index import Index
 
 
@@ -122,5 +123,23 @@ def test_many_uploads_at_once(tmp_path: Path) -> None:
             await asyncio.gather(*(client.push_blob("same", b"same") for _ in range(20)))
             for number, data in enumerate(blobs):
                 assert (await client.ask("GET", f"/v2/r{number % 5}/blobs/{sha(data)}")).body == data
+
+    run(test)
+
+
+@pytest.mark.parametrize("said", ["", "GET /v2/ HTTP/1.1\r\nHost: x\r\nX-Slow: "])
+def test_a_connection_on_which_no_request_comes_is_closed(
+    tmp_path: Path, said: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    async def test() -> None:
+        async with registry(tmp_path) as client:
+            host, _, port = client.base.removeprefix("http://").partition(":")
+            used, asked = await asyncio.open_connection(host, int(port))
+            for _ in range(2):
+                asked.write(b"GET /v2/ HTTP/1.1\r\nHost: x\r\n\r\n")
+                assert (await used.readuntil(b"\r\n\r\n{}")).startswith(b"HTTP/1.1 200 ")
+                monkeypatch.setattr(listener, "FIRST_REQUEST_SECONDS", 0.05)  # for those who come now
+                assert await raw(client, said) == ""
+            asked.close()
 
     run(test)
