@@ -247,6 +247,11 @@ class Lab:
         while not path.exists() or text not in path.read_text().rpartition("\n")[0]:
             await asyncio.sleep(0.01)
 
+    async def until_spare(self) -> None:
+        """Until the zygote has forked the shim of the next start, and so has nothing to do."""
+        while self.tasks._spare is None:
+            await asyncio.sleep(0.01)
+
     def shim_pid(self, name: str = "c") -> int:
         import json
 

@@ -130,6 +130,7 @@ async def test_execs_end_before_the_container_does(tmp_path: Path) -> None:
 async def test_many_execs_leave_the_shim_as_small_as_it_was(tmp_path: Path) -> None:
     async with lab(tmp_path) as it:
         task = await it.shell("sleep 1000")
+        await it.until_spare()
         shim = it.shim_pid()
 
         async def some(start: int) -> None:

@@ -68,7 +68,9 @@ async def test_processes_of_the_shim_have_nothing_of_the_engines_open(tmp_path: 
     with open(tmp_path / "secret", "w") as secret:
         os.set_inheritable(secret.fileno(), True)
         async with lab(tmp_path) as it:
-            await it.shell("sleep 1000")
+            task = await it.shell("sleep 1000")
+            await it.until_spare()
+            await task.status()  # nor has the shim anything to do any more
             zygote = it.tasks._zygote_process
             assert zygote is not None
             for pid in (zygote.pid, it.shim_pid()):
@@ -112,6 +114,7 @@ async def test_the_rehearsal_leaves_nothing_behind(tmp_path: Path) -> None:
     """The zygote has been a shim for a few lives (`shim.rehearsal`): no descriptor, process, handler or role of them is left."""
     async with lab(tmp_path) as it:
         await it.shell("sleep 1000")
+        await it.until_spare()
         zygote = it.tasks._zygote_process
         assert zygote is not None
         assert len(os.listdir(f"/proc/{zygote.pid}/fd")) == 4
