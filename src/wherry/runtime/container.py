@@ -427,6 +427,8 @@ def _launch(
         else:
             plan.write_id_maps(procfs, pid)
         process.apply_rlimits(init.plan, pid)
+        if init.plan.scheduler is not None:
+            process.run_on_all_cpus(pid)  # it may not have got as far itself, and a deadline needs all
         process.set_priorities(init.plan, pid)
         if init.plan.oom_score_adj is not None:
             procfs.write(f"{pid}/oom_score_adj", str(init.plan.oom_score_adj))

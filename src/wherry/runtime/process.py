@@ -373,10 +373,10 @@ def set_personality(plan: Plan) -> None:
         plan.memory_policy.apply()
 
 
-def run_on_all_cpus() -> None:
+def run_on_all_cpus(pid: int = 0) -> None:
     """All CPUs that the cgroup has: those to which somebody has pinned the runtime are not the container's business."""
     try:
-        syscalls.sched_setaffinity(0, _ALL_CPUS)
+        syscalls.sched_setaffinity(pid, _ALL_CPUS)
     except SyscallError:
         pass  # a container runs wherever its runtime does
 
