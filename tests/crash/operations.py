@@ -23,7 +23,7 @@ State = frozenset[tuple[Any, ...]]
 
 class _Connection(http.client.HTTPConnection):
     def __init__(self, path: str) -> None:
-        super().__init__("localhost", timeout=120)
+        super().__init__("localhost", timeout=600)
         self._path = path
 
     def connect(self) -> None:
@@ -68,7 +68,7 @@ class World:
 
     def problems(self, *, leftovers: bool = False) -> list[str]:
         """Of the store. Files of what was removed go soon after the answer, so what is left over must stay so; `leftovers`: there may be some."""
-        for _ in range(100):
+        for _ in range(600):
             found = check_idle(str(self.data_root), f"{self.data_root}-scratch").problems
             if leftovers:
                 found = [problem for problem in found if problem.kind is not Kind.LEFTOVER]

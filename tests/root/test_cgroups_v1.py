@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import os
 import signal
+import threading
 from typing import TYPE_CHECKING
 
 import pytest
@@ -13,6 +14,7 @@ from tests.contract.cgroup_suite import *  # noqa: F403
 from tests.contract.cgroup_suite import PARENT, sleep_forever, start_inside
 
 from wherry.errors import FailedPrecondition, InvalidArgument
+from wherry.linux.cgroups import files
 from wherry.spec.oci import Resources
 
 if TYPE_CHECKING:
@@ -31,6 +33,22 @@ def test_the_group_is_in_every_hierarchy_and_a_joined_process_too(group: Cgroup)
     assert group.pids() == [pid]
     group.kill()
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+
+
+def test_a_group_whose_process_was_killed_is_removed_when_that_ends_at_last(
+    group: Cgroup, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As on a busy machine, with few shares of it. Here it is frozen, and what is frozen does not die on v1."""
+    monkeypatch.setattr(files, "EXIT_SECONDS", 0.05)
+    pid = start_inside(group, sleep_forever)
+    group.freeze()
+    os.kill(pid, signal.SIGKILL)
+    later = threading.Timer(0.3, group.thaw)
+    later.start()
+    group.delete()
+    later.join()
+    assert os.waitpid(pid, 0)[1] == signal.SIGKILL
+    assert not group.exists()
 
 
 def test_an_update_of_devices_changes_only_what_differs(group: Cgroup) -> None:

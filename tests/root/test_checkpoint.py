@@ -180,7 +180,8 @@ def test_what_is_not_the_containers_own_is_given_again(saver: Saver, netns: str,
         linux_namespaces=spaces, mounts=mounts, hooks={"createRuntime": [hook], "poststop": [hook]},
     )  # fmt: skip
     space = os.readlink(f"/proc/{pid}/ns/net")
-    wait_until(lambda: f":{7001:04X} " in Path(f"/proc/{pid}/net/tcp").read_text(), "the listener")
+    listening = (Path(f"/proc/{pid}/net/tcp"), Path(f"/proc/{pid}/net/tcp6"))
+    wait_until(lambda: any(f":{7001:04X} " in path.read_text() for path in listening), "the listener")
     done = saver.checkpoint()
     assert done.returncode == 0, done.stderr
     (tmp_path / "volume/new").write_text("of the host")

@@ -315,6 +315,7 @@ _PATHS = {
     "linux/mounts.py:_open_overlay_classic.name": "layers of the store, before Linux 6.5",
     "linux/namespaces.py": "namespaces' files, which the configuration names",
     "linux/netns.py": "namespaces' files of the engine's",
+    "linux/pidfds.py": _KERNEL,
     "linux/procfs.py:Procfs.of_this_machine": "the host's; verified before it is used",
     "linux/remove.py:remove_tree": "the directory in which the tree lies: the engine's own",
     "linux/remove.py:remove_directory": "the directory itself: the engine's own",

@@ -162,7 +162,9 @@ def test_prune_takes_unused_anonymous_volumes_and_with_all_the_named_ones_too(tm
         free = (await volumes.create(VolumeCreate()))["Name"]
         used = (await volumes.create(VolumeCreate()))["Name"]
         await volumes.create(VolumeCreate(name="named", labels={"keep": "yes"}))
-        Path(volumes.path(free), "file").write_bytes(b"x" * 1000)
+        with Path(volumes.path(free), "file").open("wb", buffering=0) as file:
+            file.write(b"x" * 1000)
+            os.fsync(file.fileno())  # what it takes on the disk is decided by now
         size = _du(volumes.path(free))
         assert await volumes.prune({}, {used}) == {"VolumesDeleted": [free], "SpaceReclaimed": size}
         assert (await volumes.prune({"all": ["true"], "label!": ["keep"]}, {used}))["VolumesDeleted"] == []

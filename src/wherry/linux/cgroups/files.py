@@ -16,6 +16,10 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from collections.abc import Iterator
 
+EXIT_SECONDS = 2.0
+"""How long a group's removal waits for a process that lives in it."""
+KILLED_SECONDS = 60.0
+"""And for one that was killed: with few shares of a busy CPU it is long about its end."""
 _ENOTSUPP = 524  # the kernel's own "not supported", which has no text in the C library
 _WRONG_VALUE = (errno.EINVAL, errno.ERANGE, errno.ENODEV, errno.E2BIG, errno.ENXIO)
 

@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 _SIGKILL = 9
 _ROUNDS = 64
+_PAUSES = 10_000
+"""Waits of a millisecond, where the kernel tells of nothing: a busy machine may let a task run only after seconds."""
 
 
 class CgroupV1:
@@ -141,7 +143,7 @@ class CgroupV1:
         # The freezer's state has no notification; a write or a read of it makes the kernel look again at every task,
         # and a task in
         # uninterruptible sleep is what it may have to wait for.
-        for attempt in range(1000):
+        for attempt in range(_PAUSES):
             files.set_value("freezer", directory, "freezer.state", "FROZEN")
             state = files.read(f"{directory}/freezer.state").strip()
             if state == "FROZEN":
@@ -274,7 +276,7 @@ def _signal_all(pids: set[int], signal: int) -> None:
 
 def remove_tree(directory: str) -> None:
     """rmdir of a group and all below it. While it is busy only with tasks that are exiting, waits for their pidfds."""
-    for attempt in range(_ROUNDS):
+    for attempt in range(_PAUSES):
         try:
             os.rmdir(directory)
             return
@@ -304,17 +306,19 @@ def remove_tree(directory: str) -> None:
 
 
 def _await_exit(pids: set[int]) -> bool:
-    """Waits up to two seconds until all `pids` are gone. False when one is not."""
+    """Waits until all `pids` are gone, for one that lives and one that was killed as long as `files` says. False when one is still there."""
     from time import monotonic
 
-    deadline = monotonic() + 2
+    begin = monotonic()
     for pid in pids:
         try:
             pidfd = os.pidfd_open(pid)
         except ProcessLookupError:
             continue
         try:
-            if not pidfds.await_end(pidfd, deadline - monotonic()):
+            if pidfds.await_end(pidfd, begin + files.EXIT_SECONDS - monotonic()):
+                continue
+            if not pidfds.is_ending(pid) or not pidfds.await_end(pidfd, begin + files.KILLED_SECONDS - monotonic()):
                 return False
         finally:
             os.close(pidfd)

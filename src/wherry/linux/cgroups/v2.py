@@ -13,6 +13,7 @@ import errno
 import os
 
 from wherry.errors import Conflict, FailedPrecondition, SyscallError
+from wherry.linux import pidfds
 from wherry.linux.cgroups import files
 
 TYPE_CHECKING = False
@@ -25,7 +26,6 @@ _SIGKILL = 9
 _ROUNDS = 64
 _DELEGATED = ("cgroup.procs", "cgroup.subtree_control", "cgroup.threads")
 _FREEZE_SECONDS = 10.0
-_EXIT_SECONDS = 2.0
 
 
 class CgroupV2:
@@ -170,10 +170,16 @@ class CgroupV2:
                     break
             if not busy:
                 return
-            if not _await_event(self._directory, "populated", 0, _EXIT_SECONDS):
+            if not self._await_exit():
                 pids = " ".join(map(str, self.pids()))
                 raise FailedPrecondition(f"cannot remove cgroup {self._directory}: processes run in it: {pids}")
         raise FailedPrecondition(f"cannot remove cgroup {self._directory}: it stays busy")
+
+    def _await_exit(self) -> bool:
+        if _await_event(self._directory, "populated", 0, files.EXIT_SECONDS):
+            return True
+        is_ending = all(map(pidfds.is_ending, self.pids()))
+        return is_ending and _await_event(self._directory, "populated", 0, files.KILLED_SECONDS)
 
     def mounts(self) -> list[tuple[str, str, str]]:
         return [("", "", self._directory)]
