@@ -75,9 +75,10 @@ class Terminal:
         return result
 
     def ask(self, command: str) -> str:
-        """Type a command at the shell's prompt; → what it printed."""
+        """Type a command at the shell's prompt; → what it printed. (The shell may have shown its prompt more than once before.)"""
         self.type(command + "\r")
-        return self.read_until(f"\r\n(?s:.*){PROMPT}$").split("\r\n", 1)[1].rsplit("\r\n", 1)[0]
+        printed = self.read_until(f"{re.escape(command)}\r\n(?s:.*){PROMPT}$")
+        return printed.rpartition(f"{command}\r\n")[2].rsplit("\r\n", 1)[0]
 
     def ends_with(self, seconds: float = 300.0) -> int:
         deadline = time.monotonic() + seconds
