@@ -21,7 +21,8 @@ import tempfile
 import time
 from pathlib import Path
 
-TIMEOUT, LINGER = 600, 5
+TIMEOUT, LINGER = int(os.environ.get("BATS_SECONDS", "600")), 5
+"""Seconds for a file, an emulated machine takes more; and for bats after its last result."""
 _PR_SET_CHILD_SUBREAPER = 36
 _RESULT = re.compile(r"^(not ok|ok) \d+ (.*?)(?: in \d+ms)?( # skip.*)?$", re.MULTILINE)
 

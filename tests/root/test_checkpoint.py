@@ -270,6 +270,7 @@ def test_devices_of_a_network_of_its_own_move_again_where_they_are(saver: Saver)
             subprocess.run(["ip", "link", *words], check=True)
 
     make()
+    saver.config["root"]["readonly"] = True
     saver.start("sh", "-c", "exec sleep 1000 </dev/null >/dev/null 2>&1", linux_netDevices={ends[0]: {"name": "eth0"}})
     done = saver.checkpoint()
     assert done.returncode == 0, done.stderr
@@ -286,6 +287,7 @@ def test_devices_of_a_network_of_its_own_move_again_where_they_are(saver: Saver)
     shown = saver("exec", "box", "busybox", "ip", "-o", "link").stdout.splitlines()
     assert " eth0@" in shown[1]
     assert "02:00:00:00:00:07" in shown[1]
+    assert "Read-only file system" in saver("exec", "box", "touch", "/new").stderr
     saver("delete", "-f", "box")
 
 

@@ -226,7 +226,7 @@ class _Work:
                 syscalls.unshare(
                     namespaces.NEWCGROUP, "cgroup namespace"
                 )  # criu makes none then, but passes its own on
-            self.attach_root()
+            self.attach_root(readonly=self.tree.readonly)  # criu before 4.1 has the root file system writable
             self.attach_binds()
             if (self.config.get("process") or {}).get("noNewPrivileges"):
                 process.forbid_new_privileges()  # criu before 4 forgets it; what it forks inherits it
@@ -246,7 +246,7 @@ class _Work:
                 session, {"type": rpc.RESTORE, "opts": request}, options, "restore.log", self.on_notify
             )
 
-    def attach_root(self) -> None:
+    def attach_root(self, *, readonly: bool = False) -> None:
         """In a new mount namespace: the root file system at its point, with nothing going back to the host."""
         mounts.set_propagation("/", mounts.PRIVATE)
         place = mounts.Filesystem("tmpfs", [("mode", "0700")]).open()
@@ -255,6 +255,8 @@ class _Work:
         os.mkdir(self.point)
         tree = mounts.clone_tree(self.rootfs, recursive=True)
         mounts.set_attributes(tree, mounts.Attributes(propagation=mounts.PRIVATE), recursive=True, subject=self.rootfs)
+        if readonly:
+            mounts.set_attributes(tree, mounts.Attributes(mounts.RDONLY), subject=self.rootfs)
         mounts.attach_at(tree, self.point)
         os.close(tree)
 
