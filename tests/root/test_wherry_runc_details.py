@@ -164,6 +164,27 @@ def test_a_container_may_share_the_mount_namespace(runtime: Runtime, tmp_path: P
     assert Path("/proc/self/mountinfo").read_text() == before
 
 
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        ("nr_inodes=2", "mkfifo {}/exec.fifo"),
+        ("nr_inodes=3", "write {}/config.json"),
+        ("size=4k", "write {}/state.json"),
+    ],
+    ids=["first", "second", "when all is made"],
+)
+def test_a_full_disk_leaves_no_container_and_is_named(runtime: Runtime, options: str, words: str) -> None:
+    runtime.write("sleep", "1000")
+    runtime.root.mkdir(mode=0o700, exist_ok=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", options, "full", str(runtime.root)], check=True)
+    try:
+        done = runtime("create", "-b", str(runtime.bundle), "box")
+        assert f"create failed: {words.format(runtime.root / 'box')}: no space left on device" in done.stderr
+        assert (done.returncode, "Traceback" in done.stderr, os.listdir(runtime.root)) == (1, False, [])
+    finally:
+        subprocess.run(["umount", str(runtime.root)], check=True)
+
+
 def test_the_runtimes_own_mount_namespace_is_not_given_by_path(runtime: Runtime) -> None:
     """It would be the container's in name alone: an exec from elsewhere would enter it at the host's root."""
     spaces = [{"type": "mount", "path": "/proc/self/ns/mnt"}, {"type": "pid"}]

@@ -7,7 +7,7 @@ from __future__ import annotations
 import os
 import time
 
-from wherry.errors import InvalidArgument, NotFound, StartError, WherryError
+from wherry.errors import Internal, InvalidArgument, NotFound, StartError, SyscallError, WherryError
 from wherry.runtime import state as states
 from wherry.runtime.cli import shared_mounts
 from wherry.runtime.cli.options import Option
@@ -70,7 +70,7 @@ def launch(
             notify_socket.prepare(state, config)
             notify = None if hold else notify_socket.Proxy(manager, state)
         if hold:
-            os.mkfifo(f"{state.directory}/{states.FIFO}", 0o600)
+            _make_fifo(f"{state.directory}/{states.FIFO}")
         states.write_file(f"{state.directory}/config.json", raw)
         process = container.create(
             config,
@@ -125,6 +125,8 @@ def launch(
             raise StartError(
                 error.step, f"wherry-runc {verb} failed: unable to start container process: {where}{error}", error.errno
             ) from None
+        if isinstance(error, SyscallError):
+            raise Internal(f"wherry-runc {verb} failed: {error}") from None
         if isinstance(error, WherryError):
             raise type(error)(f"wherry-runc {verb} failed: {error}") from None
         raise
@@ -136,6 +138,13 @@ def refused_by_execve(error: StartError) -> bool:
     program's own stderr tells, in runc and wherever create and start are two calls.
     """
     return error.step == "exec" and error.message.startswith("exec ")
+
+
+def _make_fifo(path: str) -> None:
+    try:
+        os.mkfifo(path, 0o600)
+    except OSError as error:
+        raise SyscallError("mkfifo", path, error.errno or 0) from None
 
 
 class Launched:
