@@ -237,6 +237,17 @@ def test_a_relative_destination_is_meant_from_the_root(runtime: Runtime) -> None
     assert " /tmp rw" in runtime.run("cat", "/proc/self/mountinfo", mounts=mounts).stdout
 
 
+@pytest.mark.parametrize("destination", ["/", "", "/bin/..", "/link"])
+def test_nothing_is_mounted_on_the_root_itself(runtime: Runtime, tmp_path: Path, destination: str) -> None:
+    """Nobody would see it: the container's root is what lies below."""
+    shutil.copytree(runtime.config["root"]["path"], tmp_path / "root", symlinks=True)
+    (tmp_path / "root/link").symlink_to("/")
+    for entry in ({"type": "tmpfs", "source": "tmpfs"}, {"type": "bind", "source": "/tmp", "options": ["bind"]}):
+        mounts = [*runtime.config["mounts"], {"destination": destination, **entry}]
+        done = runtime.run("true", mounts=mounts, root={"path": str(tmp_path / "root")})
+        assert (done.returncode, "is on the top of rootfs" in done.stderr) == (1, True), done.stderr
+
+
 def test_many_bind_mounts_need_few_descriptors(runtime: Runtime) -> None:
     binds = [
         {"destination": f"/tmp/{number}", "type": "bind", "source": "/bin/true", "options": ["bind"]}

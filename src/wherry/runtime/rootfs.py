@@ -389,6 +389,8 @@ class Rootfs:
             mount.open_inside(self.root, self._have_ids_mapped)
         target = self._target(mount)
         try:
+            if os.path.sameopenfile(target, self.root):  # what is mounted there nobody would see
+                raise InvalidArgument(f'mountpoint "{mount.destination}" is on the top of rootfs')
             match mount.type:
                 case "bind":
                     mounts.attach(mount.fd, target, subject=mount.destination)
