@@ -237,6 +237,19 @@ def test_a_relative_destination_is_meant_from_the_root(runtime: Runtime) -> None
     assert " /tmp rw" in runtime.run("cat", "/proc/self/mountinfo", mounts=mounts).stdout
 
 
+@pytest.mark.requires("strace")
+@pytest.mark.parametrize("call", ["mkdir", "mknod,mknodat", "clone3", "rename"])
+def test_an_interrupted_create_is_undone_and_ends_by_the_signal(runtime: Runtime, tmp_path: Path, call: str) -> None:
+    runtime.write("sleep", "1000")
+    inject = ("strace", "-qq", "-o", "/dev/null", "-e", f"inject={call}:signal=INT:when=1")
+    with open(tmp_path / "said", "w+") as said:
+        command = [*inject, *runtime.command("create", "-b", str(runtime.bundle), "box")]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False)
+    assert done.returncode == -signal.SIGINT
+    assert (tmp_path / "said").read_text().endswith('level=error msg="interrupted"\n')
+    assert not os.path.exists(runtime.root / "box")
+
+
 @pytest.mark.parametrize("destination", ["/", "", "/bin/..", "/link"])
 def test_nothing_is_mounted_on_the_root_itself(runtime: Runtime, tmp_path: Path, destination: str) -> None:
     """Nobody would see it: the container's root is what lies below."""
