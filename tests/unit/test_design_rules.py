@@ -286,6 +286,7 @@ _CODE = {
     "runtime/cli/main.py:_load": "the module of a verb out of the table of verbs",
     "runtime/cli/preload.py": _PACKAGE,
     "runtime/cli/strip.py:code": _PACKAGE,
+    "wire/expressions.py:any_of": "a regular expression, by the module's own function of this name",
 }
 _LIBRARIES = {
     "linux/inotify.py": "libc, which is loaded",
@@ -351,6 +352,7 @@ _PATHS = {
     "runtime/state.py": _STATE,
     "shim/builtin.py:clone_subpaths": "a volume's own directory, to begin at",
     "shim/builtin.py:_clone_from": "the host's root, to begin at",
+    "shim/children.py:_children": _KERNEL,
     "shim/copyup.py:_make_mount_points": "a volume's own directory, to begin at; sources of binds on the host",
     "shim/copyup.py:_fill": "a volume's own directory, to begin at",
     "shim/entry.py:make_pipes": "/dev/null of the host",
