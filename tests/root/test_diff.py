@@ -15,6 +15,7 @@ from wherry.core.diff import Differ, needs_merging
 from wherry.core.tar import Reader
 from wherry.core.tree_tar import export_tree, layer_tar
 from wherry.core.unpack import unpack
+from wherry.errors import FailedPrecondition
 from wherry.linux.mounts import open_overlay
 
 pytestmark = pytest.mark.requires("root", "overlay")
@@ -150,3 +151,37 @@ def test_export_writes_the_tree_once(stack: Stack) -> None:
     unpack(Reader(io.BytesIO(tar.getvalue())), out)
     os.close(out)
     assert content(stack.root / "out") == content(stack.root / "lower")
+
+
+@pytest.mark.parametrize("last", ["directory", "file"])
+def test_a_tree_that_is_deeper_than_a_path_is_refused_in_a_line(last: str, tmp_path: Path) -> None:
+    stack = Stack(tmp_path, [])
+    fd = os.open(stack.root / "upper", os.O_RDONLY)
+    name = "d" * 200
+    for _ in range(20):  # 4019 bytes
+        os.mkdir(name, dir_fd=fd)
+        below = os.open(name, os.O_RDONLY, dir_fd=fd)
+        os.close(fd)
+        fd = below
+    if last == "directory":
+        os.mkdir(name, dir_fd=fd)
+    else:
+        os.close(os.open(name, os.O_CREAT | os.O_WRONLY, dir_fd=fd))
+    os.close(fd)
+    roots = [os.open(stack.root / where, os.O_RDONLY | os.O_DIRECTORY) for where in ("upper", "lower")]
+    try:
+        upper, old = roots
+        with pytest.raises(FailedPrecondition) as raised:
+            layer_tar(upper, upper, old, lambda _: None)
+        assert str(raised.value).endswith("…: file name too long (4221 bytes, and a path has at most 4095)")
+        assert len(str(raised.value)) < 200
+        with pytest.raises(FailedPrecondition, match="file name too long"):
+            export_tree(upper, lambda _: None)
+        if last == "directory":
+            with pytest.raises(FailedPrecondition, match="file name too long"):
+                list(Differ(upper, upper, old))
+        else:
+            assert len(list(Differ(upper, upper, old))) == 21
+    finally:
+        for root in roots:
+            os.close(root)

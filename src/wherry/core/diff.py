@@ -18,13 +18,14 @@ from dataclasses import dataclass
 from enum import IntEnum
 
 from wherry.core.unpack import OPAQUE
-from wherry.errors import SyscallError
+from wherry.errors import FailedPrecondition, SyscallError
 from wherry.linux.paths import RESOLVE_BENEATH, RESOLVE_NO_SYMLINKS
 from wherry.linux.syscalls import openat2
 
 _REDIRECT = "trusted.overlay.redirect"
 _METACOPY = "trusted.overlay.metacopy"
 _CAPABILITY = b"security.capability"
+_PATH_MAX = 4096
 
 
 class Kind(IntEnum):
@@ -161,7 +162,14 @@ def open_directory(root: int, path: bytes) -> int | None:
     except SyscallError as error:
         if error.errno in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
             return None
-        raise
+        raise too_long(path) if error.errno == errno.ENAMETOOLONG else error from None
+
+
+def too_long(path: bytes) -> FailedPrecondition:
+    """For a tree that a container has made deeper than a path reaches: no archive of it could be unpacked, nor a path in it be told."""
+    return FailedPrecondition(
+        f"/{path[:60].decode('utf-8', 'replace')}…: file name too long ({len(path) + 1} bytes, and a path has at most {_PATH_MAX - 1})"
+    )
 
 
 def _names(fd: int | None) -> set[bytes]:

@@ -14,7 +14,7 @@ import os
 import stat
 from collections.abc import Callable, Iterator
 
-from wherry.core.diff import Differ, Kind, open_directory
+from wherry.core.diff import Differ, Kind, open_directory, too_long
 from wherry.core.tar import (
     BLOCK_DEVICE,
     CHARACTER,
@@ -107,6 +107,8 @@ class _Packer:
         try:
             fd = openat2(self._root, path, os.O_PATH | os.O_NOFOLLOW, resolve=RESOLVE_BENEATH | RESOLVE_NO_SYMLINKS)
         except SyscallError as error:
+            if error.errno == errno.ENAMETOOLONG:
+                raise too_long(path) from None
             if error.errno not in (errno.ENOENT, errno.ENOTDIR, errno.ELOOP):
                 raise
             return  # it has gone meanwhile
