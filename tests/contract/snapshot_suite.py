@@ -220,7 +220,7 @@ def mounted(store: Store, key: str) -> Iterator[str]:
 def store(place: Place) -> Iterator[Store]:
     found = Store(place[0] / "engine", place[1])
     yield found
-    asyncio.run(found.snapshots.keep_only([]))
+    asyncio.run(found.snapshots.keep_only({}))
     asyncio.run(found.snapshots.trash.empty())
     found.close()
 

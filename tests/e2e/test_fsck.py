@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import shutil
+import sqlite3
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -177,6 +179,46 @@ def test_what_was_lost_while_no_engine_ran_is_mended(engine: Engine, host: str) 
         assert asked(engine) == []
         assert engine.inspect(name) == shown and sorted(path.name for path in blobs.iterdir()) == before
         assert engine.output("start", "-a", "box") == "5000 /data"
+
+
+def test_what_the_database_has_forgotten_is_mended(engine: Engine, host: str) -> None:
+    name = f"{host}/app:1"
+    engine.docker("create", "--name=box", "--network=none", name, "wc", "-c", "/data")
+    engine.docker("tag", name, "mine:1")
+    shown, own = engine.inspect(name), engine.inspect(BUSYBOX)
+    assert asked(engine) == []
+    for statement in (
+        "delete from layers where parent is not null",  # the upper one, which a container stands on
+        "delete from layers where parent is null",  # the lower one, which an image stands on that came from no registry
+        "delete from layers",
+        f"delete from images where id = '{shown['Id']}'",
+    ):
+        engine.kill9()
+        with contextlib.closing(sqlite3.connect(engine.data_root / "wherry.db")) as database:
+            database.execute("pragma foreign_keys = on")
+            assert database.execute(statement).rowcount
+            database.commit()
+        engine.start()
+        found = asked(engine, repair=True)
+        assert found and all(problem["Mended"] for problem in found), found
+        assert asked(engine) == []
+        for image, before in ((name, shown), (BUSYBOX, own)):
+            after = engine.inspect(image)
+            assert [after[key] for key in ("Id", "RepoTags", "RepoDigests", "RootFS", "Size")] == [
+                before[key] for key in ("Id", "RepoTags", "RepoDigests", "RootFS", "Size")
+            ]
+        assert engine.output("start", "-a", "box") == "5000 /data"
+
+
+def test_a_name_of_what_its_registry_has_no_more_is_told(engine: Engine, host: str) -> None:
+    engine.kill9()
+    with contextlib.closing(sqlite3.connect(engine.data_root / "wherry.db")) as database:
+        database.execute("insert into image_names values (?, ?)", (f"{host}/app:2", "sha256:" + "0" * 64))
+        database.commit()
+    engine.start()
+    [problem] = asked(engine, repair=True)
+    assert (problem["Object"], problem["Mended"]) == (f"{host}/app:2", False)
+    assert problem["Text"].startswith("stands for nothing (")
 
 
 @pytest.mark.requires("erofs")

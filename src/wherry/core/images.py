@@ -287,6 +287,11 @@ class Images:
         target = self._names.get(str(reference))
         return None if target is None else self.primary(target)
 
+    def top_of(self, image_id: ImageId) -> ChainId | None:
+        """The topmost layer of an image, which need not be recorded. None when there is none, or the image is not known."""
+        image = self._images.get(image_id)
+        return image.layers[-1] if image is not None and image.layers else None
+
     def names_of(self, image: Image) -> list[Reference]:
         """All names that lead to the image, as a variant too."""
         names = {name for target in image.targets for name in self._names_of.get(target.digest, ())}

@@ -27,7 +27,7 @@ import secrets
 import sqlite3
 import threading
 from collections import Counter
-from collections.abc import Awaitable, Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Awaitable, Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 
@@ -116,6 +116,7 @@ class Snapshots:
         self._lost: dict[ChainId, Layer] = {}
         """Recorded, but their files are gone: somebody has removed them. They are made again by whoever needs them, under the same number."""
         self._active: dict[str, ChainId | None] = {}
+        self._numbers: dict[ChainId, int] = {}
         self._leases: Counter[ChainId] = Counter()
         self._next_number = 1
         self._committing = asyncio.Lock()
@@ -139,7 +140,7 @@ class Snapshots:
         rubbish += [os.path.join(self._init_root, name) for name in set(os.listdir(self._init_root)) - known - {"0"}]
         await thread_to_the_end(self._discard, rubbish)
         await thread_to_the_end(self.trash.empty_now)
-        self._next_number = max([int(name) for name in present | known if name.isdigit()], default=0) + 1
+        numbers = present | known
         for key in os.listdir(self._active_root):
             directory = os.path.join(self._active_root, key)
             number = next((name[len(_WORK) :] for name in os.listdir(directory) if name.startswith(_WORK)), "")
@@ -149,6 +150,8 @@ class Snapshots:
                 self._active[key] = None
             else:  # should the layer be gone, `mounts` says so; what the container wrote stays
                 self._active[key] = chains.get(number, ChainId(number))
+                numbers.add(number)  # of a layer that may come back
+        self._next_number = max([int(name) for name in numbers if name.isdigit()], default=0) + 1
 
     def _claim(self) -> None:
         """Layers are all drivers' (but for erofs, whose layers have another form), containers and bases are not."""
@@ -173,10 +176,15 @@ class Snapshots:
             os.fsync(file.fileno())
         os.rename(new, os.path.join(self.root, "driver"))
 
-    async def keep_only(self, keys: Collection[str]) -> None:
-        """Removes the directories of containers that do not exist (any more): the engine calls it once, with all its containers."""
-        for key in set(self._active) - set(keys):
+    async def keep_only(self, tops: Mapping[str, ChainId | None]) -> None:
+        """Removes the directories of containers that do not exist (any more): the engine calls it once, with all its containers and the topmost
+        layers of their images, as far as it knows them: one of which no row is left is made again under the number that its containers know."""
+        for key in set(self._active) - set(tops):
             await self.remove(key)
+        for key, top in tops.items():
+            number = self._active.get(key) or ""
+            if number.isdigit() and top is not None and self.layer(top) is None:
+                self._active[key], self._numbers[top] = top, int(number)
         await self.trash.empty()
 
     # --- containers
@@ -430,7 +438,7 @@ class Snapshots:
                     await self.abandon(staged)
                     continue
                 found, lost = staged.unpacked, self._lost.get(staged.chain_id)
-                number = lost.number if lost is not None else self._next_number
+                number = lost.number if lost is not None else self._numbers.get(staged.chain_id, self._next_number)
                 layer = Layer(number, staged.chain_id, staged.parent, staged.diff_id, found.size, found.entries)
                 self._next_number = max(self._next_number, number + 1)
                 new.append((staged, layer))
@@ -454,6 +462,7 @@ class Snapshots:
     def _found(self, layer: Layer) -> None:
         self._layers[layer.chain_id] = layer
         self._lost.pop(layer.chain_id, None)
+        self._numbers.pop(layer.chain_id, None)
 
     async def _discard_unrecorded(self, paths: Sequence[str]) -> None:
         """What cannot be removed now is removed at the next start; nobody fails by it."""

@@ -105,7 +105,7 @@ async def compose(config: Config) -> AsyncIterator[RunningEngine]:
         _limit(image_objects, config)
         containers = Containers(services, image_objects.committer)
         store.load()
-        await snapshots.keep_only([container.id for container in store.all()])
+        await snapshots.keep_only({container.id: images.top_of(container.record.image) for container in store.all()})
         await containers.lifecycle.restore()
         await networks.settle()
         system = System(services, hosts)

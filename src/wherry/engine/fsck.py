@@ -15,7 +15,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from wherry.core.cancellation import thread_to_the_end
+from wherry.core.layers import LayerWork
 from wherry.core.pull import Puller
+from wherry.core.restore import lacks_layers, restore_layers
 from wherry.core.snapshots import Layer, Staged
 from wherry.core.unpackers import Unpackers
 from wherry.core.verify import (
@@ -33,6 +35,7 @@ from wherry.engine.services import Services
 from wherry.errors import Conflict, WherryError
 from wherry.spec.calls import ProgressSink, RegistryAuth
 from wherry.spec.ids import ChainId, Digest
+from wherry.spec.reference import Reference, parse
 
 MOST_PROBLEMS = 10_000
 """Told of one check; the rest is counted."""
@@ -61,12 +64,13 @@ class _Check:
 
 
 class Fsck:
-    def __init__(self, services: Services, unpackers: Unpackers, puller: Puller) -> None:
+    def __init__(self, services: Services, unpackers: Unpackers, work: LayerWork, puller: Puller) -> None:
         self._services = services
         self._images = services.images
         self._content = services.images.content
         self._snapshots = services.snapshots
         self._unpackers = unpackers
+        self._work = work
         self._puller = puller
         self._busy = False
 
@@ -93,8 +97,11 @@ class Fsck:
         with self._images.lease(rows.blobs), self._snapshots.leased(layer.chain_id for layer in rows.layers):
             broken = await self._check_blobs(check, rows)
             told, sources = await thread_to_the_end(row_problems, rows, self._content)
-            for problem in told:
-                check.tell(problem, mended=False)
+            if told and check.repair:
+                rows, sources = await self._mend_rows(check, rows, told)
+            else:
+                for problem in told:
+                    check.tell(problem, mended=False)
             for number, layer in enumerate(rows.layers):
                 check.step("layers", number, len(rows.layers))
                 blob = sources.get(layer.chain_id)
@@ -126,6 +133,39 @@ class Fsck:
             if problem.path and not problem.path.startswith(blobs):
                 self._snapshots.trash.put(problem.path)
         await self._snapshots.trash.empty()
+
+    # --- rows
+
+    async def _mend_rows(self, check: _Check, rows: Rows, told: list[Problem]) -> tuple[Rows, dict[ChainId, Digest]]:
+        """Layers that no row names are made again of their blobs; an image that a name has lost is pulled. → the rows as they are then."""
+        reasons: dict[str, str] = {}
+        for image in self._images.all():
+            if lacks_layers(self._images, image):
+                try:
+                    await restore_layers(self._images, self._unpackers, self._work, image)
+                except (WherryError, OSError, TimeoutError) as error:
+                    reasons[image.id] = str(error)
+        targets = {target.digest for row in rows.images for target in row.targets}
+        orphans = [(name, target) for name, target in rows.names if target not in targets]
+        for name, target in orphans:
+            if self._images.primary(target) is None:
+                try:
+                    await self._pull_named(parse(name), target, check.auths)
+                except (WherryError, OSError, TimeoutError) as error:
+                    reasons[name] = str(error)
+        for name, target in orphans:
+            if (found := self._images.primary(target)) is not None:
+                await self._images.tag(found.id, parse(name), target, by_user=False)
+        rows = await self._services.database.run(read_rows)
+        left, sources = await thread_to_the_end(row_problems, rows, self._content)
+        for problem in told:
+            check.tell(problem, mended=problem not in left, reason=reasons.get(problem.object, ""))
+        return rows, sources
+
+    async def _pull_named(self, name: Reference, target: Digest, auths: Mapping[str, RegistryAuth]) -> None:
+        """What the name stood for, whatever the registry has under it by now."""
+        auth = auths.get(name.domain, RegistryAuth())
+        await self._puller.pull(name.with_digest(target), None, auth, lambda _: None)
 
     # --- blobs
 

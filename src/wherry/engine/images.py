@@ -50,7 +50,7 @@ class ImageObjects:
         self._archives = Archives(self._images, self._unpackers, work)
         self._puller = Puller(self._images, self._unpackers, work, hosts, services.admission)
         self._pusher = Pusher(self._images, hosts)
-        self._fsck = Fsck(services, self._unpackers, self._puller)
+        self._fsck = Fsck(services, self._unpackers, work, self._puller)
         self._removal = Removal(self._images, self._uses, self._event)
 
     def limit(self, *, downloads: int, uploads: int, attempts: int) -> None:
