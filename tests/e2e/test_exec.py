@@ -116,8 +116,9 @@ def test_exec_in_a_container_that_does_not_run_is_a_conflict(engine: Engine) -> 
 
 
 def test_execs_end_with_their_container(box: Engine) -> None:
-    with box.popen("exec", "box", "sleep", "1000") as client:
-        wait_until("the exec runs", lambda: len(box.output("top", "box").splitlines()) == 3)
+    with box.popen("exec", "box", "sh", "-c", "echo runs; exec sleep 1000") as client:
+        assert client.stdout is not None
+        assert client.stdout.readline() == "runs\n"
         box.docker("kill", "box")
         assert client.wait(timeout=300) == 137
 
