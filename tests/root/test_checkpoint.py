@@ -84,7 +84,8 @@ def saver(program: Path, rootfs: Path, tmp_path: Path) -> Iterator[Saver]:
     made = Saver(program, tmp_path, rootfs)
     yield made
     for name in made("list", "-q").stdout.split():
-        made("delete", "-f", name)
+        done = made("delete", "-f", name)
+        assert done.returncode == 0, done.stderr
     for client in made.clients:
         client.kill()
         client.communicate()
