@@ -261,6 +261,19 @@ def test_nothing_is_mounted_on_the_root_itself(runtime: Runtime, tmp_path: Path,
         assert (done.returncode, "is on the top of rootfs" in done.stderr) == (1, True), done.stderr
 
 
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [("hostname", "a\ud800"), ("hostname", "a\udcff"), ("linux_netDevices", {"a\udcff": {}}), ("linux_sysctl", {"kernel.msgmax": "\udcff"})],
+)  # fmt: skip
+def test_what_is_no_unicode_text_gives_no_traceback(runtime: Runtime, field: str, value: object) -> None:
+    """JSON can escape halves of characters: U+DC80 to U+DCFF stand for bytes, as Python has them; the others for nothing."""
+    done = runtime.run("true", **{field: value})
+    assert "Traceback" not in done.stderr
+    assert "Internal" not in done.stderr
+    assert field != "hostname" or done.returncode == int("\ud800" in str(value))
+    assert "\ud800" not in str(value) or "hostname: 'a\\\\ud800' holds half of a character" in done.stderr
+
+
 def test_many_bind_mounts_need_few_descriptors(runtime: Runtime) -> None:
     binds = [
         {"destination": f"/tmp/{number}", "type": "bind", "source": "/bin/true", "options": ["bind"]}

@@ -57,7 +57,7 @@ def attribute(kind: int, value: bytes | int | str = b"") -> bytes:
     if isinstance(value, int):
         value = struct.pack("=I", value)
     elif isinstance(value, str):
-        value = value.encode() + b"\0"
+        value = value.encode("utf-8", "surrogateescape") + b"\0"
     length = _ATTRIBUTE.size + len(value)
     if length > 0xFFFF:
         raise InvalidArgument(f"netlink attribute {kind & _NLA_TYPE_MASK} of {len(value)} bytes is too long")

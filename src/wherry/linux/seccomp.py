@@ -170,7 +170,7 @@ def _action(name: str, errno_return: int | None, where: str) -> int:
 
 
 def _add_architecture(library: ctypes.CDLL, context: int, name: str) -> int:
-    token = int(library.seccomp_arch_resolve_name(name.removeprefix("SCMP_ARCH_").lower().encode()))
+    token = int(library.seccomp_arch_resolve_name(os.fsencode(name.removeprefix("SCMP_ARCH_").lower())))
     if not token or not name.startswith("SCMP_ARCH_"):
         raise InvalidArgument(f"linux.seccomp.architectures: {name!r} is not known to libseccomp")
     result = library.seccomp_arch_add(context, token)

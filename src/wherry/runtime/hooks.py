@@ -123,7 +123,7 @@ def _become(hook: Hook, stdin: int, stderr: int) -> None:
         process.reset_signals()
         syscalls.execve(hook.path, hook.argv, hook.env)
     except SyscallError as error:
-        os.write(2, str(error).encode())
+        os.write(2, str(error).encode("utf-8", "replace"))
     finally:
         os._exit(127)
 

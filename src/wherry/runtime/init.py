@@ -295,12 +295,12 @@ class Init:
 
 
 def _name(config: oci.Config, key: str, own: set[str]) -> bytes:
-    value = str(config.get(key) or "")
+    value = os.fsencode(str(config.get(key) or ""))
     if value and "uts" not in own:
         raise InvalidArgument(f"{key}: cannot be set without a uts namespace of the container's own")
-    if len(value.encode()) > 64:
+    if len(value) > 64:
         raise InvalidArgument(f"{key}: longer than the 64 bytes that the kernel takes")
-    return value.encode()
+    return value
 
 
 def raise_loopback() -> None:

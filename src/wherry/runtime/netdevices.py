@@ -41,7 +41,7 @@ def check(devices: dict[str, oci.NetDevice], *, own: set[str]) -> list[tuple[str
     for name, device in devices.items():
         wanted = device.get("name") or name
         for text in (name, wanted):
-            raw = text.encode()
+            raw = os.fsencode(text)
             if not raw or len(raw) >= _IF_NAMELEN or text in (".", "..") or any(c in "/:" or c.isspace() for c in text):
                 raise InvalidArgument(f"linux.netDevices: invalid network device name {text!r}")
         if "%" in name or wanted.count("%") != wanted.count("%d") or wanted.count("%") > 1:

@@ -10,6 +10,8 @@ OCI runtime-spec 1.3.
 
 from __future__ import annotations
 
+import os
+
 from wherry import errors
 from wherry.errors import InvalidArgument
 
@@ -361,6 +363,11 @@ def _leaf(value: Any, form: str, path: str) -> None:
             raise InvalidArgument(f"{path}: a string is needed, not {_shown(value)}")
         if "\0" in value:
             raise InvalidArgument(f"{path}: {_shown(value)} holds a NUL byte")
+        if not value.isascii():
+            try:
+                os.fsencode(value)
+            except UnicodeEncodeError:
+                raise InvalidArgument(f"{path}: {_shown(value)} holds half of a character (a lone surrogate)") from None
         if form == "p" and value and not value.startswith("/"):
             raise InvalidArgument(f"{path}: {_shown(value)} is not an absolute path")
 

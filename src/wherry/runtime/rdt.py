@@ -132,7 +132,7 @@ class Group:
         try:
             fd = os.open(f"{self.path}/schemata", os.O_WRONLY | os.O_CLOEXEC)
             try:
-                os.write(fd, text.encode())
+                os.write(fd, os.fsencode(text))
             finally:
                 os.close(fd)
         except OSError as error:

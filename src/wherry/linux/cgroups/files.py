@@ -92,7 +92,7 @@ def write(path: str, value: str) -> None:
     """One write(2) of `value`. OSError as the kernel gives it: callers word it by `refused`."""
     fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
     try:
-        os.write(fd, value.encode())
+        os.write(fd, os.fsencode(value))
     finally:
         os.close(fd)
 

@@ -87,7 +87,7 @@ def _write_all(directory: str, name: str, values: list[str]) -> None:
         fd = os.open(path, os.O_WRONLY | os.O_CLOEXEC)
         try:
             for value in values:
-                os.write(fd, value.encode())
+                os.write(fd, os.fsencode(value))
         finally:
             os.close(fd)
     except OSError as error:
