@@ -83,7 +83,7 @@ class _Mount:
             raise InvalidArgument(
                 f"mount {self.destination}: tmpcopyup is for a tmpfs, not for {self.type or 'a bind mount'}"
             )
-        if bind and not self.source:
+        if bind and not self.source and not self.options.remount:
             raise InvalidArgument(f"mount {self.destination}: a bind mount needs a source")
         if bind and not self.source.startswith("/"):
             self.source = os.path.join(os.path.abspath(bundle or "."), self.source)
