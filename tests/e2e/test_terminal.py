@@ -20,6 +20,8 @@ from tests.e2e.harness import BUSYBOX, Engine, wait_until
 
 DETACH = b"\x10\x11"  # Ctrl-P Ctrl-Q
 PROMPT = "/ # "
+REDRAWN = re.compile(r"[^\n]*\r(?=[^\r\n])|\x1b\[J")
+"""A line that is written anew, as a shell's at SIGWINCH."""
 CURSOR_QUERY = "\x1b[6n"  # busybox's line editor asks the terminal where the cursor is, and does not wait for an answer
 
 
@@ -68,7 +70,7 @@ class Terminal:
                 pytest.fail(f"{pattern!r} not printed within {seconds} s; printed: {self.seen!r}")
             try:
                 self.seen += os.read(self._master, 65536).decode(errors="replace")
-                self.seen = self.seen.replace(CURSOR_QUERY, "")
+                self.seen = REDRAWN.sub("", self.seen.replace(CURSOR_QUERY, ""))
             except OSError:
                 pytest.fail(f"ended before {pattern!r}; printed: {self.seen!r}")
         result, self.seen = self.seen, ""
