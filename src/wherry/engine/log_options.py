@@ -58,9 +58,9 @@ def check(host: HostConfig) -> None:
         raise InvalidArgument(f"invalid value for the log option compress: {compress!r}")
     if compress in ("1", "t", "true"):
         raise errors.NotImplemented("wherry does not support the log option compress=true yet")
-    for option in ("labels-regex", "env-regex"):
+    for pattern in (options[option] for option in ("labels-regex", "env-regex") if option in options):
         try:
-            expressions.compile(options.get(option, ""))
+            expressions.compile(pattern)
         except InvalidArgument as error:
             raise InvalidArgument(f"failed to initialize logging driver: {error}") from None
     unread = _PLACEHOLDER.sub(lambda match: "" if match[1] in _TAG_FIELDS else match[0], options.get("tag", ""))

@@ -6,9 +6,10 @@ Deliberately absent: pattern removal and replacement (`${NAME#x}`, `${NAME%x}`, 
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping
+
+from wherry.wire import fastjson
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*|[0-9]+|[@*#?$!-]")
 _WORD = re.compile(r"""(?:\\.|'[^']*(?:'|\Z)|"(?:\\.|[^"\\])*(?:"|(?=\\?\Z))|[^\s'"\\])+""", re.DOTALL)
@@ -37,7 +38,7 @@ def flags(text: str) -> tuple[tuple[str, ...], str]:
 
 def quote(text: str) -> str:
     """As Go's %q, near enough for a message."""
-    return json.dumps(text[:200], ensure_ascii=False)
+    return fastjson.quote(text[:200])
 
 
 def expand(word: str, values: Mapping[str, str]) -> str:
