@@ -142,6 +142,27 @@ def test_a_platform_is_understood(engine: Engine, platform: str, status: int) ->
         engine.docker("rm", "on")
 
 
+@pytest.mark.parametrize(
+    ("text", "why"),
+    [
+        ("foo", '"foo": unknown operating system or architecture'),
+        ("linux/", '"" is an invalid component of "linux/": platform specifier component must match "^['),
+        ("*", '"*": wildcards not yet supported'),
+        ("a/b/c/d", '"a/b/c/d": cannot parse platform specifier'),
+    ],
+)
+def test_a_malformed_platform_is_refused_before_anything_is_asked_for(engine: Engine, text: str, why: str) -> None:
+    platform, body = quote(text, safe=""), {"Image": "127.0.0.1:1/nothere"}
+    for path in (
+        f"/v1.41/images/create?fromImage=127.0.0.1:1/nothere&tag=1&platform={platform}",
+        f"/v1.41/containers/create?platform={platform}",
+    ):
+        status, answer = engine.api("POST", path, body)
+        assert status == 400, answer
+        assert answer["message"].startswith(why)
+        assert answer["message"].endswith(": invalid argument")
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"Image": 7}', "null", '{"HostConfig": "x"}', "\x00"])
 def test_malformed_json_is_a_bad_request(engine: Engine, text: str) -> None:
     connection = UnixConnection(engine.socket_path)

@@ -14,7 +14,9 @@ def as_platform(text: str) -> Platform:
         value = msgspec.json.decode(text)
     except (msgspec.DecodeError, RecursionError, UnicodeDecodeError) as error:
         raise InvalidArgument(f"failed to parse platform: {error}") from None
-    platform = platform_from_json(value, "platform parameter")
+    platform = platform_from_json(value, "failed to parse platform")
+    if not (platform.os or platform.architecture) and (platform.variant or platform.os_version):
+        raise InvalidArgument("optional platform fields provided, but OS and Architecture are missing")
     if not platform.os or not platform.architecture:
         raise InvalidArgument("both OS and Architecture must be provided")
     return platform

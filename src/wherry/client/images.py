@@ -188,18 +188,12 @@ class Images:
 
 def platform_json(text: str) -> str | None:
     """ "linux/arm64/v8" or "arm64" as the API's platform parameter; None for "". InvalidArgument."""
-    from wherry.errors import InvalidArgument
-    from wherry.wire.fastjson import dumps
-
     if not text:
         return None
-    parts = text.split("/")
-    if len(parts) > 3 or not all(parts):
-        raise InvalidArgument(f"invalid platform: {text!r} is not os[/arch[/variant]]")
-    if len(parts) == 1:
-        parts = ["linux", parts[0]]
-    names = ("os", "architecture", "variant")
-    return dumps(dict(zip(names, parts, strict=False))).decode("ascii")
+    from wherry.spec.image import parse_platform, platform_to_json
+    from wherry.wire.fastjson import dumps
+
+    return dumps(platform_to_json(parse_platform(text))).decode("ascii")
 
 
 def _auth_header(auth: Mapping[str, str] | None) -> dict[str, str]:

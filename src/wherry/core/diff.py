@@ -25,7 +25,7 @@ from wherry.linux.syscalls import openat2
 _REDIRECT = "trusted.overlay.redirect"
 _METACOPY = "trusted.overlay.metacopy"
 _CAPABILITY = b"security.capability"
-_PATH_MAX = 4096
+PATH_MAX = 4096
 
 
 class Kind(IntEnum):
@@ -168,7 +168,7 @@ def open_directory(root: int, path: bytes) -> int | None:
 def too_long(path: bytes) -> FailedPrecondition:
     """For a tree that a container has made deeper than a path reaches: no archive of it could be unpacked, nor a path in it be told."""
     return FailedPrecondition(
-        f"/{path[:60].decode('utf-8', 'replace')}…: file name too long ({len(path) + 1} bytes, and a path has at most {_PATH_MAX - 1})"
+        f"/{path[:60].decode('utf-8', 'replace')}…: file name too long ({len(path) + 1} bytes, and a path has at most {PATH_MAX - 1})"
     )
 
 

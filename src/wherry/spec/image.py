@@ -349,6 +349,14 @@ _ARCHITECTURES = {
     "armv8l": ("arm", "v7"),
     "loongarch64": ("loong64", ""),
 }
+_SYSTEMS = frozenset(
+    "aix android darwin dragonfly freebsd hurd illumos ios js linux nacl netbsd openbsd plan9 solaris windows zos".split()
+)
+_KNOWN_ARCHITECTURES = frozenset(
+    "386 amd64 amd64p32 arm armbe arm64 arm64be loong64 mips mipsle mips64 mips64le mips64p32 mips64p32le ppc ppc64 ppc64le "
+    "riscv riscv64 s390 s390x sparc sparc64 wasm".split()
+)
+"""Go's names: what a platform of one word may be."""
 _PLATFORM_PART = re.compile(r"[A-Za-z0-9_.-]+\Z")
 
 
@@ -371,16 +379,30 @@ def normalize(platform: Platform) -> Platform:
 
 
 def parse_platform(text: str) -> Platform:
-    """Normalised, from "linux/arm64/v8", "arm64" (on this operating system) or "linux"."""
-    parts = text.split("/")
-    if len(parts) > 3 or not all(_PLATFORM_PART.match(part) for part in parts):
-        raise InvalidArgument(f'"{text}": invalid platform: unknown operating system or architecture')
-    if len(parts) == 1:
-        host = host_platform()
-        if parts[0].lower() in ("linux", "windows", "darwin", "freebsd", "macos"):
-            return normalize(Platform(parts[0], host.architecture, host.variant))
-        return normalize(Platform("linux", parts[0]))
-    return normalize(Platform(parts[0], parts[1], parts[2] if len(parts) == 3 else ""))
+    """Normalised, from "linux/arm64/v8", "arm64" (on this operating system) or "linux". InvalidArgument, in the words of containerd's parser."""
+    shown = json.dumps(text[:200], ensure_ascii=False)
+    if "*" in text:
+        raise InvalidArgument(f"{shown}: wildcards not yet supported: invalid argument")
+    parts = text.split("/", 3)
+    for part in parts:
+        if not _PLATFORM_PART.match(part):
+            raise InvalidArgument(
+                f"{json.dumps(part[:200], ensure_ascii=False)} is an invalid component of {shown}: "
+                'platform specifier component must match "^[A-Za-z0-9_.-]+$": invalid argument'
+            )
+    match parts:
+        case [one]:
+            host = host_platform()
+            system = normalize(Platform(one, host.architecture, host.variant))
+            if system.os in _SYSTEMS:
+                return system
+            machine = normalize(Platform("linux", one))
+            if machine.architecture in _KNOWN_ARCHITECTURES:
+                return machine
+            raise InvalidArgument(f"{shown}: unknown operating system or architecture: invalid argument")
+        case [system_name, architecture, *variant] if len(variant) < 2:
+            return normalize(Platform(system_name, architecture, *variant))
+    raise InvalidArgument(f"{shown}: cannot parse platform specifier: invalid argument")
 
 
 def platform_of(config: Mapping[str, Any]) -> Platform:

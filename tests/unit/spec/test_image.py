@@ -28,6 +28,7 @@ from wherry.spec.image import (
     matches,
     parse_config,
     parse_document,
+    host_platform,
     parse_platform,
     select,
 )
@@ -193,16 +194,34 @@ def test_any_json_is_a_document_or_an_error_of_ours(value: Any) -> None:
         ("linux/armhf", Platform("linux", "arm", "v7")),
         ("linux/arm/6", Platform("linux", "arm", "v6")),
         ("windows/amd64", Platform("windows", "amd64")),
+        ("s390x", Platform("linux", "s390x")),
+        ("LINUX", host_platform()),
+        ("macos", Platform("darwin", host_platform().architecture, host_platform().variant)),
     ],
 )
 def test_platforms_are_normalised(text: str, platform: Platform) -> None:
     assert parse_platform(text) == platform
 
 
-@pytest.mark.parametrize("text", ["", "a/b/c/d", "linux/", "linux/a b", "*/*"])
-def test_what_is_no_platform_is_refused(text: str) -> None:
-    with pytest.raises(InvalidArgument):
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("", '"" is an invalid component of "": '),
+        ("linux/", '"" is an invalid component of "linux/": '),
+        ("linux/a b", '"a b" is an invalid component of "linux/a b": '),
+        ('a"b', r'"a\"b" is an invalid component of "a\"b": '),
+        ("linux/amd64/", '"" is an invalid component of "linux/amd64/": '),
+        ("*/*", '"*/*": wildcards not yet supported: '),
+        ("foo", '"foo": unknown operating system or architecture: '),
+        ("a/b/c/d", '"a/b/c/d": cannot parse platform specifier: '),
+        ("a" * 4096, f'"{"a" * 200}": unknown operating system or architecture: '),
+    ],
+)
+def test_what_is_no_platform_is_refused_in_dockers_words(text: str, message: str) -> None:
+    with pytest.raises(InvalidArgument) as raised:
         parse_platform(text)
+    assert str(raised.value).startswith(message)
+    assert str(raised.value).endswith(": invalid argument")
 
 
 @pytest.mark.parametrize(
