@@ -7,10 +7,11 @@ import json
 import subprocess
 import tarfile
 import time
+from urllib.parse import quote
 
 import pytest
 
-from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd
+from tests.e2e.harness import BUSYBOX, Engine, UnixConnection, differs_on_dockerd, wait_until
 from tests.e2e.parity import DOCKER, WHERRY, ask
 
 CHANGES = """
@@ -63,6 +64,30 @@ def test_export_is_the_whole_file_system(engine: Engine, changed: str) -> None:
     assert sorted((found["a"].islnk(), found["b"].islnk())) == [False, True]
     assert (found["l"].linkname, found["var"].mode & 0o7777, found["sparse"].size) == ("/a", 0o700, 8388609)
     assert found["etc/hosts"].size == 0  # the file that is mounted over it is not the container's
+
+
+@pytest.mark.parametrize("action", ["save", "export"])
+def test_a_client_that_goes_with_the_last_byte_has_been_served(engine: Engine, action: str) -> None:
+    engine.docker("create", "--name=small", BUSYBOX, "true")
+    path = {"save": f"/images/{quote(BUSYBOX, safe='')}/get", "export": "/containers/small/export"}[action]
+    since, rounds, size = time.time(), 40, 0
+    for _ in range(1 + rounds):
+        connection = UnixConnection(engine.socket_path)
+        connection.request("GET", path)
+        answer = connection.getresponse()
+        assert answer.status == 200
+        if size:  # the end of the chunks comes behind it, and is not waited for
+            assert len(answer.read(size)) == size
+        else:
+            size = len(answer.read())
+        answer.close()
+        connection.close()
+
+    def told() -> list[str]:
+        flags = (f"--since={since:.9f}", f"--until={time.time():.9f}", f"--filter=event={action}")
+        return engine.output("events", *flags).splitlines()
+
+    wait_until("each has been told", lambda: len(told()) == 1 + rounds)
 
 
 def test_commit_makes_an_image_of_the_changes(engine: Engine, changed: str) -> None:

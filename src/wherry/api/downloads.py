@@ -12,13 +12,14 @@ from wherry.api.call import Call
 
 async def send_archive(call: Call, pieces: AsyncIterator[bytes]) -> web.StreamResponse:
     """An error before the first piece has a status of its own; one after it breaks the connection off, so that nobody takes the half for
-    the whole. The work ends when the client goes away."""
+    the whole. The work ends when the client goes away. (The last piece is sent when the work is done: a client that has it may go, and
+    has been served.)"""
     with call.cancelled_when_gone():
         async with aclosing(pieces) as stream:  # type: ignore[type-var]
-            first = await anext(stream, b"")
+            last = await anext(stream, b"")
             response = await call.stream("application/x-tar")
-            await response.write(first)
             async for piece in stream:
-                await response.write(piece)
-    await response.write_eof()
+                await response.write(last)
+                last = piece
+    await response.write_eof(last)
     return response

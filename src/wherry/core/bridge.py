@@ -128,11 +128,13 @@ async def produced(function: Callable[[Callable[[bytes], object]], object]) -> A
         while True:
             getting = asyncio.ensure_future(queue.get())
             either: list[asyncio.Future[Any]] = [getting, done]
-            await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
-            if getting.done():
+            try:
+                await asyncio.wait(either, return_when=asyncio.FIRST_COMPLETED)
+            finally:
+                is_late = getting.cancel()  # also when this is cancelled itself; what is done already stays done
+            if not is_late:
                 yield getting.result()
                 continue
-            getting.cancel()
             while not queue.empty():
                 yield queue.get_nowait()
             done.result()

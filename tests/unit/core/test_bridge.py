@@ -1,15 +1,16 @@
-"""A stream that ends early, and the thread that reads it."""
+"""A stream that ends early, and the thread that reads or writes it."""
 
 from __future__ import annotations
 
 import asyncio
 import gc
-from collections.abc import AsyncIterator
+import threading
+from collections.abc import AsyncIterator, Callable
 from typing import Any
 
 import pytest
 
-from wherry.core.bridge import in_thread
+from wherry.core.bridge import in_thread, produced
 
 
 def test_a_client_that_goes_away_is_no_error_of_ours() -> None:
@@ -31,3 +32,23 @@ def test_a_client_that_goes_away_is_no_error_of_ours() -> None:
 
     asyncio.run(run())
     assert complaints == []
+
+
+def test_a_reader_that_goes_away_while_nothing_comes_leaves_nothing_behind() -> None:
+    begun, go_on = threading.Event(), threading.Event()
+
+    def work(write: Callable[[bytes], object]) -> None:
+        begun.set()
+        go_on.wait()
+
+    async def run() -> None:
+        pieces = produced(work)
+        reading = asyncio.ensure_future(anext(pieces, b""))
+        await asyncio.to_thread(begun.wait)
+        reading.cancel()
+        go_on.set()
+        with pytest.raises(asyncio.CancelledError):
+            await reading
+        assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(run())

@@ -24,11 +24,11 @@ from wherry.spec.image import (
     Platform,
     chain_ids,
     diff_ids,
+    host_platform,
     is_layer_type,
     matches,
     parse_config,
     parse_document,
-    host_platform,
     parse_platform,
     select,
 )
