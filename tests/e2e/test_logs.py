@@ -5,7 +5,9 @@ from __future__ import annotations
 import contextlib
 import datetime
 import json
+import os
 import re
+import socket
 
 from tests.e2e.harness import BUSYBOX, Engine, UnixConnection, wait_until
 from wherry.wire import stdcopy
@@ -22,6 +24,33 @@ def test_logs_has_both_streams_apart(engine: Engine) -> None:
     logged(engine, "echo out; echo err >&2")
     done = engine.docker("logs", "writer")
     assert (done.stdout, done.stderr) == ("out\n", "err\n")
+
+
+def test_a_client_that_leaves_in_the_middle_of_a_log_leaves_no_file_open(engine: Engine) -> None:
+    """The log is more than the sockets between take. That the client has gone is seen while the next piece is read, or while one is written."""
+    logged(engine, "yes 0123456789012345678901234567890123456789 | head -c 4000000")
+    for _ in range(8):
+        for request in (
+            "GET /v1.41/containers/writer/logs?stdout=1&follow=1",
+            "GET /v1.41/containers/writer/logs?stdout=1&tail=90000",
+            "POST /v1.41/containers/writer/attach?logs=1&stdout=1&stream=1",
+        ):
+            for taken in (1, 300_000):
+                with socket.socket(socket.AF_UNIX) as client:
+                    client.connect(engine.socket_path)
+                    client.sendall(f"{request} HTTP/1.1\r\nHost: d\r\n\r\n".encode())
+                    assert client.recv(taken, socket.MSG_WAITALL)
+
+    def logs_held() -> list[str]:
+        with os.scandir(f"/proc/{engine.process.pid}/fd") as entries:
+            links = []
+            for entry in entries:
+                with contextlib.suppress(FileNotFoundError):
+                    links.append(os.readlink(entry.path))
+        return [link for link in links if link.endswith("-json.log")]
+
+    wait_until("no log is open", lambda: not logs_held())
+    assert "unable to perform operation" not in engine.log()
 
 
 def test_attach_gives_what_was_logged(engine: Engine) -> None:

@@ -18,6 +18,7 @@ from __future__ import annotations
 import asyncio
 import select
 import socket
+from contextlib import aclosing
 from typing import cast
 
 from aiohttp import web
@@ -132,11 +133,12 @@ class Relay(asyncio.Protocol):
             if not self._pending:
                 self._resume_client()
             if stream.replay is not None:
-                async for piece in stream.replay:
-                    self._transport.write(piece)
-                    await self._client_writable.wait()
-                    if self._finished.done():
-                        break
+                async with aclosing(stream.replay) as replay:  # type: ignore[type-var]
+                    async for piece in replay:
+                        if self._finished.done():  # the client has gone while the log was read, or has detached
+                            break
+                        self._transport.write(piece)
+                        await self._client_writable.wait()
             self._replayed = True
             self._read_process()
             await self._finished

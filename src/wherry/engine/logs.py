@@ -10,11 +10,13 @@ import asyncio
 import contextlib
 import os
 from collections import deque
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncGenerator, AsyncIterator, Iterator
+from contextlib import aclosing
 from urllib.parse import quote_plus
 
 import msgspec
 
+from wherry.core.cancellation import thread_to_the_end
 from wherry.engine.times import parse_rfc3339_nano
 from wherry.errors import DataLoss
 from wherry.linux import inotify
@@ -43,20 +45,23 @@ async def read(path: str, options: LogOptions, *, multiplexed: bool, ended: asyn
         if options.follow
         else None
     )
+    files: list[_File] = []
     try:
-        history, current = await asyncio.to_thread(_open_all, path)
-        try:
-            async for chunk in _past(history, current, options, multiplexed):
+        await thread_to_the_end(_open_all, path, files)
+        async with aclosing(_past(files, options, multiplexed)) as past:
+            async for chunk in past:
                 yield chunk
-        finally:
-            for file in history:
-                file.close()
         if watch is None:
-            current.close()
             return
-        async for chunk in _follow(path, current, watch, options, multiplexed, ended):
-            yield chunk
+        *rotated, current = files
+        for file in rotated:
+            file.close()
+        async with aclosing(_follow(path, current, watch, options, multiplexed, ended)) as news:
+            async for chunk in news:
+                yield chunk
     finally:
+        for file in files:
+            file.close()
         if watch is not None:
             os.close(watch)
 
@@ -88,19 +93,20 @@ class _File:
             self.fd = -1
 
 
-def _open_all(path: str) -> tuple[list[_File], _File]:
-    """→ rotated files, oldest first, and the current one. An absent log is an empty one. When files are rotated meanwhile it is begun anew: none is
-    missed."""
+def _open_all(path: str, files: list[_File]) -> None:
+    """Into `files`: the rotated ones, oldest first, and the current one. An absent log is an empty one. When files are rotated meanwhile it is begun
+    anew: none is missed."""
     for _ in range(_TRIES):
         names, identities = _look(path)
-        files = _open_those(names)
+        _open_those(names, files)
         if [file.identity() for file in files] == identities and _look(path) == (names, identities):
             break
-        for file in files:
-            file.close()
+        while files:
+            files.pop().close()
     else:  # it is rotated faster than it can be read
-        files = _open_those(names)
-    return files, files.pop() if files else _File(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC))
+        _open_those(names, files)
+    if not files:
+        files.append(_File(os.open("/dev/null", os.O_RDONLY | os.O_CLOEXEC)))
 
 
 def _look(path: str) -> tuple[list[str], list[tuple[int, int]]]:
@@ -121,33 +127,24 @@ def _look(path: str) -> tuple[list[str], list[tuple[int, int]]]:
     return names, identities
 
 
-def _open_those(names: list[str]) -> list[_File]:
-    files = []
+def _open_those(names: list[str], files: list[_File]) -> None:
     for name in names:
         with contextlib.suppress(FileNotFoundError):
             files.append(_File(os.open(name, os.O_RDONLY | os.O_CLOEXEC)))
-    return files
 
 
-async def _past(history: list[_File], current: _File, options: LogOptions, multiplexed: bool) -> AsyncIterator[bytes]:
-    def lines() -> Iterator[bytes]:
-        for file in (*history, current):
-            yield from file.lines()
-
-    if options.tail is not None:
-        wanted = [line for line in _tail(lines(), options, multiplexed) if line]
-        for start in range(0, len(wanted), 1000):
-            yield b"".join(wanted[start : start + 1000])
-        return
-    source = (encoded for line in lines() if (encoded := _encode(line, options, multiplexed)))
-    while True:
-        chunk = await asyncio.to_thread(_gather, source)
-        if not chunk:
-            return
+async def _past(files: list[_File], options: LogOptions, multiplexed: bool) -> AsyncGenerator[bytes]:
+    """Read in threads; when this is cancelled, the thread has ended before the files are closed."""
+    lines = (line for file in files for line in file.lines())
+    source: Iterator[bytes] = (encoded for line in lines if (encoded := _encode(line, options, multiplexed)))
+    if options.tail is not None:  # a line cut at 16 KiB counts as the pieces it is stored in, as in dockerd
+        source = iter(await thread_to_the_end(deque, source, options.tail))
+    while chunk := await thread_to_the_end(_gather, source):
         yield chunk
 
 
 def _gather(source: Iterator[bytes]) -> bytes:
+    """The next `_BLOCK` bytes or a little more; empty at the end."""
     parts, size = [], 0
     for part in source:
         parts.append(part)
@@ -157,19 +154,9 @@ def _gather(source: Iterator[bytes]) -> bytes:
     return b"".join(parts)
 
 
-def _tail(lines: Iterator[bytes], options: LogOptions, multiplexed: bool) -> Iterator[bytes]:
-    """The last lines that pass the filters. A line cut at 16 KiB counts as the pieces it is stored in, as in dockerd."""
-    kept: deque[bytes] = deque(maxlen=options.tail)
-    for line in lines:
-        encoded = _encode(line, options, multiplexed)
-        if encoded:
-            kept.append(encoded)
-    yield from kept
-
-
 async def _follow(
     path: str, current: _File, watch: int, options: LogOptions, multiplexed: bool, ended: asyncio.Event
-) -> AsyncIterator[bytes]:
+) -> AsyncGenerator[bytes]:
     loop = asyncio.get_running_loop()
     changed = asyncio.Event()
     loop.add_reader(watch, changed.set)
@@ -201,9 +188,9 @@ async def _follow(
 
 
 def _new_lines(file: _File, options: LogOptions, multiplexed: bool) -> Iterator[bytes]:
-    parts = [encoded for line in file.lines() if (encoded := _encode(line, options, multiplexed))]
-    if parts:
-        yield b"".join(parts)
+    source = (encoded for line in file.lines() if (encoded := _encode(line, options, multiplexed)))
+    while chunk := _gather(source):
+        yield chunk
 
 
 def _next_file(path: str, current: _File) -> _File | None:
