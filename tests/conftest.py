@@ -155,6 +155,11 @@ def pytest_configure(config: pytest.Config) -> None:
     """Orphans of the tests (shims whose parent has died) become children of this process, so that none is missed; an
     ended run (SIGTERM) still takes down what its fixtures set up."""
     signal.signal(signal.SIGTERM, signal.default_int_handler)
+    for number in (signal.SIGHUP, signal.SIGINT, signal.SIGQUIT):
+        if (
+            signal.getsignal(number) is signal.SIG_IGN
+        ):  # nohup, a script's `&`: programs would inherit it, a handler they do not
+            signal.signal(number, lambda *_: None)
     if os.geteuid() == 0:
         leaks.adopt_orphans()
 
