@@ -47,6 +47,8 @@ def test_a_container_is_entered_paused_killed_and_removed(podman: Podman) -> Non
     assert podman.must("exec", "-i", "-u", "7:8", "box", "sh", "-c", "id -u; cat", input="through\n") == "7\nthrough\n"
     assert podman("exec", "box", "sh", "-c", "exit 3").returncode == 3
     assert podman("exec", "box", "nope").returncode == 127
+    # a start is answered a moment before its execve
+    podman.must("exec", "box", "sh", "-c", "until ps | grep '[s]leep 1000'; do :; done")
     assert "sleep 1000" in podman.must("top", "box", "-eo", "args")
     podman.must("pause", "box")
     assert podman.must("inspect", "-f", "{{.State.Status}}", "box") == "paused\n"

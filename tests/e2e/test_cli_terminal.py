@@ -261,7 +261,9 @@ def test_events_are_shown_as_they_happen(engine: Engine) -> None:
     engine.docker("run", "--rm", "--network=none", "--name", "seen", BUSYBOX, "true")
     seen = []
     while not seen or seen[-1] != "destroy":
-        seen.append(read_line(process).strip())
+        line = read_line(process)
+        assert line, seen
+        seen.append(line.strip())
     process.terminate()
     process.communicate(timeout=SECONDS)
     known = ["create", "start", "die", "destroy"]

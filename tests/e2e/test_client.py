@@ -103,8 +103,8 @@ def test_images_volumes_and_the_engine_are_asked(client: Client) -> None:
 
 
 def test_events_of_the_past_are_listed(client: Client) -> None:
-    client.containers.run(BUSYBOX, ["true"], name="seen", network="none")
-    events = client.system.events(since="0", until="9999999999", filters={"container": ["seen"]})
+    client.containers.run(BUSYBOX, ["true"], name="past", network="none")
+    events = client.system.events(since="0", until="9999999999", filters={"container": ["past"]})
     actions = []
     for event in events:
         actions.append(event["Action"])

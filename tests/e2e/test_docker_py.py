@@ -10,14 +10,14 @@ from typing import Any
 
 import pytest
 
-from tests.e2e.harness import BUSYBOX, Engine
+from tests.e2e.harness import BUSYBOX, Engine, wait_until
 
 docker = pytest.importorskip("docker", reason="needs docker-py")
 
 
 @pytest.fixture
 def client(engine: Engine) -> Iterator[Any]:
-    connected = docker.DockerClient(base_url=f"unix://{engine.socket_path}", version="auto", timeout=60)
+    connected = docker.DockerClient(base_url=f"unix://{engine.socket_path}", version="auto", timeout=300)
     yield connected
     connected.close()
 
@@ -62,15 +62,15 @@ def test_events_stream(client: Any) -> None:
     since = int(time.time())
 
     def listen() -> None:
-        for event in client.events(decode=True, since=since, filters={"container": "told"}):
+        for event in client.events(decode=True, since=since, filters={"container": "sdk-told"}):
             seen.append(event["Action"])
             if event["Action"] == "destroy":
                 return
 
     listener = threading.Thread(target=listen)
     listener.start()
-    client.containers.run(BUSYBOX, ["true"], name="told", network_mode="none", remove=True)
-    listener.join(timeout=20)
+    client.containers.run(BUSYBOX, ["true"], name="sdk-told", network_mode="none", remove=True)
+    listener.join(timeout=300)
     assert not listener.is_alive()
     assert [action for action in seen if action in ("create", "start", "die", "destroy")] == [
         "create",
@@ -166,8 +166,12 @@ def test_attach_socket_of_pipes_ends_with_the_container(client: Any) -> None:
 
 
 def test_logs_of_one_stream_with_times_and_between_times(client: Any) -> None:
-    script = "echo one; echo bad >&2; sleep 1.1; echo two"
+    script = "echo one; echo bad >&2; until [ -e /go ]; do sleep 0.05; done; echo two"
     box = client.containers.run(BUSYBOX, ["sh", "-c", script], network_mode="none", detach=True)
+    wait_until("the first two are logged", lambda: len(box.logs()) == len(b"one\nbad\n"))
+    written = time.time()
+    wait_until("a new second has begun", lambda: int(time.time()) > int(written))
+    box.exec_run(["touch", "/go"])
     box.wait()
     assert box.logs() == b"one\nbad\ntwo\n"
     assert (box.logs(stderr=False), box.logs(stdout=False)) == (b"one\ntwo\n", b"bad\n")

@@ -187,5 +187,5 @@ def test_a_shim_that_does_not_answer_holds_nobody_up(own_engine: MakeEngine) -> 
     finally:
         os.kill(shim, signal.SIGCONT)
     assert engine.output("exec", "stuck", "echo", "here too") == "here too"
-    engine.docker("stop", "stuck")
+    engine.docker("stop", "-t", "300", "stuck")
     assert engine.state("stuck")["ExitCode"] == 4

@@ -125,7 +125,7 @@ def test_execs_end_with_their_container(box: Engine) -> None:
 
 def test_what_an_exec_leaves_in_the_background_lives_on(box: Engine) -> None:
     box.docker("exec", "box", "sh", "-c", "sleep 999 > /dev/null 2>&1 &")
-    assert "sleep 999" in box.output("top", "box")
+    wait_until("it has begun", lambda: "sleep 999" in box.output("top", "box"))
 
 
 def test_exec_is_inspected_while_and_after(box: Engine) -> None:

@@ -145,8 +145,16 @@ def test_the_devices_work(engine: Engine) -> None:
 
 def test_ipc_is_its_own(engine: Engine) -> None:
     engine.docker(
-        "run", "-d", "--name=one", "--network=none", BUSYBOX, "sh", "-c", "echo mine > /dev/shm/file; exec sleep 1000"
+        "run",
+        "-d",
+        "--name=one",
+        "--network=none",
+        BUSYBOX,
+        "sh",
+        "-c",
+        "echo mine > /dev/shm/file; echo ready; exec sleep 1000",
     )
+    engine.until_said("one")
     assert engine.shell("ls /dev/shm | wc -l") == "0"
 
 

@@ -38,8 +38,9 @@ def test_a_running_container_says_so(engine: Engine) -> None:
     engine.docker("run", "-d", "--name=runner", *SLEEP)
     state = engine.state("runner")
     assert (state["Status"], state["Running"], state["Paused"], state["ExitCode"]) == ("running", True, False, 0)
-    with open(f"/proc/{state['Pid']}/cmdline") as command:
-        assert command.read().split("\0")[:2] == ["sleep", "1000"]
+    command = Path(f"/proc/{state['Pid']}/cmdline")  # empty in the middle of an execve
+    wait_until("its command line is there", lambda: command.read_text() != "")
+    assert command.read_text().split("\0")[:2] == ["sleep", "1000"]
 
 
 def test_start_of_a_running_container_changes_nothing(engine: Engine) -> None:
@@ -113,7 +114,7 @@ def test_stop_asks_with_the_signal_of_the_container(engine: Engine) -> None:
     engine.docker("run", "-d", "--name=special", "--stop-signal=USR1", *OBEDIENT)
     for name in ("plain", "special"):
         engine.until_said(name)
-    engine.docker("stop", "plain", "special")
+    engine.docker("stop", "-t", "300", "plain", "special")
     assert (engine.state("plain")["ExitCode"], engine.state("special")["ExitCode"]) == (7, 8)
 
 
@@ -127,7 +128,7 @@ def test_stop_waits_for_the_time_given(engine: Engine) -> None:
     slow = "trap 'sleep 1; exit 9' TERM; echo ready; while :; do sleep 0.1; done"
     engine.docker("run", "-d", "--name=slow", "--network=none", BUSYBOX, "sh", "-c", slow)
     engine.until_said("slow")
-    engine.docker("stop", "-t", "60", "slow")
+    engine.docker("stop", "-t", "300", "slow")
     assert engine.state("slow")["ExitCode"] == 9
 
 
@@ -259,7 +260,7 @@ def test_twenty_brief_containers_leave_nothing(engine: Engine) -> None:
     for n in range(20):
         engine.docker("run", "--rm", "--network=none", BUSYBOX, "sh", "-c", f"exit {n}", check=False)
     wait_until("all are removed", lambda: engine.objects() == before)
-    assert not any((engine.data_root / "containers").iterdir())
+    wait_until("their directories, too", lambda: not any((engine.data_root / "containers").iterdir()))
 
 
 def test_auto_remove_is_refused_with_a_restart_policy(engine: Engine) -> None:
@@ -301,8 +302,13 @@ def test_rm_force_while_a_start_is_under_way(engine: Engine) -> None:
 @pytest.mark.parametrize("verb", ["kill", "stop"])
 def test_a_container_that_waits_for_its_restart_can_be_ended(engine: Engine, verb: str) -> None:
     engine.docker("run", "-d", "--name=again", "--restart=always", "--network=none", BUSYBOX, "false")
-    wait_until("it waits for a second or more", lambda: engine.inspect("again")["RestartCount"] >= 4)
-    wait_until("it waits", lambda: engine.state("again")["Restarting"])
+
+    def waits_for_long() -> bool:
+        """Asked often, so that most of the time is still to come."""
+        shown = engine.api("GET", "/containers/again/json")[1]
+        return bool(shown["RestartCount"] >= 4 and shown["State"]["Restarting"])
+
+    wait_until("it waits for nearly a second or more", waits_for_long)
     assert engine.api("POST", f"/containers/again/{verb}")[0] == 204  # by the API: it waits for no program to start
     state = engine.state("again")
     assert (state["Status"], state["Restarting"], state["ExitCode"]) == ("exited", False, 1)

@@ -60,7 +60,7 @@ def test_the_bridge_gives_an_address_and_a_way_out(engine: Engine) -> None:
     assert settings["MacAddress"] in engine.output("exec", "box", "ip", "link", "show", "eth0")
     network = ipaddress.ip_interface(f"{settings['IPAddress']}/{settings['IPPrefixLen']}").network
     assert ipaddress.ip_address(settings["Gateway"]) in network
-    assert engine.docker("exec", "box", "ping", "-c1", "-W5", settings["Gateway"]).returncode == 0
+    assert engine.docker("exec", "box", "ping", "-c1", "-W300", settings["Gateway"]).returncode == 0
 
 
 def test_hosts_and_hostname_name_the_container(engine: Engine) -> None:
@@ -139,9 +139,9 @@ def test_a_udp_port_is_published(engine: Engine) -> None:
 
 def test_a_port_that_is_taken_is_refused_and_leaves_nothing(engine: Engine) -> None:
     with socket.socket() as listener:
-        listener.bind(("127.0.0.1", 0))
+        port = free_port()
+        listener.bind(("127.0.0.1", port))
         listener.listen()
-        port = listener.getsockname()[1]
         done = engine.docker("run", "--name=late", "-p", f"127.0.0.1:{port}:80", BUSYBOX, "true", check=False)
     assert done.returncode == 125
     assert "address already in use" in done.stderr
@@ -177,7 +177,7 @@ def test_ps_and_port_show_what_is_published(engine: Engine) -> None:
 
 def test_network_none_has_loopback_alone(engine: Engine) -> None:
     assert engine.shell("ls /sys/class/net; ip -4 -o addr | awk '{print $4}'; ip route") == "lo\n127.0.0.1/8"
-    assert engine.shell("ping -c1 -W5 127.0.0.1 > /dev/null && echo up") == "up"
+    assert engine.shell("ping -c1 -W300 127.0.0.1 > /dev/null && echo up") == "up"
 
 
 def test_network_host_is_the_machine_s(engine: Engine) -> None:
@@ -259,7 +259,7 @@ def test_what_leaves_the_bridge_has_the_machine_s_address(engine: Engine) -> Non
                     in subprocess.check_output(["ip", "netns", "exec", space, "cat", "/proc/net/tcp", "/proc/net/tcp6"])
                 ),
             )
-            seen = engine.output("run", "--rm", BUSYBOX, "nc", "-w", "10", "198.51.100.2", "8080")
+            seen = engine.output("run", "--rm", BUSYBOX, "nc", "-w", "300", "198.51.100.2", "8080")
             assert "198.51.100.1:" in seen
         finally:
             server.kill()

@@ -124,7 +124,8 @@ def test_the_shared_memory_of_another_container_is_its_own_and_nothing_of_the_ho
         "sh",
         "-c",
     )
-    engine.docker(*owner, "echo shared >/dev/shm/file; exec sleep 1000")
+    engine.docker(*owner, "echo shared >/dev/shm/file; echo ready; exec sleep 1000")
+    engine.until_said("owner")
     assert engine.shell("cat /dev/shm/file; echo more >/dev/shm/more", *flags) == "shared"
     assert engine.output("exec", "owner", "cat", "/dev/shm/more") == "more"
     # a link in its place leads nowhere, least of all out of the container that it is in

@@ -13,6 +13,7 @@ from tests.e2e.harness import BUSYBOX, Engine, differs_on_dockerd
 
 CAPABILITIES = "grep -E '^Cap(Eff|Bnd|Prm|Inh|Amb)' /proc/self/status | cut -f2 | sort -u"
 V1 = os.path.isdir("/sys/fs/cgroup/memory")
+CPU = max(os.sched_getaffinity(0))
 
 
 def cgroup(controller: str, v1_file: str, v2_file: str) -> str:
@@ -57,7 +58,7 @@ TABLE: list[tuple[str, str, str]] = [
     ("--cpus 0.5", cgroup("cpu", "cpu.cfs_quota_us", "cpu.max"), "50000" if V1 else "50000 100000"),
     ("--cpu-period 50000 --cpu-quota 20000", cgroup("cpu", "cpu.cfs_quota_us", "cpu.max"), "20000" if V1 else "20000 50000"),
     ("--cpu-shares 512", cgroup("cpu", "cpu.shares", "cpu.weight"), "512" if V1 else str(shares_to_weight(512))),
-    ("--cpuset-cpus 1", "nproc; grep Cpus_allowed_list /proc/self/status | cut -f2", "1\n1"),
+    (f"--cpuset-cpus {CPU}", "nproc; grep Cpus_allowed_list /proc/self/status | cut -f2", f"1\n{CPU}"),
     ("--cpuset-mems 0", "grep Mems_allowed_list /proc/self/status | cut -f2", "0"),
     ("--pids-limit 17", cgroup("pids", "pids.max", "pids.max"), "17"),
     ("--cap-drop ALL", CAPABILITIES, "0000000000000000"),

@@ -18,7 +18,7 @@ def test_two_engines_have_their_own_containers_networks_and_ends(own_engine: Cal
     assert one.inspect("same")["Id"] != two.inspect("same")["Id"]
     two.docker("rm", "-f", "same")
     assert one.state("same")["Running"]
-    assert one.docker("exec", "same", "ping", "-c1", "-W5", networks[0]["Gateway"]).returncode == 0
+    assert one.docker("exec", "same", "ping", "-c1", "-W300", networks[0]["Gateway"]).returncode == 0
     two.kill9()
     assert one.output("exec", "same", "echo", "untouched") == "untouched"
     two.start()
