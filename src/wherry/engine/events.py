@@ -7,6 +7,7 @@ dropped and nobody waits for him. Deliberately absent: persistence; events of an
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import time
 from collections import deque
 from collections.abc import AsyncIterator, Mapping
@@ -102,19 +103,25 @@ class Events:
             for event in past:
                 if (until_ns is None or event["timeNano"] <= until_ns) and matches(event, filters):
                     yield event
-            while not listener.dropped:
-                remaining = None if until_ns is None else (until_ns - time.time_ns()) / 1e9
-                if remaining is not None and remaining <= 0:
+            while not listener.dropped and (live := await _next(listener.queue, until_ns)) is not None:
+                if until_ns is not None and live["timeNano"] > until_ns:
                     return
-                try:
-                    async with asyncio.timeout(remaining):
-                        event = await listener.queue.get()
-                except TimeoutError:
-                    return
-                if matches(event, filters):
-                    yield event
+                if matches(live, filters):
+                    yield live
         finally:
             self._listeners.discard(listener)
+
+
+async def _next(queue: asyncio.Queue[Json], until_ns: int | None) -> Json | None:
+    """What happened before `until_ns` is told, however late it is; then None."""
+    while queue.empty():
+        remaining = None if until_ns is None else (until_ns - time.time_ns()) / 1e9
+        if remaining is not None and remaining <= 0:
+            return None
+        with contextlib.suppress(TimeoutError):
+            async with asyncio.timeout(remaining):
+                return await queue.get()
+    return queue.get_nowait()
 
 
 def matches(event: Json, filters: Mapping[str, list[str]]) -> bool:

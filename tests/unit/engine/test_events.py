@@ -1,6 +1,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from typing import Any
 
 import pytest
@@ -38,6 +39,18 @@ def test_listening_begins_with_the_call() -> None:
         return str(event["Action"])
 
     assert asyncio.run(run()) == "start"
+
+
+def test_what_happened_in_time_is_told_to_who_is_late_and_what_happened_later_is_not() -> None:
+    async def run() -> list[str]:
+        events = Events()
+        stream = events.listen(since_ns=None, until_ns=(until := time.time_ns()), filters={})
+        events.publish("container", "create", "id", {}, time_ns=until - 1)
+        events.publish("container", "start", "id", {}, time_ns=until)
+        events.publish("container", "die", "id", {}, time_ns=until + 1)
+        return [event["Action"] async for event in stream]
+
+    assert asyncio.run(run()) == ["create", "start"]
 
 
 def test_a_listener_that_does_not_read_is_dropped_and_nobody_waits() -> None:
