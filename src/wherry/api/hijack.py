@@ -16,8 +16,10 @@ when a write fails.
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import select
 import socket
+import termios
 from contextlib import aclosing
 from typing import cast
 
@@ -32,7 +34,7 @@ CHUNK = 64 << 10
 CLIENT_BUFFER = 256 << 10
 """Bytes waiting for the client above which the process's output is not read."""
 LINGER_SECONDS = 10.0
-"""How long a client may take to close its side once the output is complete."""
+"""How long a client may take to read the head, and to close its side once the output is complete."""
 
 RAW_STREAM = "application/vnd.docker.raw-stream"
 MULTIPLEXED_STREAM = "application/vnd.docker.multiplexed-stream"
@@ -45,7 +47,8 @@ def stream_type(call: Call, *, multiplexed: bool) -> str:
 def upgrade(call: Call, *, multiplexed: bool) -> Relay:
     """Take the connection over and send the head. `Relay.run` or `Relay.end_with` must follow.
 
-    Clients tell the head from the stream by reading what is there; so what starts a process sends the head before it does, as dockerd.
+    Clients tell the head from the stream by reading what is there; so what starts a process sends the head before it does, as dockerd, and the
+    stream begins when the head has been read, where the socket tells.
     """
     relay = Relay()
     relay.take_over(call.http, response_head(call, multiplexed=multiplexed))
@@ -132,6 +135,7 @@ class Relay(asyncio.Protocol):
                 self.eof_received()
             if not self._pending:
                 self._resume_client()
+            await self._head_is_read()
             if stream.replay is not None:
                 async with aclosing(stream.replay) as replay:  # type: ignore[type-var]
                     async for piece in replay:
@@ -153,9 +157,42 @@ class Relay(asyncio.Protocol):
             self._transport.close()
         return Ended()
 
+    async def _head_is_read(self) -> None:
+        """Returns when the client has read the head, is gone, or takes LINGER_SECONDS for it.
+
+        Some (docker-py) read the head through a buffer and the stream past it: what comes together with the head they lose. Only a unix socket
+        tells, by the memory of what its peer has not read (SIOCOUTQ; each read wakes whoever waits to write: net/unix/af_unix.c).
+        """
+        descriptor = self._transport.get_extra_info("socket")
+        if self._finished.done() or descriptor is None or descriptor.family != socket.AF_UNIX:
+            return
+        if self._is_all_read(descriptor):
+            return
+        is_read: asyncio.Future[None] = self._loop.create_future()
+        with select.epoll(1, select.EPOLL_CLOEXEC) as reads:
+            reads.register(descriptor.fileno(), select.EPOLLOUT | select.EPOLLET)  # told again at each read
+
+            def look() -> None:
+                reads.poll(0)
+                if not (self._finished.done() or is_read.done()) and self._is_all_read(descriptor):
+                    is_read.set_result(None)
+
+            self._loop.add_reader(reads.fileno(), look)
+            try:
+                first = asyncio.FIRST_COMPLETED
+                await asyncio.wait([is_read, self._finished], timeout=LINGER_SECONDS, return_when=first)
+            finally:
+                self._loop.remove_reader(reads.fileno())
+
+    def _is_all_read(self, descriptor: socket.socket) -> bool:
+        if self._transport.get_write_buffer_size():
+            return False
+        return fcntl.ioctl(descriptor.fileno(), termios.TIOCOUTQ, bytes(4)) == bytes(4)
+
     async def end_with(self, data: bytes) -> web.StreamResponse:
         """There is no stream: some last words, and the end."""
         try:
+            await self._head_is_read()
             self._finish()
             self._transport.write(data)
             await self._linger()

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import fcntl
 import socket
+import sys
+import termios
 
 import pytest
 from tests.unit.api.fake_backends import EXEC
@@ -42,6 +45,51 @@ def test_output_goes_to_the_client_and_ends_with_the_process() -> None:
         assert await client.reader.read() == stdcopy.frame(1, b"hello") + stdcopy.frame(2, b"there")
 
     run(scenario)
+
+
+@pytest.mark.parametrize("target", [ATTACH, f"/v1.50/exec/{EXEC}/start"])
+def test_a_client_that_reads_late_has_the_head_by_itself(target: str) -> None:
+    """It may read the head through a buffer, and the stream past it."""
+
+    async def scenario(served: Served) -> None:
+        fakes = served.fakes.containers if target == ATTACH else served.fakes.execs
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(served.path)
+            client.setblocking(False)
+            body = b"" if target == ATTACH else b"{}"
+            lines = f"POST {target} HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            client.send(lines.encode() + body)
+            await settled(lambda: fakes.process is not None)
+            assert fakes.process is not None
+            fakes.process.send(b"output")
+            fakes.process.close()
+            await settled(lambda: unread(client) > 0)
+            for _ in range(100):
+                await asyncio.sleep(0)
+            assert client.recv(65536).endswith(b"\r\n\r\n")
+            assert await receive(client, 100) == b"output"
+
+    run(scenario)
+
+
+@pytest.mark.parametrize("target", [ATTACH, f"/v1.50/exec/{EXEC}/start"])
+def test_a_client_that_goes_before_it_has_read_the_head_leaves_nothing(target: str) -> None:
+    async def scenario(served: Served) -> None:
+        fakes = served.fakes.containers if target == ATTACH else served.fakes.execs
+        with socket.socket(socket.AF_UNIX) as client:
+            client.connect(served.path)
+            body = b"" if target == ATTACH else b"{}"
+            lines = f"POST {target} HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+            client.send(lines.encode() + body)
+            await settled(lambda: unread(client) > 0 and fakes.process is not None)
+        assert fakes.process is not None
+        assert await receive(fakes.process, 1) == b""
+
+    run(scenario)
+
+
+def unread(client: socket.socket) -> int:
+    return int.from_bytes(fcntl.ioctl(client.fileno(), termios.FIONREAD, bytes(4)), sys.byteorder)
 
 
 def test_input_goes_to_the_process_and_its_end_is_a_half_close() -> None:
