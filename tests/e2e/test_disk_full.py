@@ -36,7 +36,6 @@ def test_a_container_that_fills_the_disk_ends_and_is_removed(small: Engine) -> N
     filler = ("run", "--network=none", BUSYBOX, "sh", "-c", f"{FILL}; exit 9")
     done = small.docker(filler[0], "--rm", *filler[1:], check=False)
     assert done.returncode == 9, done.stderr
-    until_freed(small)
     assert small.shell("echo room again") == "room again"
     done = small.docker(filler[0], "--name=filler", *filler[1:], check=False)
     assert done.returncode == 9, done.stderr
@@ -61,7 +60,6 @@ def test_while_the_disk_is_full_containers_stop_and_new_ones_are_refused(small: 
     small.start()
     assert small.state("one")["Running"]
     small.docker("rm", "-f", "one")
-    until_freed(small)
     assert small.shell("echo room again") == "room again"
 
 
@@ -77,11 +75,6 @@ def test_an_image_that_does_not_fit_leaves_nothing(small: Engine, tmp_path_facto
 
 
 def files(engine: Engine) -> list[Path]:
-    """Of its data root, without what was removed."""
-    until_freed(engine)
-    return sorted(engine.data_root.rglob("*"))
-
-
-def until_freed(engine: Engine) -> None:
-    """What was removed goes from the disk after the answer."""
+    """Of its data root, once what was removed has gone: that goes after the answer."""
     wait_until("the trash is empty", lambda: not any((engine.data_root / "snapshots/trash").iterdir()))
+    return sorted(engine.data_root.rglob("*"))

@@ -31,6 +31,11 @@ class Trash:
     def open(self) -> None:
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
 
+    @property
+    def is_emptying(self) -> bool:
+        """Whether it is being emptied, or soon will be."""
+        return self._wanted.is_set() or self._emptying.locked()
+
     def put(self, path: str) -> None:
         """One rename. Nothing happens if there is nothing at `path`."""
         try:

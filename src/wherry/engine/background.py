@@ -21,6 +21,10 @@ class Background:
         self._tasks.add(task)
         task.add_done_callback(self._tasks.discard)
 
+    def running(self, kind: str) -> set[asyncio.Task[None]]:
+        """The tasks whose names begin so."""
+        return {task for task in self._tasks if task.get_name().startswith(kind)}
+
     @staticmethod
     async def _guard(work: Coroutine[Any, Any, None], name: str) -> None:
         try:

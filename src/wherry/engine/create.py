@@ -17,6 +17,7 @@ from wherry import errors
 from wherry.core.images import Image
 from wherry.engine import log_options, mounts, names, oci_config, resources, security, signals
 from wherry.engine.records import Container, MountPoint, Record
+from wherry.engine.room import make_room
 from wherry.engine.services import Services
 from wherry.engine.store import RowChange, describe
 from wherry.errors import InvalidArgument, NotFound
@@ -38,6 +39,7 @@ async def create_container(
     wanted_name = names.check(name) if name else None
     if not request.image:
         raise InvalidArgument("no image specified")  # dockerd would start from an empty root, which nobody can run
+    await make_room(services)
     image = await services.images.resolve(
         request.image,
         parse_platform(platform) if platform else None,

@@ -27,6 +27,7 @@ from wherry.engine import disk_usage, image_json, image_listing, image_manifests
 from wherry.engine.fsck import Fsck
 from wherry.engine.image_names import new_name
 from wherry.engine.image_removal import Removal, Use
+from wherry.engine.room import make_room
 from wherry.engine.services import Services
 from wherry.errors import Conflict, DataLoss, Internal, InvalidArgument, NotFound
 from wherry.spec.calls import Json, JsonList, Names, ProgressSink, RegistryAuth
@@ -196,6 +197,7 @@ class ImageObjects:
         """A reference without tag and digest means all tags of the repository, as in Docker's API."""
         wanted = parse(reference)
         chosen = parse_platform(platform) if platform else None
+        await make_room(self._services)
         references = [wanted]
         if wanted.tag is None and wanted.digest is None:
             tags = await self._puller.tags(wanted, auth)
@@ -225,6 +227,7 @@ class ImageObjects:
         platforms: Sequence[Platform] = (),
         progress: ProgressSink,
     ) -> None:
+        await make_room(self._services)
         with _disk_errors(), _clients_archive():
             loaded = await self._archives.load(archive, progress, quiet=quiet, platforms=platforms)
         for image in loaded:

@@ -23,6 +23,7 @@ import time
 from wherry.core.tasks import ExitEvent, Task
 from wherry.engine import signals
 from wherry.engine.records import Container, Status
+from wherry.engine.room import CLEARING
 from wherry.engine.services import Services
 from wherry.engine.start import Starter
 from wherry.engine.store import describe
@@ -125,7 +126,9 @@ class Lifecycle:
                 await self._auto_remove(container)
                 return
             if is_recorded:
-                services.background.start(services.tasks.forget(container.id), name=f"clearing of {container.id[:12]}")
+                services.background.start(
+                    services.tasks.forget(container.id), name=f"{CLEARING} of {container.id[:12]}"
+                )
             if will_restart:
                 self._schedule_restart(container)
 
@@ -388,7 +391,7 @@ class Lifecycle:
         self._publish(container, "destroy")
         container.exited.set()
         container.wake(("removed", "not-running", "next-exit", ""), record.state.exit_code)
-        services.background.start(self._clear(container), name=f"clearing of {container.id[:12]}")
+        services.background.start(self._clear(container), name=f"{CLEARING} of {container.id[:12]}")
 
     async def _remove_rows(self, container: Container, *, volumes: bool) -> None:
         services = self._services

@@ -19,6 +19,7 @@ from wherry.core.db import Database
 from wherry.core.images import Images
 from wherry.core.snapshots import Snapshots
 from wherry.distribution.hosts import RegistryHosts
+from wherry.engine.background import Background
 from wherry.engine.events import Events
 from wherry.engine.images import ImageObjects
 from wherry.errors import Conflict, InvalidArgument, NotFound
@@ -75,6 +76,8 @@ def with_engine(root: Path, use: Callable[[Engine], Awaitable[None]]) -> None:
             admission=Admission(images),
             snapshots=snapshots,
             events=Events(),
+            background=Background(),
+            settings=SimpleNamespace(data_root=str(root)),
             containers=SimpleNamespace(all=lambda: containers),
         )
         objects = ImageObjects(services, RegistryHosts())
