@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.root.test_wherry_runc import PARENT, Runtime, program, rootfs, runtime
+from tests.root.test_wherry_runc import PARENT, Runtime, groups, program, rootfs, runtime
 
 from wherry.linux import cgroups
 
@@ -238,16 +238,39 @@ def test_a_relative_destination_is_meant_from_the_root(runtime: Runtime) -> None
 
 
 @pytest.mark.requires("strace")
-@pytest.mark.parametrize("call", ["mkdir", "mknod,mknodat", "clone3", "rename"])
-def test_an_interrupted_create_is_undone_and_ends_by_the_signal(runtime: Runtime, tmp_path: Path, call: str) -> None:
+@pytest.mark.parametrize("verb", [("create",), ("run", "-d"), ("run",)], ids=" ".join)
+@pytest.mark.parametrize(
+    ("name", "call"), [("INT", "mkdir"), ("TERM", "mkdir"), ("HUP", "clone3"), ("TERM", "clone3"), ("INT", "rename")]
+)
+def test_a_signal_undoes_what_is_being_made_and_ends_by_it(
+    runtime: Runtime, tmp_path: Path, verb: tuple[str, ...], name: str, call: str
+) -> None:
+    runtime.write("true")
+    detached(runtime, *verb, "-b", str(runtime.bundle), "box")  # what it needs is compiled: Python makes no directory
+    runtime("delete", "-f", "box")
     runtime.write("sleep", "1000")
-    inject = ("strace", "-qq", "-o", "/dev/null", "-e", f"inject={call}:signal=INT:when=1")
+    inject = ("strace", "-qq", "-o", "/dev/null", "-e", f"inject={call}:signal={name}:when=1")
     with open(tmp_path / "said", "w+") as said:
-        command = [*inject, *runtime.command("create", "-b", str(runtime.bundle), "box")]
+        # whoever runs the tests may have been told to ignore SIGHUP
+        command = ["env", "--default-signal", *inject, *runtime.command(*verb, "-b", str(runtime.bundle), "box")]
         done = subprocess.run(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said, check=False)
-    assert done.returncode == -signal.SIGINT
+    assert done.returncode == -signal.Signals[f"SIG{name}"]
     assert (tmp_path / "said").read_text().endswith('level=error msg="interrupted"\n')
-    assert not os.path.exists(runtime.root / "box")
+    assert (os.path.exists(runtime.root / "box"), groups()) == (False, [])
+
+
+@pytest.mark.parametrize("kind", ["prestart", "createContainer", "poststart"])
+def test_a_signal_while_a_hook_runs_ends_the_hook_and_undoes(runtime: Runtime, tmp_path: Path, kind: str) -> None:
+    os.mkfifo(began := tmp_path / "began")
+    hook = {"path": "/bin/sh", "args": ["sh", "-c", f"echo $$ >{began}; exec sleep 1000"]}
+    runtime.write("sleep", "1000", hooks={kind: [hook]})
+    command = ["env", "--default-signal", *runtime.command("run", "-d", "-b", str(runtime.bundle), "box")]
+    with open(tmp_path / "said", "w+") as said:
+        process = subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=said, stderr=said)
+    began.read_text()
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(300) == -signal.SIGTERM
+    assert (os.path.exists(runtime.root / "box"), groups()) == (False, [])
 
 
 @pytest.mark.parametrize("destination", ["/", "", "/bin/..", "/link"])

@@ -16,7 +16,7 @@ from wherry.errors import FailedPrecondition, InvalidArgument, StartError, Sysca
 from wherry.linux import cgroups, namespaces
 from wherry.linux.procfs import Procfs
 from wherry.runtime import channel as messages
-from wherry.runtime import devices, hooks, process, spawn
+from wherry.runtime import devices, hooks, interrupts, process, spawn
 from wherry.runtime import namespaces as runtime_namespaces
 from wherry.runtime.exec import Exec
 from wherry.runtime.init import Init
@@ -475,7 +475,8 @@ def await_exec(
     executing = False
     try:
         while True:
-            message, fd = messages.receive(channel)
+            with interrupts.waiting:
+                message, fd = messages.receive(channel)
             kind = message[:1]
             if kind == messages.CONSOLE:
                 console = fd

@@ -20,7 +20,7 @@ import time
 
 from wherry.errors import InvalidArgument, StartError, SyscallError
 from wherry.linux import namespaces, syscalls
-from wherry.runtime import process
+from wherry.runtime import interrupts, process
 from wherry.wire import fastjson
 
 TYPE_CHECKING = False
@@ -95,11 +95,15 @@ def _run(hook: Hook, number: int, state_json: bytes) -> None:
         os.close(stderr_write)
         stdin_read = stderr_write = -1
         try:
-            output = _feed(state_json, stdin_write, stderr_read, pidfd, hook.timeout)
-            stdin_write = -1
+            feeding, stdin_write = stdin_write, -1
+            output = _feed(state_json, feeding, stderr_read, pidfd, hook.timeout)
             if output is None:
                 namespaces.send_signal(pidfd, 9)
             _, status = os.waitpid(pid, 0)
+        except KeyboardInterrupt:
+            namespaces.send_signal(pidfd, 9)
+            os.waitpid(pid, 0)
+            raise
         finally:
             os.close(pidfd)
     finally:
@@ -141,7 +145,8 @@ def _feed(data: bytes, stdin: int, stderr: int, pidfd: int, timeout: int | None)
     try:
         while not ended:
             left = None if deadline is None else max(0, int((deadline - time.monotonic()) * 1000))
-            ready = poll.poll(left)
+            with interrupts.waiting:
+                ready = poll.poll(left)
             if not ready:
                 return None
             for fd, _ in ready:

@@ -17,6 +17,7 @@ import struct
 
 from wherry.errors import InvalidArgument, StartError
 from wherry.runtime import channel as messages
+from wherry.runtime import interrupts
 from wherry.wire import fastjson
 
 TYPE_CHECKING = False
@@ -51,7 +52,8 @@ class Listener:
         self._pid = 0
         self._socket = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM | _socket.SOCK_CLOEXEC)
         try:
-            self._socket.connect(path)
+            with interrupts.waiting:
+                self._socket.connect(path)
         except OSError as error:
             self._socket.close()
             reason = (error.strerror or str(error)).lower()

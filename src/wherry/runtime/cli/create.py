@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from wherry.runtime import interrupts
 from wherry.runtime.cli import launch, options
 
 TYPE_CHECKING = False
@@ -17,5 +18,6 @@ OPTIONS = launch.OPTIONS
 
 def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     options.expect(arguments, 1, 1, USAGE)
+    interrupts.heed()
     launch.launch(settings, values, arguments[0], verb="create", hold=True, detached=True).process.close()
     return 0

@@ -10,6 +10,7 @@ import _signal  # type: ignore[import-not-found,unused-ignore]  # the C half of 
 import os
 
 from wherry.errors import InvalidArgument
+from wherry.runtime import interrupts
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -25,14 +26,16 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Foreground:
-    """Made before the process is, so that no signal is lost: those that come early are passed on when `wait` begins."""
+    """Made before the process is, so that no signal is lost: those that come early are passed on when `wait` begins, unless they end the
+    making (`interrupts`).
+    """
 
     def __init__(self) -> None:
         self._pid = 0
         self._early: list[int] = []
         self._resized = False
         for number in range(1, 32):
-            if number not in _KEPT and _signal.getsignal(number) is not _signal.SIG_IGN:
+            if number not in _KEPT and _signal.getsignal(number) not in (_signal.SIG_IGN, interrupts.note):
                 _signal.signal(number, self._pass_on)
 
     def _pass_on(self, number: int, _frame: FrameType | None) -> None:
@@ -49,6 +52,7 @@ class Foreground:
         terminal, which is closed.
         """
         self._pid = pid
+        interrupts.hand_over(self._pass_on)
         for number in self._early:
             self._pass_on(number, None)
         if console is not None:
@@ -57,6 +61,7 @@ class Foreground:
         while True:
             done, status = os.waitpid(-1, 0)  # as a subreaper, others' orphans end here too
             if done == pid:
+                self._pid = 0  # soon somebody else's
                 return os.WEXITSTATUS(status) if os.WIFEXITED(status) else 128 + os.WTERMSIG(status)
 
 
@@ -90,7 +95,8 @@ def send_descriptor(path: str, text: bytes, fd: int, option: str) -> None:
 
     peer = _socket.socket(_socket.AF_UNIX, _socket.SOCK_STREAM)
     try:
-        peer.connect(path)
+        with interrupts.waiting:
+            peer.connect(path)
         peer.sendmsg([text], [(_socket.SOL_SOCKET, _socket.SCM_RIGHTS, fd.to_bytes(4, _byteorder()))])
     except OSError as error:
         raise InvalidArgument(f"{option} {path}: {(error.strerror or '').lower()}") from None

@@ -8,6 +8,7 @@ import os
 import time
 
 from wherry.errors import Internal, InvalidArgument, NotFound, StartError, SyscallError, WherryError
+from wherry.runtime import interrupts
 from wherry.runtime import state as states
 from wherry.runtime.cli import shared_mounts
 from wherry.runtime.cli.options import Option
@@ -111,6 +112,7 @@ def launch(
         if values["pid-file"]:
             write_pid_file(values["pid-file"], process.pid)
         settings.write("debug", f"container {container_id}: process {process.pid} in {process.cgroup.paths}")
+        interrupts.check()
     except BaseException as error:
         if notify is not None:
             notify.close()

@@ -150,18 +150,18 @@ def main(arguments: list[str]) -> int:
     except OSError as error:  # one that no module has worded: never a traceback for a user
         settings.fatal(f"{error.filename or 'wherry-runc'}: {(error.strerror or str(error)).lower()}")
         return failed
-    except KeyboardInterrupt:  # what was begun is undone
+    except KeyboardInterrupt as error:  # what was begun is undone
         settings.fatal("interrupted")
-        return _end_by_sigint()
+        return _end_by_signal(error.args[0] if error.args else 2)
 
 
-def _end_by_sigint() -> int:
+def _end_by_signal(number: int) -> int:
     """As a program ends that knows nothing of the signal: a shell that has started it stops, too."""
     import _signal  # type: ignore[import-not-found]  # the C half of signal, which would import enum
 
-    _signal.signal(_signal.SIGINT, _signal.SIG_DFL)
-    os.kill(os.getpid(), _signal.SIGINT)
-    return 128 + int(_signal.SIGINT)
+    _signal.signal(number, _signal.SIG_DFL)
+    os.kill(os.getpid(), number)
+    return 128 + number
 
 
 def _open_standard_streams() -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import os
 
 from wherry.errors import StartError, WherryError
+from wherry.linux import namespaces
+from wherry.runtime import interrupts
 from wherry.runtime.cli import ending, launch, options
 from wherry.runtime.cli.foreground import Foreground, become_subreaper
 from wherry.runtime.cli.options import Option
@@ -28,6 +30,7 @@ OPTIONS = (
 def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     options.expect(arguments, 1, 1, USAGE)
     detached = values["detach"]
+    interrupts.heed()
     foreground = None if detached else Foreground()
     if not detached and not values["no-subreaper"]:
         become_subreaper()
@@ -41,14 +44,17 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     state, config, process = made.state, made.config, made.process
     try:
         ending.run_poststart_hooks(state, config)
-    except WherryError:
-        os.waitpid(process.pid, 0)
-        process.close()
-        ending.destroy(settings, state, config)
+    except (WherryError, KeyboardInterrupt):
+        _abandon(settings, made)
         raise
     if made.notify is not None:
         if foreground is None:
-            made.notify.wait_until_ready(process.pid, process.pidfd)
+            try:
+                with interrupts.waiting:
+                    made.notify.wait_until_ready(process.pid, process.pidfd)
+            except KeyboardInterrupt:
+                _abandon(settings, made)
+                raise
         else:
             made.notify.follow(os.getpid(), process.pidfd)
         made.notify.close()
@@ -62,3 +68,12 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         process.close()
         if not values["keep"]:
             ending.destroy(settings, state, config)
+
+
+def _abandon(settings: Globals, made: launch.Launched) -> None:
+    """Ends a container whose program runs already."""
+    made.state.cgroup().kill()
+    namespaces.send_signal(made.process.pidfd, 9)
+    os.waitpid(made.process.pid, 0)
+    made.process.close()
+    ending.destroy(settings, made.state, made.config)
