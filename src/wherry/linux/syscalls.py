@@ -319,6 +319,11 @@ def prctl(option: int, argument: int = 0, third: int = 0, fourth: int = 0, *, su
     return result
 
 
+def set_parent_death_signal(signal: int) -> None:
+    """What this process gets when the thread that has forked it ends; 0: nothing. A change of credentials clears it (PR_SET_PDEATHSIG)."""
+    prctl(1, signal, subject="parent death signal")
+
+
 def drop_bounding(numbers: Sequence[int]) -> None:
     """Takes capabilities out of this thread's bounding set (PR_CAPBSET_DROP), one call each."""
     for number in numbers:

@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 _RLIMITS = (
     "CPU", "FSIZE", "DATA", "STACK", "CORE", "RSS", "NPROC", "NOFILE", "MEMLOCK", "AS", "LOCKS", "SIGPENDING", "MSGQUEUE", "NICE", "RTPRIO", "RTTIME",
 )  # fmt: skip
-_PR_SET_PDEATHSIG, _PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_NO_NEW_PRIVS = 1, 3, 4, 8, 38
+_PR_GET_DUMPABLE, _PR_SET_DUMPABLE, _PR_SET_KEEPCAPS, _PR_SET_NO_NEW_PRIVS = 3, 4, 8, 38
 _PERSONALITIES = {"LINUX": 0, "LINUX32": 8}
 _IO_CLASSES = {"IOPRIO_CLASS_RT": 1, "IOPRIO_CLASS_BE": 2, "IOPRIO_CLASS_IDLE": 3}
 _MAX_ID = 0xFFFFFFFE
@@ -423,7 +423,7 @@ def set_parent_death_signal(signal: int, channel: _socket.socket) -> None:
     """The signal for when the parent ends; a change of credentials has cleared any earlier one. A parent that is gone already ends us here."""
     if not signal:
         return
-    syscalls.prctl(_PR_SET_PDEATHSIG, signal, subject="parent death signal")
+    syscalls.set_parent_death_signal(signal)
     poll = select.poll()
     poll.register(channel.fileno(), 0)
     if poll.poll(0):

@@ -55,7 +55,6 @@ if TYPE_CHECKING:
         ) -> Started: ...
 
 
-_PR_SET_PDEATHSIG = 1
 _SIGKILL = 9
 _NOT_FOR_EXEC = ("resources", "seccomp", "maskedPaths", "readonlyPaths", "devices", "sysctl")
 """Parts of `linux` that a running container needs no more: the shim does not keep them."""
@@ -143,7 +142,7 @@ def start_ahead(control: Socket, tell: Tell) -> tuple[Message, list[int]]:
     """`start`, for a worker that has time until the request comes. It ends with its shim as long as it waits: the engine sees at once that this
     one is of no use any more.
     """
-    syscalls.prctl(_PR_SET_PDEATHSIG, _SIGKILL, subject="parent death signal")
+    syscalls.set_parent_death_signal(_SIGKILL)
     standby = make_standby(read_config)
     memory.copy_ahead()
     return start(control, tell, standby=standby)
@@ -157,7 +156,7 @@ def start(
     listening socket, the clients.
     """
     payload, fds = read_start(control)
-    syscalls.prctl(_PR_SET_PDEATHSIG, 0, subject="parent death signal")  # what is begun is undone by who has begun it
+    syscalls.set_parent_death_signal(0)  # what is begun is undone by who has begun it
     if standby is not None:
         standby.announce(payload)
     decoder = wire.Decoder()

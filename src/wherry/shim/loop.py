@@ -80,11 +80,11 @@ class Loop:
         self._running = False
 
     def _run_timers(self, on_fault: Callable[[Exception], None]) -> float:
-        """Makes the calls that are due; how long the next may take, -1 for ever."""
+        """Makes the calls that are due, in the order of their times; how long the next may take, -1 for ever."""
         while self._timers:
             self._timers = [timer for timer in self._timers if timer.call is not None]
             now = monotonic()
-            due = [timer for timer in self._timers if timer.at <= now]
+            due = sorted((timer for timer in self._timers if timer.at <= now), key=lambda timer: timer.at)
             for timer in due:
                 call, timer.call = timer.call, None
                 try:

@@ -77,6 +77,15 @@ def test_deadlines_come_in_order_and_not_when_cancelled(clock: None) -> None:
     assert seen == ["first", "second"]
 
 
+def test_deadlines_that_have_passed_together_come_in_order() -> None:
+    loop, seen = Loop(), []
+    for seconds in (-1, -3, -2, -3):
+        loop.call_later(seconds, lambda seconds=seconds: seen.append(seconds))  # type: ignore[misc]
+    loop.call_later(0, loop.stop)
+    assert run(loop) == []
+    assert seen == [-3, -3, -2, -1]
+
+
 def test_a_deadline_may_set_the_next() -> None:
     loop = Loop()
     loop.call_later(0, lambda: loop.call_later(0, loop.stop))
