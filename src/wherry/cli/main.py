@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+from _signal import SIG_DFL, SIGINT, default_int_handler, getsignal, signal  # type: ignore[import-not-found,unused-ignore]
 
 from wherry.errors import InvalidArgument, WherryError
 
@@ -42,6 +43,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs one command line; the exit code."""
     arguments = list(sys.argv[1:] if argv is None else argv)
     try:
+        if getsignal(SIGINT) == SIG_DFL:  # by bin/wherry
+            signal(SIGINT, default_int_handler)
         return _dispatch(arguments)
     except BrokenPipeError:
         return 128 + _SIGPIPE
@@ -57,8 +60,6 @@ def entry() -> None:
     """`wherry` as a process: ends without the interpreter's own slow farewell; a reader that went away ends it as SIGPIPE would."""
     code = main()
     if code == 128 + _SIGPIPE:
-        from _signal import SIG_DFL, signal  # type: ignore[import-not-found]
-
         signal(_SIGPIPE, SIG_DFL)
         os.kill(os.getpid(), _SIGPIPE)
     os._exit(code)

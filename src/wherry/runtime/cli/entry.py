@@ -9,6 +9,7 @@ import marshal
 import posix
 import sys
 from _frozen_importlib_external import MAGIC_NUMBER
+from _signal import SIG_DFL, SIGINT, default_int_handler, getsignal, signal  # type: ignore[import-not-found,unused-ignore]
 
 TYPE_CHECKING = False
 if TYPE_CHECKING:
@@ -22,6 +23,8 @@ FORMAT = 5
 
 def start(package: str) -> "NoReturn":
     """`package` is wherry's folder."""
+    if getsignal(SIGINT) is default_int_handler:
+        signal(SIGINT, SIG_DFL)  # until main(): no traceback of an import that was interrupted
     if directory := posix.environ.pop(b"WHERRY_RUNC_STDIN", b""):  # see src/bin/wherry-runc, `interpreter`
         posix.dup2(int(directory), 0)
         posix.close(int(directory))

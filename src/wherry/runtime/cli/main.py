@@ -7,6 +7,7 @@ them from runc.
 
 from __future__ import annotations
 
+import _signal  # type: ignore[import-not-found,unused-ignore]  # the C half of signal, which would import enum
 import os
 import sys
 import time
@@ -125,6 +126,8 @@ def main(arguments: list[str]) -> int:
     settings = Globals({option.name: option.initial() for option in GLOBAL})
     failed = 1
     try:
+        if _signal.getsignal(_signal.SIGINT) == _signal.SIG_DFL:  # by `entry`
+            _signal.signal(_signal.SIGINT, _signal.default_int_handler)
         values, rest = options.parse(GLOBAL, arguments)
         settings = Globals(values)
         settings.check()
@@ -157,8 +160,6 @@ def main(arguments: list[str]) -> int:
 
 def _end_by_signal(number: int) -> int:
     """As a program ends that knows nothing of the signal: a shell that has started it stops, too."""
-    import _signal  # type: ignore[import-not-found]  # the C half of signal, which would import enum
-
     _signal.signal(number, _signal.SIG_DFL)
     os.kill(os.getpid(), number)
     return 128 + number
