@@ -19,6 +19,7 @@ import asyncio
 import fcntl
 import select
 import socket
+import sys
 import termios
 from contextlib import aclosing
 from typing import cast
@@ -187,7 +188,8 @@ class Relay(asyncio.Protocol):
     def _is_all_read(self, descriptor: socket.socket) -> bool:
         if self._transport.get_write_buffer_size():
             return False
-        return fcntl.ioctl(descriptor.fileno(), termios.TIOCOUTQ, bytes(4)) == bytes(4)
+        unread = int.from_bytes(fcntl.ioctl(descriptor.fileno(), termios.TIOCOUTQ, bytes(4)), sys.byteorder)
+        return unread <= 1  # who is woken can look before the last byte of what was read is counted off (sock_wfree)
 
     async def end_with(self, data: bytes) -> web.StreamResponse:
         """There is no stream: some last words, and the end."""
