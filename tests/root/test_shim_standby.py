@@ -8,12 +8,14 @@ import dataclasses
 import os
 import select
 import subprocess
+import threading
 from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.root.shim_lab import Client, Lab, busybox_rootfs, config, lab, run
+from tests.root.shim_lab import Client, Lab, busybox_rootfs, config, is_alive, lab, run
 
+from wherry.core import tasks
 from wherry.core.tasks import Task, UserWish
 from wherry.errors import NotFound, StartError, Unavailable
 from wherry.linux import cgroups
@@ -71,16 +73,17 @@ def parent(pid: int) -> int:
 
 async def ended(pid: int) -> None:
     """Until it has ended, whether or not somebody has taken notice."""
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
         with contextlib.suppress(FileNotFoundError, ProcessLookupError):
             while Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[0] not in "ZX":
                 await asyncio.sleep(0.01)
 
 
 async def standby_of(it: Lab) -> int:
-    """The standby of the shim that waits for the next start."""
+    """The standby of the shim that waits for the next start, and that the engine knows of: else it would have another one forked."""
     assert it.tasks._zygote_process is not None
-    async with asyncio.timeout(60):
+    async with asyncio.timeout(300):
+        await it.until_spare()
         while True:
             for shim in children(it.tasks._zygote_process.pid):
                 for child in children(shim):
@@ -222,6 +225,36 @@ def test_a_shim_that_was_killed_while_it_waited_is_replaced(tmp_path: Path, kill
     kill(tmp_path)
 
 
+def test_what_a_dead_shim_leaves_is_gone_before_its_successor_comes(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Who removed it later, when a thread gets its turn, would find the successor's in its place."""
+    remove, begun, may_go_on = tasks._kill_remains, [0], threading.Event()
+
+    def the_second_waits(directory: str) -> None:
+        begun[0] += 1
+        assert begun[0] == 1 or may_go_on.wait(300)
+        remove(directory)
+
+    @run
+    async def kill(tmp_path: Path) -> None:
+        async with lab(tmp_path) as it:
+            shim = parent(await standby_of(it))
+            with open(os.pidfd_open(shim), "rb", buffering=0) as watched:
+                os.kill(shim, 9)
+                assert select.select([watched], [], [], 300)[0]  # meanwhile the engine's loop hears of nothing
+            task = await it.shell("sleep 1000")
+            may_go_on.set()
+            assert "is given another one" in it.warnings[0]
+            while it.tasks._cleaning:
+                await asyncio.sleep(0)
+            assert (await task.status())["state"] == "running"
+            assert len(it.warnings) == 1
+
+    monkeypatch.setattr(tasks, "_kill_remains", the_second_waits)
+    kill(tmp_path)
+
+
 @pytest.mark.parametrize("killed", ["worker", "worker standby", "standby worker", "shim worker", "shim"])
 def test_no_group_is_left_when_those_who_make_a_container_are_killed(tmp_path: Path, killed: str) -> None:
     @run
@@ -269,7 +302,7 @@ async def test_a_start_that_fails_in_either_process_leaves_nothing(tmp_path: Pat
             with pytest.raises(StartError, match=words):
                 await it.shell("true", **wrong)
             assert groups_of(it, "c") == []
-            assert not os.path.exists(f"/proc/{standby}") or "Z" in Path(f"/proc/{standby}/stat").read_text()
+            assert not is_alive(standby)
 
 
 @run

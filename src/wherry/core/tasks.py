@@ -228,8 +228,13 @@ class Task:
         for event in held:
             asyncio.get_running_loop().call_soon(self._owner.on_exit, event)
 
-    def on_closed(self) -> None:
-        """The connection has ended: the shim is gone."""
+    def follow(self) -> None:
+        """From here on the end of the connection is told as the shim's, also when it has ended already."""
+        self._connection.on_closed = self._on_closed
+        if self._connection.is_closed:
+            self._on_closed()
+
+    def _on_closed(self) -> None:
         self._owner.on_shim_gone(self)
 
     def release(self) -> None:
@@ -325,12 +330,11 @@ class Tasks:
             connection = await self._take_shim()
             task = self._tasks[container_id] = Task(container_id, connection, self)
             task.note = spec.note
-            connection.on_event, connection.on_closed = task.on_event, task.on_closed
+            connection.on_event = task.on_event
             body, fds = _start_request(container_id, directory, spec, netns_fd, attach)
             task.pid = int((await connection.ask("start", body, fds))["pid"])
         except BaseException as error:
             if connection is not None:
-                connection.on_closed = _nothing
                 connection.close()
             self._tasks.pop(container_id, None)
             is_begun = connection is None or os.path.exists(f"{directory}/shim.json")
@@ -344,6 +348,7 @@ class Tasks:
         finally:
             self._refill()
         task.tell_held()
+        task.follow()  # not before: what a shim leaves that dies meanwhile is removed above, and a successor may have its place
         return task
 
     async def reconnect(self, known: Collection[str] = ()) -> tuple[list[Task], list[ExitEvent]]:
@@ -480,16 +485,15 @@ class Tasks:
         try:
             if connection is None:
                 raise NotFound("its shim is gone")
-            connection.on_event, connection.on_closed = task.on_event, _nothing
+            connection.on_event = task.on_event
             try:
                 async with asyncio.timeout(ANSWER_SECONDS if is_known else None):
                     status = await task.status()
             except TimeoutError:
                 self.on_warning(f"container {container_id[:12]}: its shim does not answer")
-                connection.on_closed = task.on_closed
                 task.is_silent, task._held = True, None
+                task.follow()
                 return task
-            connection.on_closed = task.on_closed
             task.pid = status["pid"]
             if status["exit"] is not None:
                 task.tell(_exit_event(container_id, status["exit"]))
@@ -504,6 +508,7 @@ class Tasks:
         for event in held:
             if event.exec_id is not None:
                 asyncio.get_running_loop().call_soon(self.on_exit, event)
+        task.follow()
         return task
 
 
@@ -622,10 +627,6 @@ def _now_ns() -> int:
     import time
 
     return time.time_ns()
-
-
-def _nothing() -> None:
-    pass
 
 
 __all__ = [
