@@ -1,7 +1,8 @@
 """The shim's event loop: epoll, one handler per descriptor, and deadlines. A hundred lines in place of asyncio's megabytes.
 
 Runs in the shim. **Invariants**: one thread; a handler may be called once without cause (its descriptor's number was used again within one
-round), so every descriptor watched is non-blocking and every handler takes "not ready" for an answer; when nothing happens, nothing runs.
+round), so every descriptor watched is non-blocking and every handler takes "not ready" for an answer; when nothing happens, nothing runs; who
+has done something before a deadline is heard before it passes, however late the machine lets us look.
 """
 
 from __future__ import annotations
@@ -64,10 +65,7 @@ class Loop:
         self._running = True
         handlers = self._handlers
         while self._running:
-            timeout = self._run_timers(on_fault)
-            if not self._running:
-                return
-            for fd, events in self._epoll.poll(timeout):
+            for fd, events in self._epoll.poll(self._until_next()):
                 handler = handlers.get(fd)
                 if handler is not None:
                     try:
@@ -75,23 +73,25 @@ class Loop:
                     except Exception as fault:
                         self.forget(fd)
                         on_fault(fault)
+            if self._running and self._timers:
+                self._run_timers(on_fault)
 
     def stop(self) -> None:
         self._running = False
 
-    def _run_timers(self, on_fault: Callable[[Exception], None]) -> float:
-        """Makes the calls that are due, in the order of their times; how long the next may take, -1 for ever."""
-        while self._timers:
+    def _until_next(self) -> float:
+        """Seconds to the next deadline, -1 for ever."""
+        if self._timers:
             self._timers = [timer for timer in self._timers if timer.call is not None]
-            now = monotonic()
-            due = sorted((timer for timer in self._timers if timer.at <= now), key=lambda timer: timer.at)
-            for timer in due:
-                call, timer.call = timer.call, None
-                try:
-                    if call is not None:
-                        call()
-                except Exception as fault:
-                    on_fault(fault)
-            if not due:
-                return min((timer.at for timer in self._timers), default=now - 1) - now if self._timers else -1
-        return -1
+        return max(min(timer.at for timer in self._timers) - monotonic(), 0) if self._timers else -1
+
+    def _run_timers(self, on_fault: Callable[[Exception], None]) -> None:
+        """Makes the calls that are due, in the order of their times."""
+        now = monotonic()
+        for timer in sorted((timer for timer in self._timers if timer.at <= now), key=lambda timer: timer.at):
+            call, timer.call = timer.call, None
+            try:
+                if call is not None:
+                    call()
+            except Exception as fault:
+                on_fault(fault)

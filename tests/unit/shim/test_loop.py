@@ -92,6 +92,20 @@ def test_a_deadline_may_set_the_next() -> None:
     assert run(loop) == []
 
 
+def test_what_has_happened_is_told_before_a_deadline_that_has_passed_meanwhile(pipe: tuple[int, int]) -> None:
+    """Else a client that has read what it was sent would be cut off because we were not let run."""
+    loop, seen = Loop(), []
+
+    def on_read(events: int) -> None:
+        late.cancel()
+        loop.stop()
+
+    late = loop.call_later(0, lambda: seen.append("late"))
+    loop.watch(pipe[0], READ, on_read)
+    os.write(pipe[1], b"x")
+    assert (run(loop), seen) == ([], [])
+
+
 def test_a_handler_that_raises_loses_its_descriptor_and_the_rest_goes_on(pipe: tuple[int, int], clock: None) -> None:
     loop = Loop()
 

@@ -17,7 +17,7 @@ from wherry.wire import stdcopy
 
 
 class UntilIdle:
-    """In the place of a loop's epoll: ends the loop when nothing is ready, however long that takes."""
+    """In the place of a loop's epoll: ends the loop when nothing is ready or due, however long that takes."""
 
     def __init__(self, loop: Loop) -> None:
         self._loop, self._epoll = loop, loop._epoll
@@ -25,8 +25,8 @@ class UntilIdle:
     def __getattr__(self, name: str) -> Any:
         return getattr(self._epoll, name)
 
-    def poll(self, _timeout: float) -> list[tuple[int, int]]:
-        if not (ready := self._epoll.poll(0)):
+    def poll(self, timeout: float) -> list[tuple[int, int]]:
+        if not (ready := self._epoll.poll(0)) and timeout != 0:
             self._loop.stop()
         return ready
 
