@@ -390,13 +390,15 @@ def test_exec_runs_inside_and_passes_its_status(runtime: Runtime) -> None:
 
 def test_exec_is_in_the_containers_cgroup_and_its_ps(runtime: Runtime) -> None:
     pid = runtime.start("sleep", "1000")
-    process = subprocess.Popen(runtime.command("exec", "box", "sleep", "999"), stdin=subprocess.DEVNULL)
-    while len(pids := json.loads(runtime("ps", "-f", "json", "box").stdout)) < 2:
-        assert process.poll() is None
-    assert pid in pids
-    assert "sleep 999" in runtime("ps", "box").stdout
-    runtime("kill", "--all", "box", "KILL")
-    assert process.wait(300) == 137
+    command = runtime.command("exec", "box", "sh", "-c", "echo up; exec sleep 999")
+    with subprocess.Popen(command, stdin=subprocess.DEVNULL, stdout=subprocess.PIPE) as process:
+        assert process.stdout is not None
+        assert process.stdout.readline() == b"up\n"  # what is killed before its program runs has not been started
+        pids = json.loads(runtime("ps", "-f", "json", "box").stdout)
+        assert pid in pids and len(pids) == 2
+        assert "sleep 999" in runtime("ps", "box").stdout
+        runtime("kill", "--all", "box", "KILL")
+        assert process.wait(300) == 137
 
 
 def test_exec_with_a_process_file(runtime: Runtime) -> None:
@@ -412,7 +414,9 @@ def test_exec_detached_leaves_the_process_and_its_pid(runtime: Runtime) -> None:
     command = runtime.command("exec", "-d", "--pid-file", str(pid_file), "box", "sleep", "998")
     subprocess.run(command, stdin=subprocess.DEVNULL, stdout=subprocess.DEVNULL, check=True, timeout=300)
     pid = int(pid_file.read_text())
-    assert b"sleep" in Path(f"/proc/{pid}/cmdline").read_bytes()
+    while not (words := Path(f"/proc/{pid}/cmdline").read_bytes()):  # in the middle of its execve
+        time.sleep(0.01)
+    assert b"sleep" in words
     os.kill(pid, signal.SIGKILL)
     assert os.waitpid(pid, 0)[1] == signal.SIGKILL  # ours since its parent has gone; a pid namespace waits for it
 

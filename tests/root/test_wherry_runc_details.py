@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from tests.root.test_wherry_runc import PARENT, Runtime, groups, program, rootfs, runtime
+from tests.root.test_wherry_runc import PARENT, Runtime, groups, program, rootfs, runtime, wait_gone
 
 from wherry.linux import cgroups
 
@@ -201,7 +201,9 @@ def test_a_poststart_hook_that_fails_ends_the_container(runtime: Runtime) -> Non
     assert runtime("list", "-q").stdout == ""
     runtime.write("sleep", "1000", hooks=failing)
     detached(runtime, "create", "-b", str(runtime.bundle), "box")
+    pid = json.loads((runtime.root / "box/state.json").read_text())["pid"]
     assert "error running poststart hook #1" in runtime("start", "box").stderr
+    wait_gone(pid)
     assert runtime.status() == "stopped"
 
 
