@@ -143,7 +143,7 @@ def docker_registry(root: Path, *, extra: str = "", prefix: str = "/", data: Pat
         yield _where_it_listens(root / "log", process)
     finally:
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(300)
 
 
 def _where_it_listens(log: Path, process: subprocess.Popen[bytes]) -> str:

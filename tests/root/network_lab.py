@@ -190,18 +190,29 @@ def tcp_ask(namespace: int, host: str, port: int, data: bytes = b"hello") -> byt
     return run_in(namespace, ask)
 
 
-def udp_ask(namespace: int, host: str, port: int, data: bytes = b"hello", timeout: float = TIMEOUT) -> bytes:
-    """One datagram and the answer to it; a connected socket, so that an answer from another address does not count."""
+def udp_ask(namespace: int, host: str, port: int, data: bytes = b"hello") -> bytes:
+    """A datagram and the answer to it; a connected socket, so that an answer from another address does not count."""
 
     def ask() -> bytes:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         with socket.socket(family, socket.SOCK_DGRAM) as connected:
-            connected.settimeout(timeout)
             connected.connect((host, port))
-            connected.send(data)
-            return connected.recv(65536)
+            return udp_exchange(connected, data)
 
     return run_in(namespace, ask)
+
+
+def udp_exchange(connected: socket.socket, data: bytes) -> bytes:
+    """The answer, which ends with `data`. A datagram can be lost (a bridge forwards once the kernel has looked at the new carrier), so it is
+    sent again."""
+    connected.settimeout(1)
+    for _ in range(TIMEOUT):
+        connected.send(data)
+        with contextlib.suppress(TimeoutError):
+            while not (answer := connected.recv(65536)).endswith(data):
+                pass
+            return answer
+    raise TimeoutError(f"no answer to {data!r}")
 
 
 def can_connect(namespace: int, host: str, port: int, timeout: float = 0.5) -> bool:

@@ -13,7 +13,6 @@ import pytest
 import uvloop
 from tests.root.network_lab import (
     OUTSIDE,
-    TIMEOUT,
     Lab,
     can_connect,
     lab,
@@ -23,6 +22,7 @@ from tests.root.network_lab import (
     tcp_ask,
     tcp_server,
     udp_ask,
+    udp_exchange,
     udp_server,
 )
 
@@ -273,14 +273,13 @@ def test_a_ports_end_frees_it_and_its_clients_are_not_left_with_the_dead(machine
     async def scenario() -> None:
         async with networks(tmp_path) as made:
             client = run_in(machine.world, lambda: socket.socket(socket.AF_INET, socket.SOCK_DGRAM))
-            client.settimeout(TIMEOUT)
             with client:
                 client.connect((OUTSIDE, 5353))
                 for id in (ONE, TWO):
                     endpoint = await made.connect(id, request(PortRequest(53, "udp", None, at(5353))))
                     with udp_server(endpoint.netns_fd, ("0.0.0.0", 53)):
-                        client.send(id[:1].encode())
-                        assert await asyncio.to_thread(client.recv, 100) == b"198.51.100.2 " + id[:1].encode()
+                        answer = await asyncio.to_thread(udp_exchange, client, id[:1].encode())
+                        assert answer == b"198.51.100.2 " + id[:1].encode()
                     await made.disconnect(id)
             assert "elements" not in nft("list", "table", "ip", made.table_name)
 

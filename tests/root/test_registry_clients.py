@@ -37,7 +37,7 @@ def run(*words: str | Path, **environment: str) -> str:
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         env={**os.environ, **environment},
     )
     assert done.returncode == 0, done.stderr + done.stdout
@@ -152,11 +152,11 @@ def daemon(log: Path, *command: str | Path, ready: Callable[[], bool]) -> Iterat
     finally:
         os.close(pidfd)
         process.send_signal(signal.SIGTERM)
-        process.wait(60)
+        process.wait(300)
 
 
 def succeeds(*words: str | Path) -> bool:
-    done = subprocess.run([str(word) for word in words], capture_output=True, check=False, timeout=60)
+    done = subprocess.run([str(word) for word in words], capture_output=True, check=False, timeout=300)
     return done.returncode == 0
 
 

@@ -68,7 +68,7 @@ def done(*words: str | Path, stdin: str = "", **environment: str) -> subprocess.
         capture_output=True,
         text=True,
         check=False,
-        timeout=120,
+        timeout=300,
         env={**os.environ, **environment},
     )
 
