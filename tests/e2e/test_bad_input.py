@@ -163,6 +163,13 @@ def test_a_malformed_platform_is_refused_before_anything_is_asked_for(engine: En
         assert answer["message"].endswith(": invalid argument")
 
 
+def test_nothing_can_be_pulled_for_an_image_from_nothing(engine: Engine) -> None:
+    assert engine.api("POST", "/images/create?fromImage=scratch&tag=1") == (
+        403,
+        {"message": "'scratch' is a reserved name"},
+    )
+
+
 @pytest.mark.parametrize("text", ["{", "[]", '{"Image": 7}', "null", '{"HostConfig": "x"}', "\x00"])
 def test_malformed_json_is_a_bad_request(engine: Engine, text: str) -> None:
     connection = UnixConnection(engine.socket_path)

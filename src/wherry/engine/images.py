@@ -29,7 +29,7 @@ from wherry.engine.image_names import new_name
 from wherry.engine.image_removal import Removal, Use
 from wherry.engine.room import make_room
 from wherry.engine.services import Services
-from wherry.errors import Conflict, DataLoss, Internal, InvalidArgument, NotFound
+from wherry.errors import Conflict, DataLoss, Internal, InvalidArgument, NotFound, PermissionDenied
 from wherry.spec.calls import Json, JsonList, Names, ProgressSink, RegistryAuth
 from wherry.spec.ids import ImageId
 from wherry.spec.image import Platform, parse_platform
@@ -196,6 +196,8 @@ class ImageObjects:
     async def pull(self, reference: str, *, platform: str | None, auth: RegistryAuth, progress: ProgressSink) -> None:
         """A reference without tag and digest means all tags of the repository, as in Docker's API."""
         wanted = parse(reference)
+        if wanted.familiar_name == "scratch":
+            raise PermissionDenied("'scratch' is a reserved name")
         chosen = parse_platform(platform) if platform else None
         await make_room(self._services)
         references = [wanted]
