@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import io
 import json
+import socket
 import subprocess
 import tarfile
 import time
+from contextlib import ExitStack
 from urllib.parse import quote
 
 import pytest
@@ -88,6 +90,22 @@ def test_a_client_that_goes_with_the_last_byte_has_been_served(engine: Engine, a
         return engine.output("events", *flags).splitlines()
 
     wait_until("each has been told", lambda: len(told()) == 1 + rounds)
+
+
+def test_clients_that_stop_in_the_middle_hold_nobody_up(engine: Engine) -> None:
+    engine.docker(
+        "run", "--name=big", "--network=none", BUSYBOX, "sh", "-c", "head -c 8000000 /dev/zero >/big; echo made"
+    )
+    load = "POST /images/load HTTP/1.1\r\nHost: d\r\nContent-Type: application/x-tar\r\nContent-Length: 1000000\r\n\r\n"
+    export = "GET /containers/big/export HTTP/1.1\r\nHost: d\r\n\r\n"
+    with ExitStack() as stack:
+        for request in [load] * 40 + [export] * 4:
+            client = stack.enter_context(socket.socket(socket.AF_UNIX))
+            client.connect(engine.socket_path)
+            client.sendall(request.encode())
+        assert client.recv(1)  # of the last of those who do not read on
+        assert engine.output("logs", "big") == "made"
+        assert engine.output("diff", "big") == "A /big"
 
 
 def test_commit_makes_an_image_of_the_changes(engine: Engine, changed: str) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Callable
-from concurrent.futures import CancelledError, Future
+from concurrent.futures import CancelledError, Future, ThreadPoolExecutor
 from typing import Any, TypeVar
 
 from wherry.core.cancellation import to_the_end
@@ -15,6 +15,9 @@ T = TypeVar("T")
 
 PIECE = 1 << 20
 """About how much `produced` gives at once."""
+STREAMS = 128
+_threads = ThreadPoolExecutor(STREAMS, thread_name_prefix="stream")
+"""Of their own, since they wait for clients, who may stop for ever: whatever else is done in threads is not to wait for these."""
 
 
 class _Bridge:
@@ -61,7 +64,7 @@ async def in_thread(function: Callable[[Source], T], pieces: AsyncIterator[bytes
     """
     loop = asyncio.get_running_loop()
     bridge = _Bridge(pieces, loop)
-    work = loop.run_in_executor(None, function, bridge)
+    work = loop.run_in_executor(_threads, function, bridge)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
@@ -123,7 +126,7 @@ async def produced(function: Callable[[Callable[[bytes], object]], object]) -> A
         function(outlet.write)
         outlet.flush()
 
-    done = asyncio.ensure_future(loop.run_in_executor(None, work))
+    done = asyncio.ensure_future(loop.run_in_executor(_threads, work))
     try:
         while True:
             getting = asyncio.ensure_future(queue.get())

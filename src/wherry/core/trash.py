@@ -6,13 +6,15 @@ is referred to by nothing; it is emptied at start-up, so a crash leaves nothing 
 
 from __future__ import annotations
 
+import asyncio
 import logging
 import os
 import secrets
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 
-from wherry.core.cancellation import thread_to_the_end
+from wherry.core.cancellation import to_the_end
 from wherry.errors import SyscallError
 from wherry.linux.remove import remove_tree
 
@@ -27,6 +29,8 @@ class Trash:
         self._remove = remove
         self._emptying = threading.Lock()
         self._wanted = threading.Event()
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="trash")
+        """Its own: who waits until a big tree has gone holds none that others need."""
 
     def open(self) -> None:
         os.makedirs(self.directory, mode=0o700, exist_ok=True)
@@ -45,7 +49,10 @@ class Trash:
 
     async def empty(self) -> None:
         """Removes what is in it, in a thread. What cannot be removed is logged: nobody who removes something else is to fail by it."""
-        await thread_to_the_end(self.empty_now)
+        await to_the_end(self._in_its_thread())
+
+    async def _in_its_thread(self) -> None:
+        await asyncio.get_running_loop().run_in_executor(self._thread, self.empty_now)
 
     def empty_soon(self) -> None:
         """As `empty`, but nobody waits for it: not the end of the engine either."""

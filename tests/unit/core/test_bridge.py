@@ -6,11 +6,12 @@ import asyncio
 import gc
 import threading
 from collections.abc import AsyncIterator, Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import pytest
 
-from wherry.core.bridge import in_thread, produced
+from wherry.core.bridge import PIECE, in_thread, produced
 
 
 def test_a_client_that_goes_away_is_no_error_of_ours() -> None:
@@ -32,6 +33,30 @@ def test_a_client_that_goes_away_is_no_error_of_ours() -> None:
 
     asyncio.run(run())
     assert complaints == []
+
+
+def test_a_client_that_stops_holds_no_thread_that_others_need() -> None:
+    async def silent() -> AsyncIterator[bytes]:
+        await asyncio.Event().wait()
+        yield b""
+
+    def endless(write: Callable[[bytes], object]) -> None:
+        while True:
+            write(bytes(PIECE))
+
+    async def run() -> None:
+        asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(1))
+        pieces = produced(endless)
+        await anext(pieces)  # and no more
+        sending = asyncio.ensure_future(in_thread(lambda source: source.read(1), silent()))
+        async with asyncio.timeout(60):
+            await asyncio.to_thread(int)
+        sending.cancel()
+        with pytest.raises(asyncio.CancelledError):
+            await sending
+        await pieces.aclose()  # type: ignore[attr-defined]
+
+    asyncio.run(run())
 
 
 def test_a_reader_that_goes_away_while_nothing_comes_leaves_nothing_behind() -> None:
