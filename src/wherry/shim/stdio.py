@@ -6,6 +6,7 @@ Runs in the shim. **Invariants**
   STALL_SECONDS is cut off, so that nobody who has stopped reading holds up the container and its log for ever.
 - A client's end (SHUT_WR) is the end of the process's stdin if the process was started so; its going away never ends the process.
 - A client sees end of file after all output, never a reset: its own unread input is taken before its socket is closed.
+- What has finished refers to nothing that refers to it: a shim collects no garbage, and has as many execs as somebody likes.
 
 Absent: what a client is (a socket from the engine), and when a process has ended (`supervisor`).
 """
@@ -358,7 +359,7 @@ class Streams:
     @property
     def console(self) -> int | None:
         """The terminal's master while it is open."""
-        return self._outputs[0].fd if self.raw and self._outputs[0].fd >= 0 else None
+        return self._outputs[0].fd if self.raw and self._outputs and self._outputs[0].fd >= 0 else None
 
     @property
     def has_clients(self) -> bool:
@@ -396,8 +397,10 @@ class Streams:
         """The process has ended and `drain` was called: no output comes any more. Clients go when they have been sent everything."""
         for output in self._outputs:
             output.close()
+        self._outputs.clear()
         if self._stdin is not None:
             self._stdin.close()
+            self._stdin = None
         if self._log is not None:
             self._log.finish()
         self.detach_all()

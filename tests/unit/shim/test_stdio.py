@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import gc
 import os
 import socket
+import weakref
 from pathlib import Path
 from typing import Any
 
@@ -94,6 +96,24 @@ def test_output_goes_to_log_and_clients_by_their_wish(tmp_path: Path) -> None:
     assert everything(both) == [(1, b"out\n"), (2, b"err\n")]
     assert everything(errors) == [(2, b"err\n")]
     assert (tmp_path / "log").read_text().count("\n") == 2
+
+
+@pytest.mark.parametrize("raw", [False, True])
+def test_what_has_finished_is_freed_though_nobody_collects_garbage(raw: bool) -> None:
+    """A shim does not, and a container may have execs for years."""
+    rig = Rig(raw=raw)
+    client = rig.client(stdin=True)
+    os.write(rig.stdout, b"x")
+    rig.turn()
+    there = weakref.ref(rig.streams)
+    gc.disable()
+    try:
+        rig.close()
+        del rig
+        assert there() is None
+    finally:
+        gc.enable()
+    client.close()
 
 
 def test_what_is_in_the_pipe_at_the_end_is_drained() -> None:
