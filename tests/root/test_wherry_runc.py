@@ -347,8 +347,9 @@ def test_list_shows_containers_as_table_and_json(runtime: Runtime) -> None:
     pid = runtime.start("sleep", "1000")
     header, row = runtime("list").stdout.splitlines()
     assert header.split() == ["ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER"]
-    assert row.split()[:3] == ["box", str(pid), "running"]
-    assert json.loads(runtime("list", "-f", "json").stdout)[0]["pid"] == pid
+    assert (*row.split()[:3], row.split()[-1]) == ("box", str(pid), "running", "root")
+    (shown,) = json.loads(runtime("list", "-f", "json").stdout)
+    assert (shown["pid"], shown["owner"]) == (pid, "root")
 
 
 def test_hooks_run_at_their_moments_with_the_state(runtime: Runtime) -> None:
@@ -429,7 +430,9 @@ def test_exec_detached_leaves_the_process_and_its_pid(runtime: Runtime) -> None:
         (["-u", "root", "box", "true"], "--user"),
         (["--cgroup", "/../x", "box", "true"], "bad sub cgroup path"),
         (["none", "true"], "does not exist"),
-        (["-x", "box", "true"], "flag provided but not defined: -x"),
+        (["box"], "args must not be empty"),
+        (["-e", "A", "box", "true"], "invalid environment variable: missing '='"),
+        (["-e", "=1", "box", "true"], "invalid environment variable: name cannot be empty"),
     ],
 )
 def test_a_failed_exec_is_255(runtime: Runtime, words: list[str], text: str) -> None:
@@ -638,6 +641,8 @@ def test_events_report_memory_running_out(runtime: Runtime) -> None:
         (["restore", "--no-pivot", "x"], "--no-pivot is not supported"),
         (["frobnicate"], "No help topic for 'frobnicate'"),
         (["run"], "exactly 1 argument(s) needed"),
+        (["exec"], "at least 1 argument(s) needed"),
+        (["exec", "--nope", "x", "true"], "flag provided but not defined: -nope"),
         (["state", "../etc"], "invalid container ID format"),
         (["state", ".."], "invalid container ID format"),
         (["state", ""], "container id cannot be empty"),

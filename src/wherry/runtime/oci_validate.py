@@ -192,6 +192,10 @@ def check_process(process: Process) -> None:
         raise InvalidArgument("process.args: args must not be empty")
     if not process.get("cwd", "").startswith("/"):
         raise InvalidArgument("process.cwd: Cwd must be an absolute path")
+    for variable in process.get("env", ()):
+        if variable.find("=") < 1:
+            what = "name cannot be empty" if variable.startswith("=") else "missing '='"
+            raise InvalidArgument(f"process.env: invalid environment variable: {what}")
     seen = set()
     for index, limit in enumerate(process.get("rlimits", ())):
         for field in ("type", "soft", "hard"):

@@ -186,7 +186,7 @@ class State:
             "rootfs": self.rootfs,
             "created": self.created,
             **({"annotations": annotations} if annotations else {}),
-            "owner": "" if self.owner == 0 else str(self.owner),
+            "owner": "",  # `list` says it
         }
 
     def remove(self) -> None:

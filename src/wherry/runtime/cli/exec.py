@@ -56,7 +56,7 @@ OPTIONS = (
 
 
 def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
-    options.expect(arguments, 1 if values["process"] else 2, 1 if values["process"] else None, USAGE)
+    options.expect(arguments, 1, 1 if values["process"] else None, USAGE)
     state = states.load(settings.root, arguments[0])
     status = state.status()
     if status == states.STOPPED:

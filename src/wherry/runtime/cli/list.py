@@ -23,6 +23,7 @@ OPTIONS = (
     Option("format", "table or json", short="f", default="table"),
     Option("quiet", "display only container IDs", short="q", kind="switch"),
 )
+_PASSWD_LIMIT = 16 << 20
 
 
 def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
@@ -38,13 +39,27 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     reports = []
     for state in found:
         try:
-            reports.append(state.report(state.config()))
+            reports.append({**state.report(state.config()), "owner": _name_of(state.owner)})
         except NotFound:
             continue  # deleted meanwhile
     if values["format"] == "json":
         os.write(1, fastjson.dumps(reports) + b"\n")
         return 0
     rows = [("ID", "PID", "STATUS", "BUNDLE", "CREATED", "OWNER")]
-    rows += [(r["id"], str(r["pid"]), r["status"], r["bundle"], r["created"], r["owner"] or "root") for r in reports]
+    rows += [(r["id"], str(r["pid"]), r["status"], r["bundle"], r["created"], r["owner"]) for r in reports]
     os.write(1, table(rows))
     return 0
+
+
+def _name_of(uid: int) -> str:
+    """As runc: what the host's /etc/passwd calls the user who has made the container, "#" and the number if it does not."""
+    try:
+        with open("/etc/passwd", "rb") as file:
+            lines = file.read(_PASSWD_LIMIT).split(b"\n")
+    except OSError:
+        lines = []
+    for line in lines:
+        fields = line.split(b":")
+        if fields[2:3] == [b"%d" % uid]:
+            return fields[0].decode("utf-8", "replace")
+    return f"#{uid}"

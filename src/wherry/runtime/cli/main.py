@@ -1,8 +1,8 @@
 """The entry of `wherry-runc`: global options, the verb, and what becomes of an error.
 
-Exit status 1 for errors (255 from `exec`), else what the verb says: the container's own for `run` and `exec` in the
-foreground. An error is one line in the log (--log, --log-format) and one on stderr, as containerd and dockerd read
-them from runc.
+Exit status 1 for errors (255 from `exec` whose command line is right), else what the verb says: the container's own for
+`run` and `exec` in the foreground. An error is one line in the log (--log, --log-format) and one on stderr, as containerd
+and dockerd read them from runc.
 """
 
 from __future__ import annotations
@@ -136,16 +136,19 @@ def main(arguments: list[str]) -> int:
         if values["help"] or not rest or rest[0] in ("help", "h"):
             return _print_help(rest[1:2])
         verb, *words = rest
-        if verb == "exec":
-            failed = 255
         module = _load(verb)
         own, rest = _parse_verb(verb, module.OPTIONS, words, values)
         settings = Globals(values)
         settings.check()
+        if verb == "exec":
+            failed = 255
         return _run(settings, verb, module, own, rest)
     except UnknownVerbError as error:
         settings.fatal(str(error))
         return 3
+    except options.UsageError as error:
+        settings.fatal(str(error))
+        return 1
     except errors.WherryError as error:
         prefix = "exec failed: " if failed == 255 and not str(error).startswith("exec failed") else ""
         settings.fatal(f"{prefix}{error}")

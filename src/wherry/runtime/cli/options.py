@@ -139,11 +139,15 @@ def size(name: str, value: str) -> int:
         "", "k", "m", "g", "t", "p").index(unit)  # fmt: skip
 
 
+class UsageError(InvalidArgument):
+    """Not this many arguments: exit status 1, also from `exec`."""
+
+
 def expect(arguments: list[str], low: int, high: int | None, usage: str) -> None:
-    """InvalidArgument with the verb's usage unless the number of arguments is right; no upper bound for None."""
+    """UsageError with the verb's usage unless the number of arguments is right; no upper bound for None."""
     if len(arguments) < low or (high is not None and len(arguments) > high):
         wanted = f"exactly {low}" if low == high else f"at least {low}" if high is None else f"{low} to {high}"
-        raise InvalidArgument(f"{wanted} argument(s) needed, {len(arguments)} given; usage: wherry-runc {usage}")
+        raise UsageError(f"{wanted} argument(s) needed, {len(arguments)} given; usage: wherry-runc {usage}")
 
 
 def describe(table: Sequence[Option]) -> str:

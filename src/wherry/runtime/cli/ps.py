@@ -40,7 +40,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     if found.returncode:
         reason = found.stderr.strip().removeprefix("ps: ") or f"exit status {found.returncode}"
         raise InvalidArgument(f"ps: {reason}")
-    head, *lines = found.stdout.splitlines()
+    head, *lines = found.stdout.splitlines() or [""]
     titles = head.split()
     if "PID" not in titles:
         raise InvalidArgument("ps: the options leave no PID field")
