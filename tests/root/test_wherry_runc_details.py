@@ -50,6 +50,7 @@ def test_global_options_may_come_after_the_verb(runtime: Runtime, tmp_path: Path
     assert refused.returncode == 1
     assert '"msg":"container does not exist' in (tmp_path / "log").read_text()
     assert runtime("exec", "box", "echo", "--root", "x").stdout == "--root x\n"
+    assert runtime("exec", "box", "--", "echo", "--", "x").stdout == "-- x\n"
     assert "should not be set to /" in runtime("list", "--root", "/").stderr
 
 
@@ -237,6 +238,14 @@ def test_a_terminal_in_the_foreground_adds_no_carriage_returns(runtime: Runtime)
 def test_a_relative_destination_is_meant_from_the_root(runtime: Runtime) -> None:
     mounts = [*runtime.config["mounts"], {"destination": "tmp", "type": "tmpfs", "source": "tmpfs"}]
     assert " /tmp rw" in runtime.run("cat", "/proc/self/mountinfo", mounts=mounts).stdout
+
+
+def test_the_cgroup_may_be_mounted_more_than_once(runtime: Runtime) -> None:
+    mounts = [{"destination": place, "type": "cgroup", "source": "cgroup"} for place in ("/tmp/a", "/tmp/b", "/tmp/b")]
+    mounts = [{"destination": "/tmp", "type": "tmpfs", "source": "tmpfs"}, *mounts]
+    done = runtime.run("sh", "-c", "ls /tmp/a; echo -; ls /tmp/b", mounts=[*runtime.config["mounts"], *mounts])
+    first, _, second = done.stdout.partition("-\n")
+    assert first and first == second, done.stderr
 
 
 @pytest.mark.requires("strace")

@@ -191,7 +191,7 @@ class Rootfs:
         self.procfs: procfs.Procfs | None = None
         self._late_readonly: list[int] = []
         self._nodes: list[tuple[oci.Device, int]] = []
-        self._groups: list[tuple[str, str, int]] = []
+        self._groups: list[tuple[_Mount, str, str, int]] = []
         self._user_namespaces: dict[tuple[str, str], int] = {}
         self._whole: list[str] = []
         self.stock: dict[NewMount, int] = {}
@@ -319,7 +319,7 @@ class Rootfs:
         flags = _INERT | (mount.options.attributes.set & mounts.RDONLY)
         for controllers, name, path in self.group.mounts():
             fd = mounts.clone_tree(path)
-            self._groups.append((controllers, name, fd))
+            self._groups.append((mount, controllers, name, fd))
             mounts.set_attributes(fd, mounts.Attributes(flags, propagation=mounts.PRIVATE), subject=path)
 
     def descriptors(self) -> list[int]:
@@ -328,7 +328,7 @@ class Rootfs:
             self.root,
             *(mount.fd for mount in self.entries),
             *(fd for _, fd in self._nodes),
-            *(fd for _, _, fd in self._groups),
+            *(fd for _, _, _, fd in self._groups),
             *self.stock.values(),
         ]
         return [fd for fd in fds if fd >= 0]
@@ -529,7 +529,9 @@ class Rootfs:
         base = mounts.Filesystem("tmpfs", [("mode", "0755")], flags & ~mounts.RDONLY, "tmpfs").open()
         try:
             mounts.attach(base, target, subject=mount.destination)
-            for controllers, name, fd in self._groups:
+            for of, controllers, name, fd in self._groups:
+                if of is not mount:
+                    continue
                 os.mkdir(name, 0o755, dir_fd=base)
                 point = os.open(name, os.O_PATH | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=base)
                 try:

@@ -189,11 +189,15 @@ def _load(verb: str) -> Any:
 def _parse_verb(
     verb: str, table: tuple[Option, ...], words: list[str], settings: dict[str, Any]
 ) -> tuple[dict[str, Any], list[str]]:
-    """(values of the verb's options, its arguments). Global options may stand among them, as in runc since 1.5: they go to `settings`."""
+    """(values of the verb's options, its arguments). As in runc since 1.5 global options may stand among them, which go to `settings`, and
+    "--" before a command.
+    """
     own = {option.name for option in table}
     outer = [option for option in GLOBAL if option.name not in own and option.name != "version"]
     given = {option.name: settings[option.name] for option in outer}
     values, rest = options.parse((*table, *outer), words, mixed=verb not in _TAKING_A_COMMAND, given=given)
+    if verb in _TAKING_A_COMMAND and rest[1:2] == ["--"]:
+        del rest[1]
     settings.update({name: values.pop(name) for name in given})
     return values, rest
 
