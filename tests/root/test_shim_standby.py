@@ -235,6 +235,7 @@ def test_what_a_dead_shim_leaves_is_gone_before_its_successor_comes(
         begun[0] += 1
         assert begun[0] == 1 or may_go_on.wait(300)
         remove(directory)
+        Path(directory, "shim.err").write_text("what it has died of\n")
 
     @run
     async def kill(tmp_path: Path) -> None:
@@ -245,11 +246,12 @@ def test_what_a_dead_shim_leaves_is_gone_before_its_successor_comes(
                 assert select.select([watched], [], [], 300)[0]  # meanwhile the engine's loop hears of nothing
             task = await it.shell("sleep 1000")
             may_go_on.set()
-            assert "is given another one" in it.warnings[0]
+            assert it.warnings[0] == "container c: its shim has failed: what it has died of"
+            assert "is given another one" in it.warnings[1]
             while it.tasks._cleaning:
                 await asyncio.sleep(0)
             assert (await task.status())["state"] == "running"
-            assert len(it.warnings) == 1
+            assert len(it.warnings) == 2
 
     monkeypatch.setattr(tasks, "_kill_remains", the_second_waits)
     kill(tmp_path)

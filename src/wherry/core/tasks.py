@@ -474,6 +474,8 @@ class Tasks:
                 cgroups.open_group(group).delete()
         except (WherryError, OSError) as error:
             self.on_warning(f"a failed start left something behind: {error}")
+        if fault := _read_fault(directory):
+            self.on_warning(f"container {os.path.basename(directory)[:12]}: its shim has failed: {fault}")
         shutil.rmtree(directory, ignore_errors=True)
 
     async def _reconnect(self, container_id: str, *, is_known: bool) -> Task:
