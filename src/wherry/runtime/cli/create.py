@@ -19,5 +19,5 @@ OPTIONS = launch.OPTIONS
 def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     options.expect(arguments, 1, 1, USAGE)
     interrupts.heed()
-    launch.launch(settings, values, arguments[0], verb="create", hold=True, detached=True).process.close()
+    launch.launch(settings, values, arguments[0], verb="create", hold=True, foreground=None).process.close()
     return 0

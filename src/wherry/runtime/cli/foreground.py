@@ -26,8 +26,8 @@ _PR_SET_CHILD_SUBREAPER = 36
 
 
 class Foreground:
-    """Made before the process is, so that no signal is lost: those that come early are passed on when `wait` begins, unless they end the
-    making (`interrupts`).
+    """Made before the process is, so that no signal is lost: those that come early are passed on when `wait` begins. Those that end the making
+    are `interrupts`' until it gives them to `pass_on`.
     """
 
     def __init__(self) -> None:
@@ -36,9 +36,9 @@ class Foreground:
         self._resized = False
         for number in range(1, 32):
             if number not in _KEPT and _signal.getsignal(number) not in (_signal.SIG_IGN, interrupts.note):
-                _signal.signal(number, self._pass_on)
+                _signal.signal(number, self.pass_on)
 
-    def _pass_on(self, number: int, _frame: FrameType | None) -> None:
+    def pass_on(self, number: int, _frame: FrameType | None) -> None:
         if not self._pid:
             self._early.append(number)
             return
@@ -52,9 +52,8 @@ class Foreground:
         terminal, which is closed.
         """
         self._pid = pid
-        interrupts.hand_over(self._pass_on)
         for number in self._early:
-            self._pass_on(number, None)
+            self.pass_on(number, None)
         if console is not None:
             with _Terminal(console) as terminal:
                 terminal.relay(pid)

@@ -18,6 +18,7 @@ TYPE_CHECKING = False
 if TYPE_CHECKING:
     from typing import Any
 
+    from wherry.runtime.cli.foreground import Foreground
     from wherry.runtime.cli.main import Globals
     from wherry.runtime.cli.notify_socket import Proxy
     from wherry.runtime.container import InitProcess
@@ -40,9 +41,12 @@ OPTIONS = (
 
 
 def launch(
-    settings: Globals, values: dict[str, Any], container_id: str, *, verb: str, hold: bool, detached: bool
+    settings: Globals, values: dict[str, Any], container_id: str, *, verb: str, hold: bool, foreground: Foreground | None
 ) -> Launched:
-    """Makes the container. With `hold` it waits for `start`; else its program runs. Whatever fails, nothing is left."""
+    """Makes the container. With `hold` it waits for `start`; else its program runs. Whatever fails, nothing is left.
+
+    `foreground` gets the signals from when there is a process on, whose program may run before we know. None: it is detached.
+    """
     from wherry.runtime import container, oci_validate  # what `start` and `delete` need not load
     from wherry.runtime.cli import filters
     from wherry.runtime.cli.foreground import require_terminal_or_socket, send_console, send_descriptor
@@ -53,7 +57,7 @@ def launch(
     oci_validate.check(config)
     if "process" not in config:
         raise InvalidArgument("process: a container needs a process to run")
-    terminal = bool(config["process"].get("terminal"))
+    terminal, detached = bool(config["process"].get("terminal")), foreground is None
     require_terminal_or_socket(terminal=terminal, detached=detached, socket=values["console-socket"])
     rootfs = os.path.realpath(os.path.join(bundle, config["root"]["path"]))
     if not os.path.isdir(rootfs):
@@ -73,6 +77,9 @@ def launch(
         if hold:
             _make_fifo(f"{state.directory}/{states.FIFO}")
         states.write_file(f"{state.directory}/config.json", raw)
+        interrupts.check()
+        if foreground is not None:
+            interrupts.hand_over(foreground.pass_on)
         process = container.create(
             config,
             rootfs=rootfs,

@@ -35,7 +35,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     if not detached and not values["no-subreaper"]:
         become_subreaper()
     try:
-        made = launch.launch(settings, values, arguments[0], verb="run", hold=False, detached=detached)
+        made = launch.launch(settings, values, arguments[0], verb="run", hold=False, foreground=foreground)
     except StartError as error:
         if detached or not launch.refused_by_execve(error):
             raise
