@@ -41,7 +41,13 @@ OPTIONS = (
 
 
 def launch(
-    settings: Globals, values: dict[str, Any], container_id: str, *, verb: str, hold: bool, foreground: Foreground | None
+    settings: Globals,
+    values: dict[str, Any],
+    container_id: str,
+    *,
+    verb: str,
+    hold: bool,
+    foreground: Foreground | None,
 ) -> Launched:
     """Makes the container. With `hold` it waits for `start`; else its program runs. Whatever fails, nothing is left.
 
