@@ -447,7 +447,7 @@ def _launch(
 
     def run_hooks() -> None:
         state = hooks.state(config, container_id, "creating", pid, bundle)
-        hooks.run(init.hooks["prestart"] + init.hooks["createRuntime"], state)
+        hooks.run(init.hooks["prestart"] + init.hooks["createRuntime"], state, bundle)
 
     console, waits = await_exec(ours, run_hooks, init.rootfs.map_ids)
     if not waits or init.hold_fifo >= 0:

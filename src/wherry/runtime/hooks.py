@@ -77,20 +77,22 @@ def state_document(config: oci.Config, container_id: str, status: str, pid: int,
     return document
 
 
-def run(hooks: list[Hook], state_json: bytes) -> None:
-    """Runs the hooks one after the other. StartError "hooks" naming the first that fails, with the end of what it has written to stderr."""
+def run(hooks: list[Hook], state_json: bytes, directory: str = "") -> None:
+    """Runs the hooks one after the other, in `directory` if there is one: the bundle, as runc. StartError "hooks" naming the first that fails,
+    with the end of what it has written to stderr.
+    """
     for number, hook in enumerate(hooks):
-        _run(hook, number, state_json)
+        _run(hook, number, state_json, directory)
 
 
-def _run(hook: Hook, number: int, state_json: bytes) -> None:
+def _run(hook: Hook, number: int, state_json: bytes, directory: str) -> None:
     what = f"error running {hook.kind} hook #{number}"
     stdin_read, stdin_write = os.pipe2(os.O_CLOEXEC)
     stderr_read, stderr_write = os.pipe2(os.O_CLOEXEC)
     try:
         pid, pidfd = namespaces.clone()
         if pid == 0:
-            _become(hook, stdin_read, stderr_write)
+            _become(hook, directory, stdin_read, stderr_write)
         os.close(stdin_read)
         os.close(stderr_write)
         stdin_read = stderr_write = -1
@@ -119,8 +121,13 @@ def _run(hook: Hook, number: int, state_json: bytes) -> None:
         raise StartError("hooks", f"{what}: {how}{text}", 0)
 
 
-def _become(hook: Hook, stdin: int, stderr: int) -> None:
+def _become(hook: Hook, directory: str, stdin: int, stderr: int) -> None:
     try:
+        if directory:
+            try:
+                os.chdir(directory)
+            except OSError:
+                pass  # deleted since the container was made
         null = os.open("/dev/null", os.O_WRONLY)
         process.install_stdio((stdin, null, stderr))
         process.close_descriptors([])

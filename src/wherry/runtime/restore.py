@@ -307,7 +307,7 @@ class _Work:
         if self.has_own("network"):
             _in_namespaces_of(pid, namespaces.NEWNET, init.raise_loopback)
             self._move_devices(pid)
-        hooks.run(self.hooks["prestart"] + self.hooks["createRuntime"], state)
+        hooks.run(self.hooks["prestart"] + self.hooks["createRuntime"], state, self.bundle)
 
     def _move_devices(self, pid: int) -> None:
         """Those that there are: a virtual one ended with the container that it was in, and nobody may have made another."""

@@ -57,7 +57,7 @@ def run_poststart_hooks(state: State, config: Config) -> None:
 
     document = hooks.state(config, state.id, states.RUNNING, state.pid, state.bundle)
     try:
-        hooks.run(hooks.parse({"poststart": described})["poststart"], document)
+        hooks.run(hooks.parse({"poststart": described})["poststart"], document, state.bundle)
     except WherryError:
         state.cgroup().kill()
         raise
@@ -73,6 +73,6 @@ def run_poststop_hooks(settings: Globals, state: State, config: Config) -> None:
     document = hooks.state(config, state.id, states.STOPPED, 0, state.bundle)
     for hook in hooks.parse({"poststop": described})["poststop"]:
         try:
-            hooks.run([hook], document)
+            hooks.run([hook], document, state.bundle)
         except WherryError as error:
             settings.write("warning", str(error))
