@@ -96,6 +96,26 @@ def test_a_container_that_was_being_restarted_is_still_one_that_is_removed_at_it
     wait_until("it is removed", lambda: engine.objects()["containers"] == frozenset())
 
 
+@pytest.mark.requires("runc")
+def test_who_comes_while_a_container_starts_finds_it_running(own_engine: MakeEngine, gate: Path) -> None:
+    runtime = gate / "slow"
+    runtime.write_text(SLOW_RUNTIME.format(gate=gate))
+    runtime.chmod(0o755)
+    engine = own_engine(f"--add-runtime=slow={runtime}")
+    for words in (("exec", "box", "true"), ("kill", "box"), ("stop", "-t0", "box")):
+        engine.docker("create", "--name=box", "--runtime=slow", "--network=none", BUSYBOX, "sleep", "1000")
+        with engine.popen("start", "box") as start:
+            wait_until("it is being started", (gate / "entered").exists)
+            with engine.popen(*words) as other:
+                (gate / "go").touch()
+                assert other.wait(timeout=300) == 0, words
+            assert start.wait(timeout=300) == 0
+        assert engine.state("box")["Running"] is (words[0] == "exec")
+        engine.docker("rm", "-f", "box")
+        for path in (gate / "go", gate / "entered"):
+            path.unlink()
+
+
 @differs_on_dockerd("forgets that a container was stopped by hand")
 def test_a_stop_that_was_under_way_counts_as_one_by_hand(own_engine: MakeEngine, gate: Path) -> None:
     engine = own_engine()

@@ -54,6 +54,7 @@ class Execs:
 
     async def create(self, ref: str, request: ExecCreate) -> ExecId:
         container = self._services.containers.get(ref)
+        await container.start_under_way()
         self._check_running(container)
         if not request.cmd:
             raise InvalidArgument("No exec command specified")

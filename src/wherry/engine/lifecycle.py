@@ -207,6 +207,7 @@ class Lifecycle:
 
     async def kill(self, container: Container, signal: str | None) -> None:
         number = signals.parse(signal or "SIGKILL")
+        await container.start_under_way()
         if await self._end_restarting(container):
             self._publish(container, "kill", signal=str(number))
             return
@@ -228,6 +229,7 @@ class Lifecycle:
 
     async def stop(self, container: Container, *, timeout: int | None, signal: str | None) -> None:
         number = signals.parse(signal) if signal else signals.stop_signal(container.record)
+        await container.start_under_way()
         if await self._end_restarting(container):
             self._publish(container, "stop")
             return
@@ -292,6 +294,7 @@ class Lifecycle:
 
     async def restart(self, container: Container, *, timeout: int | None, signal: str | None) -> None:
         number = signals.parse(signal) if signal else signals.stop_signal(container.record)
+        await container.start_under_way()
         if container.is_running:
             container.is_restarting_by_hand = True
             try:

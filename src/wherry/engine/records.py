@@ -130,6 +130,13 @@ class Container:
         """Has a process: running or paused."""
         return self.record.state.status in (Status.RUNNING, Status.PAUSED)
 
+    async def start_under_way(self) -> None:
+        """Returns when a start that is under way has ended, as whoever asks dockerd waits for its lock: the program may be heard before the
+        record says that it runs."""
+        if not self.is_running:
+            async with self.lock:
+                pass
+
     def drop_pending_attach(self) -> None:
         """Close this side of the streams that wait for a start."""
         for request in self.pending_attach:
