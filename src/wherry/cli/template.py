@@ -201,13 +201,15 @@ class _Run:
                 if truth(decisive) != (name == "and"):
                     return decisive
             return decisive
-        arguments = [self._operand(item, dot, scope, line) for item in operands]
+        arguments = (*(self._operand(item, dot, scope, line) for item in operands), *last)
+        function = self._functions[name]
         try:
-            return self._functions[name](*arguments, *last)
+            return function(*arguments)
         except TemplateError:
             raise
         except (TypeError, ValueError, IndexError, KeyError, AttributeError) as error:
-            raise TemplateError(f'template: :{line}: executing "" at <{name}>: error calling {name}: {error}') from None
+            fault = _wrong_number(name, function, len(arguments)) or f"error calling {name}: {error}"
+            raise TemplateError(f'template: :{line}: executing "" at <{name}>: {fault}') from None
 
     def _operand(self, node: Node, dot: object, scope: dict[str, object], line: int) -> object:
         kind = node[0]
@@ -248,6 +250,17 @@ class _Run:
                 f'template: :{where}: executing "" at <{path}>: can\'t evaluate field {name} in type {_type_name(value)}'
             )
         return value
+
+
+def _wrong_number(name: str, function: Callable[..., object], got: int) -> str:
+    """Go's words when a function has too few arguments or too many; "" when their number is right."""
+    import inspect  # only for who has failed already: it takes 10 ms
+
+    parameters = inspect.signature(function).parameters.values()
+    wanted = sum(parameter.kind is not parameter.VAR_POSITIONAL for parameter in parameters)
+    if wanted < len(parameters):
+        return f"wrong number of args for {name}: want at least {wanted} got {got}" if got < wanted else ""
+    return f"wrong number of args for {name}: want {wanted} got {got}" if got != wanted else ""
 
 
 class _Scope(dict[str, object]):

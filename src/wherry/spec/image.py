@@ -349,13 +349,18 @@ _ARCHITECTURES = {
     "armv8l": ("arm", "v7"),
     "loongarch64": ("loong64", ""),
 }
-_KNOWN_SYSTEM = re.compile(
-    "(?:aix|android|darwin|dragonfly|freebsd|hurd|illumos|ios|js|linux|nacl|netbsd|openbsd|plan9|solaris|windows|zos)\\Z"
-)
-_KNOWN_ARCHITECTURE = re.compile(
-    "(?:386|amd64(?:p32)?|arm|armbe|arm64(?:be)?|loong64|mips(?:64)?(?:le)?|mips64p32(?:le)?|ppc|ppc64(?:le)?"
-    "|riscv|riscv64|s390x?|sparc|sparc64|wasm)\\Z"
-)
+_KNOWN_SYSTEMS = frozenset(
+    [
+        "aix", "android", "darwin", "dragonfly", "freebsd", "hurd", "illumos", "ios", "js", "linux", "nacl", "netbsd", "openbsd",
+        "plan9", "solaris", "windows", "zos",
+    ]
+)  # fmt: skip
+_KNOWN_ARCHITECTURES = frozenset(
+    [
+        "386", "amd64", "amd64p32", "arm", "arm64", "arm64be", "armbe", "loong64", "mips", "mips64", "mips64le", "mips64p32",
+        "mips64p32le", "mipsle", "ppc", "ppc64", "ppc64le", "riscv", "riscv64", "s390", "s390x", "sparc", "sparc64", "wasm",
+    ]
+)  # fmt: skip
 """Go's names: what a platform of one word may be."""
 _PLATFORM_PART = re.compile(r"[A-Za-z0-9_.-]+\Z")
 
@@ -394,10 +399,10 @@ def parse_platform(text: str) -> Platform:
         case [one]:
             host = host_platform()
             system = normalize(Platform(one, host.architecture, host.variant))
-            if _KNOWN_SYSTEM.match(system.os):
+            if system.os in _KNOWN_SYSTEMS:
                 return system
             machine = normalize(Platform("linux", one))
-            if _KNOWN_ARCHITECTURE.match(machine.architecture):
+            if machine.architecture in _KNOWN_ARCHITECTURES:
                 return machine
             raise InvalidArgument(f"{shown}: unknown operating system or architecture: invalid argument")
         case [system_name, architecture, *variant] if len(variant) < 2:
