@@ -38,8 +38,8 @@ def _arguments() -> argparse.Namespace:
 def _runtime_rows(promise: Promise, root: Path, count: int) -> Iterator[report.Row]:
     if promise.name == "shim":
         with shim.pair(root) as samples:
-            for mode, pause in MODES:
-                yield report.Row(promise, mode, *measure.alternate(*samples, count, pause))
+            for mode, pause in MODES:  # a sample takes a few ms, and a tenth more or less each time
+                yield report.Row(promise, mode, *measure.alternate(*samples, 5 * count, pause))
         return
     path = bundle.make(root / f"bundle-{promise.name}")
     of = {"runc": measure.runc_run, "runc-steps": measure.runc_steps, "runc-waiting": measure.runc_waiting}[
