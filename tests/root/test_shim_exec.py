@@ -127,6 +127,19 @@ async def test_execs_end_before_the_container_does(tmp_path: Path) -> None:
 
 
 @run
+async def test_what_an_exec_has_said_is_read_to_its_end_after_the_containers(tmp_path: Path) -> None:
+    async with lab(tmp_path) as it:
+        task = await it.shell("sleep 1000")
+        client = Client()
+        await it.exec(task, ["seq", "1", "60000"], clients=(client,))
+        await it.exited(exec_id="e")
+        await task.signal(9)
+        await it.exited()
+        await task.wait_released()
+        assert await client.read() == {1: b"".join(b"%d\n" % number for number in range(1, 60_001))}
+
+
+@run
 async def test_many_execs_leave_the_shim_as_small_as_it_was(tmp_path: Path) -> None:
     async with lab(tmp_path) as it:
         task = await it.shell("sleep 1000")

@@ -64,12 +64,14 @@ async def in_thread(function: Callable[[Source], T], pieces: AsyncIterator[bytes
     """
     loop = asyncio.get_running_loop()
     bridge = _Bridge(pieces, loop)
-    work = loop.run_in_executor(_threads, function, bridge)
+    job = _threads.submit(function, bridge)
+    work = asyncio.wrap_future(job)
     try:
         return await asyncio.shield(work)
     except asyncio.CancelledError:
         bridge.cancel()
-        await to_the_end(_ended(work))
+        if not job.cancel():
+            await to_the_end(_ended(work))
         raise
 
 
@@ -126,7 +128,8 @@ async def produced(function: Callable[[Callable[[bytes], object]], object]) -> A
         function(outlet.write)
         outlet.flush()
 
-    done = asyncio.ensure_future(loop.run_in_executor(_threads, work))
+    job = _threads.submit(work)
+    done = asyncio.wrap_future(job)
     try:
         while True:
             getting = asyncio.ensure_future(queue.get())
@@ -144,7 +147,8 @@ async def produced(function: Callable[[Callable[[bytes], object]], object]) -> A
             return
     finally:
         outlet.close()
-        await to_the_end(_ended(done))
+        if not job.cancel():
+            await to_the_end(_ended(done))
 
 
 async def _ended(done: asyncio.Future[Any]) -> None:

@@ -25,7 +25,7 @@ from wherry.wire import shim as wire
 
 
 class ShimConnection(asyncio.Protocol):
-    """`await ShimConnection.open(socket)` takes a connected socket over. Set `on_event` and `on_closed` before the first question."""
+    """`await ShimConnection.open(socket)` takes a connected socket over. Set `on_event` before the first question."""
 
     def __init__(self, channel: socket.socket) -> None:
         self.on_event: Callable[[dict[str, Any]], None] = lambda event: None

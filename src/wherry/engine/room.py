@@ -12,6 +12,7 @@ from wherry.engine.services import Services
 
 CLEARING = "clearing"
 """How the names of tasks in the background begin that free space."""
+_EMPTYING = f"{CLEARING} of the trash"
 LOW = 64 << 20
 """Bytes free below which what is new waits for what goes."""
 WAIT_SECONDS = 10.0
@@ -25,6 +26,7 @@ async def make_room(services: Services) -> None:
     found = os.statvfs(services.settings.data_root)
     if found.f_bavail * found.f_frsize >= LOW:
         return
-    if not background.running(CLEARING):
-        background.start(trash.empty(), name=f"{CLEARING} of the trash")
-    await asyncio.wait(background.running(CLEARING), timeout=WAIT_SECONDS)
+    if trash.is_emptying and not background.running(_EMPTYING):
+        background.start(trash.empty(), name=_EMPTYING)
+    if clearing := background.running(CLEARING):
+        await asyncio.wait(clearing, timeout=WAIT_SECONDS)

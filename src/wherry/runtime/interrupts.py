@@ -55,6 +55,14 @@ def check() -> None:
         raise KeyboardInterrupt(number)
 
 
+def disregard() -> None:
+    """From now on, so that what is being undone is undone to its end."""
+    for number in _SIGNALS:
+        if _signal.getsignal(number) is note:
+            _signal.signal(number, lambda *_: None)  # not SIG_IGN, which hooks would inherit
+    waiting.noted = 0
+
+
 def hand_over(handler: Handler) -> None:
     """The signals go to `handler`, and so does one that has come already."""
     for number in _SIGNALS:

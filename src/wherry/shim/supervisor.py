@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from wherry.shim.jsonfile import JsonFileLog
     from wherry.shim.loop import Timer
     from wherry.shim.process import Process
+    from wherry.shim.stdio import Streams
     from wherry.shim.worker import Done, Job, Tell
     from wherry.wire.shim import Message
 
@@ -77,6 +78,8 @@ class Supervisor:
         self.untold: dict[str, int] = {}
         """Exit statuses of execs that ended while no engine was there to be told."""
         self.oom_score_adj = 0
+        self._owing: set[Streams] = set()
+        """Of execs that have ended, while clients take what is left."""
         self._children = Children(self.loop)
         self._service = Service(self)
         self._workers: list[Worker | Entry] = []
@@ -250,9 +253,17 @@ class Supervisor:
         child.streams.when_at_end = None
         if child.grace is not None:
             child.grace.cancel()
-        child.streams.finish()
+        streams = child.streams
+        streams.finish()
         assert child.exec_id is not None
         self.execs.pop(child.exec_id, None)
+        if streams.has_clients:
+            self._owing.add(streams)
+            streams.when_detached = lambda: self._settle(streams)
+
+    def _settle(self, streams: Streams) -> None:
+        streams.when_detached = None
+        self._owing.discard(streams)
 
     def _on_init_exit(self, status: int) -> None:
         """With its PID namespace everything in the container has ended; else what is left in the cgroup is killed first."""
@@ -329,11 +340,10 @@ class Supervisor:
 
     def _leave(self) -> None:
         """Ends the process once every client has what it is owed."""
-        waiting = [
-            child for child in (self.init, *self.execs.values()) if child is not None and child.streams.has_clients
-        ]
-        for child in waiting:
-            child.streams.when_detached = self._leave
+        waiting = [child.streams for child in (self.init, *self.execs.values()) if child is not None]
+        waiting = [streams for streams in (*waiting, *self._owing) if streams.has_clients]
+        for streams in waiting:
+            streams.when_detached = self._leave
         if not waiting:
             self.loop.stop()
 

@@ -122,10 +122,10 @@ def launch(
             send_console(values["console-socket"], process.console)
         if values["pidfd-socket"]:
             send_descriptor(values["pidfd-socket"], b"standard", process.pidfd, "--pidfd-socket")
+        interrupts.check()
         if values["pid-file"]:
             write_pid_file(values["pid-file"], process.pid)
         settings.write("debug", f"container {container_id}: process {process.pid} in {process.cgroup.paths}")
-        interrupts.check()
     except BaseException as error:
         if notify is not None:
             notify.close()

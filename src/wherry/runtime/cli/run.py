@@ -72,6 +72,7 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
 
 def _abandon(settings: Globals, made: launch.Launched) -> None:
     """Ends a container whose program runs already."""
+    interrupts.disregard()
     made.state.cgroup().kill()
     namespaces.send_signal(made.process.pidfd, 9)
     os.waitpid(made.process.pid, 0)
