@@ -54,11 +54,8 @@ def test_a_client_that_reads_late_has_the_head_by_itself(target: str) -> None:
     async def scenario(served: Served) -> None:
         fakes = served.fakes.containers if target == ATTACH else served.fakes.execs
         with socket.socket(socket.AF_UNIX) as client:
-            client.connect(served.path)
+            ask(served, client, target)
             client.setblocking(False)
-            body = b"" if target == ATTACH else b"{}"
-            lines = f"POST {target} HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            client.send(lines.encode() + body)
             await settled(lambda: fakes.process is not None)
             assert fakes.process is not None
             fakes.process.send(b"output")
@@ -77,15 +74,22 @@ def test_a_client_that_goes_before_it_has_read_the_head_leaves_nothing(target: s
     async def scenario(served: Served) -> None:
         fakes = served.fakes.containers if target == ATTACH else served.fakes.execs
         with socket.socket(socket.AF_UNIX) as client:
-            client.connect(served.path)
-            body = b"" if target == ATTACH else b"{}"
-            lines = f"POST {target} HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
-            client.send(lines.encode() + body)
+            ask(served, client, target)
             await settled(lambda: unread(client) > 0 and fakes.process is not None)
         assert fakes.process is not None
         assert await receive(fakes.process, 1) == b""
 
     run(scenario)
+
+
+def ask(served: Served, client: socket.socket, target: str) -> None:
+    """Connects and sends the request, and reads nothing."""
+    client.connect(served.path)
+    body = b"" if target == ATTACH else b"{}"
+    lines = (
+        f"POST {target} HTTP/1.1\r\nHost: d\r\nContent-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    client.send(lines.encode() + body)
 
 
 def unread(client: socket.socket) -> int:

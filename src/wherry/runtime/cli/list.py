@@ -37,9 +37,10 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
         os.write(1, "".join(f"{state.id}\n" for state in found).encode())
         return 0
     reports = []
+    names = _names_of_users()
     for state in found:
         try:
-            reports.append({**state.report(state.config()), "owner": _name_of(state.owner)})
+            reports.append({**state.report(state.config()), "owner": names.get(b"%d" % state.owner, f"#{state.owner}")})
         except NotFound:
             continue  # deleted meanwhile
     if values["format"] == "json":
@@ -51,15 +52,13 @@ def run(settings: Globals, values: dict[str, Any], arguments: list[str]) -> int:
     return 0
 
 
-def _name_of(uid: int) -> str:
-    """As runc: what the host's /etc/passwd calls the user who has made the container, "#" and the number if it does not."""
+def _names_of_users() -> dict[bytes, str]:
+    """By their numbers, as the host's /etc/passwd has them, which is where runc looks for who has made a container."""
     try:
         with open("/etc/passwd", "rb") as file:
-            lines = file.read(_PASSWD_LIMIT).split(b"\n")
+            rows = [line.split(b":") for line in file.read(_PASSWD_LIMIT).split(b"\n")]
     except OSError:
-        lines = []
-    for line in lines:
-        fields = line.split(b":")
-        if fields[2:3] == [b"%d" % uid]:
-            return fields[0].decode("utf-8", "replace")
-    return f"#{uid}"
+        return {}
+    return {
+        row[2]: row[0].decode("utf-8", "replace") for row in reversed(rows) if len(row) > 2
+    }  # the first of a number counts
